@@ -1,0 +1,1 @@
+"""Floor 3: an ONNX file in, an artifact out."""

@@ -1,0 +1,1 @@
+"""On-chip memory: which buffers live when, and where each one lies."""

@@ -1,0 +1,1 @@
+"""Dataflows: the order of an attention problem's tiles on a machine's streams."""

@@ -1,0 +1,1 @@
+"""Search of the tiling space for the best program on a machine."""

@@ -1,0 +1,1 @@
+"""The graph wing turns an ONNX file into regions and knows nothing of machines."""

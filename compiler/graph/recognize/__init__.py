@@ -1,0 +1,1 @@
+"""Attention in its written forms, recognised by the maths it computes."""

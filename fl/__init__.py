@@ -1,0 +1,1 @@
+"""Floor 4: federated learning on compiled modules."""

@@ -1,0 +1,1 @@
+"""Data files: one machine described per TOML file, every figure with its unit and source."""

@@ -1,0 +1,13 @@
+"""Errors of the runtime. Each extends the nearest builtin, so that callers can catch that."""
+
+
+class ArtifactError(ValueError):
+    """An artifact that is truncated, tampered with, of another version, or malformed."""
+
+
+class FeedError(ValueError):
+    """Feeds of a run that do not match the signature: which name, what was wanted, what came."""
+
+
+class UnsupportedError(ValueError):
+    """Sizes, types or a CPU that the runtime's kernels cannot serve."""

@@ -1,0 +1,1 @@
+"""Numba kernels made where they run, from checked parameters and the CPU found."""

