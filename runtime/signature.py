@@ -1,0 +1,157 @@
+"""What a compiled module takes and gives: names, element types, shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hocket.hwmodels.dtypes import DType
+from hocket.runtime.errors import ArtifactError, FeedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_RANK = 16
+MAX_ELEMENTS = 1 << 40
+
+# onnxruntime spells types in ONNX's words.
+_ONNX_NAMES = {
+    DType.FLOAT64: "double",
+    DType.FLOAT32: "float",
+    DType.FLOAT16: "float16",
+    DType.BFLOAT16: "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output, readable like onnxruntime's ``NodeArg``.
+
+    Attributes:
+        name: Its name in the model.
+        dtype: Element type.
+        shape: Sizes; all are bound.
+        value_range: Half-open range of useful values of an integer input, as far as the compiler
+            found one (the rows of the table it indexes, say); None where it did not.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    value_range: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ArtifactError(f"a tensor needs a name, got {self.name!r}")
+        if len(self.shape) > MAX_RANK or any(
+            type(size) is not int or size < 0 for size in self.shape
+        ):
+            raise ArtifactError(f"tensor {self.name!r} has an unusable shape {self.shape!r}")
+        if math.prod(self.shape) > MAX_ELEMENTS:
+            raise ArtifactError(f"tensor {self.name!r} of shape {self.shape} is too large")
+
+    @property
+    def type(self) -> str:
+        """The type as onnxruntime writes it, ``tensor(float)``."""
+        return f"tensor({_ONNX_NAMES.get(self.dtype, self.dtype.value)})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype.value,
+            "shape": list(self.shape),
+            "value_range": None if self.value_range is None else list(self.value_range),
+        }
+
+    @classmethod
+    def from_json(cls, fields: object) -> TensorSpec:
+        """Build a spec from JSON that nobody has checked.
+
+        Raises:
+            ArtifactError: A key is missing, unknown, or holds what it may not.
+        """
+        if not isinstance(fields, dict) or set(fields) != {"name", "dtype", "shape", "value_range"}:
+            raise ArtifactError(f"malformed tensor description: {fields!r}")
+        try:
+            dtype = DType(fields["dtype"])
+        except ValueError as error:
+            raise ArtifactError(f"unknown element type {fields['dtype']!r}") from error
+        if not isinstance(fields["shape"], list):
+            raise ArtifactError(f"malformed shape {fields['shape']!r}")
+        bounds = fields["value_range"]
+        if bounds is not None and not (
+            isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int for b in bounds)
+        ):
+            raise ArtifactError(f"malformed value range {bounds!r}")
+        return cls(
+            fields["name"],
+            dtype,
+            tuple(fields["shape"]),
+            None if bounds is None else (bounds[0], bounds[1]),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a compiled module, in the model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Check names, element types and shapes of the feeds of a run.
+
+        Raises:
+            FeedError: A name is missing or unknown, or an array has another type or shape.
+        """
+        wanted = {spec.name for spec in self.inputs}
+        unknown = sorted(set(feeds) - wanted)
+        missing = sorted(wanted - set(feeds))
+        if unknown or missing:
+            problem = f"missing {missing}" if missing else f"unknown {unknown}"
+            raise FeedError(f"feeds: {problem}; the inputs are {sorted(wanted)}")
+        for spec in self.inputs:
+            _check_array(spec, feeds[spec.name])
+
+    def select_outputs(self, names: list[str] | tuple[str, ...] | None) -> tuple[int, ...]:
+        """Return the positions of the named outputs; of all for None.
+
+        Raises:
+            FeedError: A name is not an output.
+        """
+        if not names:
+            return tuple(range(len(self.outputs)))
+        positions = {spec.name: index for index, spec in enumerate(self.outputs)}
+        for name in names:
+            if name not in positions:
+                raise FeedError(f"no output {name!r}; the outputs are {list(positions)}")
+        return tuple(positions[name] for name in names)
+
+
+def _check_array(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
+    found = getattr(array, "dtype", None)
+    if found is None:
+        raise FeedError(f"input {spec.name!r}: want a numpy array, got {type(array).__name__}")
+    if str(found) != spec.dtype.value:
+        raise FeedError(
+            f"input {spec.name!r}: want {spec.dtype}, got {found}; "
+            f"convert it with .astype({spec.dtype.value!r})"
+        )
+    if tuple(array.shape) != spec.shape:
+        raise FeedError(
+            f"input {spec.name!r}: want shape {list(spec.shape)}, got {list(array.shape)}; "
+            "the module was compiled for that shape, so pad the input or compile with other dims"
+        )
