@@ -1,0 +1,75 @@
+"""What no schedule can beat: each resource on its own, working without a pause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hocket.compiler.attention.tiling import is_masked
+
+if TYPE_CHECKING:
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.machine import HardwareModel
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Least cycles each resource needs for a problem.
+
+    Attributes:
+        matrix_cycles: All multiply-accumulates at the full rate of all cores.
+        vector_cycles: All softmax work at the full rate of all cores.
+        dma_cycles: Query, key, value and mask read once, output written once.
+        cycles: What binds: the largest of them, or, where the units of a core take turns, the two
+            compute terms together against the transfers.
+    """
+
+    matrix_cycles: float
+    vector_cycles: float
+    dma_cycles: float
+    cycles: float
+
+    @property
+    def binding(self) -> str:
+        """Name of the resource that binds."""
+        terms = {
+            "matrix unit": self.matrix_cycles,
+            "vector unit": self.vector_cycles,
+            "DRAM bandwidth": self.dma_cycles,
+        }
+        return max(terms, key=lambda term: terms[term])
+
+
+def lower_bounds(problem: AttentionProblem, machine: HardwareModel) -> Bounds:
+    """Return the lower bounds of a problem on a machine.
+
+    With M multiply-accumulates and V lanes a cycle over all cores, W bytes a cycle from DRAM and c
+    lane-cycles a score: macs / M, c * scores / V, bytes / W.
+    """
+    cores = machine.num_cores
+    vector = machine.vector_unit
+    lane_cycles = vector.softmax_lane_cycles
+    if is_masked(problem):
+        lane_cycles += vector.mask_lane_cycles
+    matrix_cycles = problem.num_macs / (machine.matrix_unit.macs_per_cycle * cores)
+    vector_cycles = lane_cycles * problem.num_score_elements / (vector.lanes * cores)
+    dma_cycles = compulsory_bytes(problem, machine) / machine.bandwidth_bytes_per_cycle
+    if machine.has_concurrent_units:
+        compute_cycles = max(matrix_cycles, vector_cycles)
+    else:
+        compute_cycles = matrix_cycles + vector_cycles
+    return Bounds(matrix_cycles, vector_cycles, dma_cycles, max(compute_cycles, dma_cycles))
+
+
+def compulsory_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
+    """Return the bytes that must cross the DMA port: each input once in, the output once out."""
+    query_rows = problem.batch * problem.query_heads * problem.query_length
+    kv_length = problem.kv_length
+    if problem.is_causal:
+        kv_length = min(kv_length, problem.query_length)
+    kv_rows = problem.batch * problem.kv_heads * kv_length
+    elements = (query_rows + kv_rows) * (problem.head_dim + problem.value_dim)
+    if problem.mask_shape is not None:
+        mask_batch, mask_heads, mask_rows, mask_columns = problem.mask_shape
+        elements += mask_batch * mask_heads * mask_rows * min(mask_columns, kv_length)
+    return elements * machine.element_bytes

@@ -1,0 +1,123 @@
+"""Scores every legal tiling by closed forms, simulates the most promising ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hocket.compiler.attention.bounds import lower_bounds
+from hocket.compiler.attention.memory.planner import plan_memory
+from hocket.compiler.attention.search.analytic import analytic_cost
+from hocket.compiler.attention.search.searcher import Candidate, SearchResult
+from hocket.compiler.attention.tiling import illegality, on_chip_demand
+from hocket.compiler.errors import InfeasibleError
+from hocket.hwmodels.simulate import estimate_program
+from hocket.hwmodels.units import ceil_div
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hocket.compiler.attention.schedule.dataflows import Dataflow
+    from hocket.compiler.attention.tiling import Tiling, TilingSpace
+    from hocket.hwmodels.estimate import Estimate
+
+MAX_TASKS = 30_000
+"""Tilings that lead to longer programs are simulated only if no other is legal."""
+
+
+class ExhaustiveSearcher:
+    """Every tiling of the space is scored; the ``budget`` best scores are built and simulated.
+
+    Ties between scores go to fewer bytes from DRAM, then to the order of the space, so that the
+    result depends on nothing but the arguments. ``seed`` is not used.
+    """
+
+    def search(
+        self,
+        space: TilingSpace,
+        dataflow: Dataflow,
+        objective: Callable[[Estimate], tuple[float, ...]],
+        budget: int,
+        seed: int,  # noqa: ARG002 - part of the protocol
+    ) -> SearchResult:
+        """Return the best program found. See ``Searcher.search``."""
+        problem, machine = space.problem, space.machine
+        alive = space.num_live_row_blocks
+        tilings = [each for each in space if illegality(each, problem, machine, alive) is None]
+        if not tilings:
+            raise infeasible(space)
+        bound = lower_bounds(problem, machine).cycles
+        best: Candidate | None = None
+        num_simulated = 0
+        refused: InfeasibleError | None = None
+        for tiling in _by_score(tilings, space, dataflow):
+            if num_simulated >= budget and best is not None:
+                break
+            schedule = dataflow.build(problem, tiling, machine)
+            try:
+                program = plan_memory(schedule, machine)
+            except InfeasibleError as error:
+                refused = error
+                continue
+            num_simulated += 1
+            estimate, _ = estimate_program(program, machine, bound)
+            candidate = Candidate(tiling, program, estimate)
+            if best is None or objective(estimate) < objective(best.estimate):
+                best = candidate
+        if best is None:
+            raise infeasible(space) from refused
+        return SearchResult(
+            best,
+            len(tilings),
+            num_simulated,
+            f"simulated the {num_simulated} best of {len(tilings)} legal tilings by score",
+        )
+
+
+def infeasible(space: TilingSpace) -> InfeasibleError:
+    """Return the error that says why not even the smallest tiling fits."""
+    problem, machine = space.problem, space.machine
+    demand = on_chip_demand(space.smallest(), problem, machine, space.num_live_row_blocks)
+    total = sum(demand.values())
+    capacity = machine.on_chip_memory.capacity_bytes
+    terms = " + ".join(f"{term} {count}" for term, count in demand.items())
+    return InfeasibleError(
+        f"attention ({problem}) does not fit {machine.name}",
+        (
+            f"resource: {machine.on_chip_memory.name} of {machine.name}",
+            f"demand: at least {total} bytes ({terms})",
+            f"bound: {capacity} bytes",
+            f"gap: {max(total - capacity, 0)} bytes",
+            "levers: a machine with more on-chip memory, a shorter kv_length, fewer cores at once",
+        ),
+    )
+
+
+def _by_score(
+    tilings: list[Tiling], space: TilingSpace, dataflow: Dataflow
+) -> Iterator[Tiling]:
+    """Yield tilings with a prefetch depth each, best score first."""
+    problem, machine = space.problem, space.machine
+    cost = analytic_cost(tilings, problem, machine, dataflow.overlaps_units)
+    too_long = cost.num_tasks > MAX_TASKS
+    # Scores within a thousandth are alike: the forms are no better than that.
+    rounded = np.floor(np.log(np.maximum(cost.cycles, 1.0)) / np.log1p(1e-3))
+    order = np.lexsort((np.arange(len(tilings)), cost.dma_bytes, rounded, too_long))
+    for index in order:
+        yield from _prefetch_depths(tilings[index], space)
+
+
+def _prefetch_depths(tiling: Tiling, space: TilingSpace) -> Iterator[Tiling]:
+    """Yield the tiling with transfers one row block ahead, and one whole set of heads ahead.
+
+    The latter spreads the load of the next heads' keys and values over all row blocks of these.
+    """
+    tiles = ceil_div(space.problem.kv_length, tiling.kv_columns)
+    row_block = tiling.heads * (2 * tiles + 2)
+    depths = {row_block}
+    if tiling.keeps_kv:
+        depths.add(row_block * ceil_div(space.problem.query_length, tiling.query_rows))
+    for depth in sorted(depths):
+        yield replace(tiling, prefetch_tasks=depth)

@@ -1,0 +1,169 @@
+"""Machines from TOML files: every key carries its unit, every mistake is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hocket.hwmodels.errors import TargetError
+from hocket.hwmodels.machine import (
+    DmaEngine,
+    HardwareModel,
+    MatrixUnit,
+    MemoryLevel,
+    VectorUnit,
+)
+
+_TARGETS = "hocket.hwmodels.targets"
+_TABLES: dict[str, type] = {
+    "matrix_unit": MatrixUnit,
+    "vector_unit": VectorUnit,
+    "outer_memory": MemoryLevel,
+    "on_chip_memory": MemoryLevel,
+    "dma": DmaEngine,
+}
+_UNITS = (
+    "_bytes",
+    "_hz",
+    "_cycles",
+    "_watts",
+    "_pj_per_byte",
+    "_bytes_per_second",
+    "_per_element",
+    "_per_cycle",
+)
+
+
+def list_targets() -> tuple[str, ...]:
+    """Return the names of the built-in machines, sorted."""
+    return tuple(
+        sorted(
+            entry.name.removesuffix(".toml")
+            for entry in resources.files(_TARGETS).iterdir()
+            if entry.name.endswith(".toml")
+        )
+    )
+
+
+def load_target(name_or_path: str | Path) -> HardwareModel:
+    """Load a machine by the name of a built-in one, or from a TOML file of yours.
+
+    Anything with a path separator or the ending ``.toml`` is a file.
+
+    Raises:
+        TargetError: No such machine or file, or the description is wrong; the message names the
+            file and the key.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text or "\\" in text:
+        path = Path(name_or_path)
+        try:
+            return parse_target(path.read_text(encoding="utf-8"), origin=str(path))
+        except FileNotFoundError as error:
+            raise TargetError(f"target file {path}: no such file") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise TargetError(f"target file {path}: cannot be read: {error}") from error
+    if text not in list_targets():
+        raise TargetError(
+            f"unknown target {text!r}; the built-in ones are {', '.join(list_targets())}; "
+            "a file of your own must end in .toml"
+        )
+    source = resources.files(_TARGETS).joinpath(f"{text}.toml").read_text(encoding="utf-8")
+    return parse_target(source, origin=f"{text}.toml")
+
+
+def parse_target(text: str, origin: str) -> HardwareModel:
+    """Build a machine from TOML text; ``origin`` names it in errors.
+
+    Raises:
+        TargetError: The text is not TOML, or a key is missing, unknown or out of range.
+    """
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"{origin}: not valid TOML: {error}") from error
+    return target_from_dict(fields, origin)
+
+
+def target_from_dict(fields: object, origin: str) -> HardwareModel:
+    """Build a machine from nested dicts, as TOML or JSON give them.
+
+    Raises:
+        TargetError: A key is missing, unknown, of the wrong type or out of range.
+    """
+    if not isinstance(fields, dict):
+        raise TargetError(f"{origin}: a machine must be a table, got {type(fields).__name__}")
+    arguments = dict(fields)
+    for table, kind in _TABLES.items():
+        if table in arguments:
+            arguments[table] = _build(kind, arguments[table], f"{origin}: [{table}]")
+    machine: HardwareModel = _build(HardwareModel, arguments, origin)
+    return machine
+
+
+def target_to_dict(machine: HardwareModel) -> dict[str, Any]:
+    """Return the nested dicts from which ``target_from_dict`` makes an equal machine."""
+    return dataclasses.asdict(machine)
+
+
+def _build(kind: type, fields: object, where: str) -> Any:
+    if not isinstance(fields, dict):
+        raise TargetError(f"{where}: must be a table, got {fields!r}")
+    types = typing.get_type_hints(kind)
+    for key in fields:
+        if key not in types:
+            raise TargetError(f"{where}: unknown key {key!r}{_suggest(key, types)}")
+    missing = [key for key in types if key not in fields]
+    if missing:
+        raise TargetError(f"{where}: missing {', '.join(missing)}")
+    arguments = {
+        key: _convert(value, types[key], f"{where}: {key}") for key, value in fields.items()
+    }
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise TargetError(f"{where}: {error}") from error
+
+
+def _convert(value: object, wanted: type, where: str) -> object:
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise TargetError(f"{where}: want {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _suggest(key: str, known: dict[str, type]) -> str:
+    """Say which key was probably meant; a wrong unit is the usual slip."""
+    stems = {_stem(name): name for name in known}
+    if _stem(key) in stems:
+        return f"; this figure is wanted in another unit, as {stems[_stem(key)]!r}"
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+
+
+# Endings that name a unit, ours and those people may reach for; longest first, so that
+# `_gb_per_second` is not cut at `_second`.
+_UNIT_ENDINGS = sorted(
+    {
+        *_UNITS,
+        *(f"_{prefix}{unit}" for prefix in ("", "k", "m", "g", "ki", "mi") for unit in ("b", "ib")),
+        *(f"_{prefix}b_per_second" for prefix in ("k", "m", "g")),
+        *(f"_{prefix}hz" for prefix in ("k", "m", "g")),
+        *("_gbps", "_ns", "_us", "_seconds", "_mw", "_pj_per_bit", "_kilobytes", "_megabytes"),
+    },
+    key=len,
+    reverse=True,
+)
+
+
+def _stem(key: str) -> str:
+    for ending in _UNIT_ENDINGS:
+        if key.endswith(ending):
+            return key.removesuffix(ending)
+    return key

@@ -1,0 +1,182 @@
+"""What a machine is: cores with a matrix unit and a vector unit, memories, and a DMA engine.
+
+Pure description. What a task costs on it is for ``cost.py`` to say, what a whole program costs for
+``simulate.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class MatrixUnit:
+    """The unit that multiplies matrices, one block of the product at a time.
+
+    Attributes:
+        block_rows, block_columns: Size of the block of the product it makes at a time; a smaller
+            remainder takes as long as a whole block.
+        macs_per_cycle: Multiply-accumulates it completes a cycle.
+        startup_cycles: Cycles from the start of a product to the full rate.
+        pj_per_mac: Picojoules of one multiply-accumulate, memory not counted.
+    """
+
+    block_rows: int
+    block_columns: int
+    macs_per_cycle: int
+    startup_cycles: int
+    pj_per_mac: float
+
+    def __post_init__(self) -> None:
+        for name in ("block_rows", "block_columns", "macs_per_cycle"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _require(self.startup_cycles >= 0, "startup_cycles must not be negative")
+        _require(self.pj_per_mac >= 0, "pj_per_mac must not be negative")
+
+
+@dataclass(frozen=True)
+class VectorUnit:
+    """The unit that works element by element and along rows.
+
+    The cost of softmax is spelled out step by step, because it decides how much there is to gain
+    from running both units at once.
+
+    Attributes:
+        lanes: Elements it works on at a time.
+        startup_cycles: Cycles from the start of an operation to the full rate.
+        max_lane_cycles, subtract_lane_cycles, exp_lane_cycles, sum_lane_cycles,
+            divide_lane_cycles: Cycles one lane spends on one score, in each step of softmax.
+        mask_lane_cycles: Cycles one lane spends to scale a score and add or select its mask.
+        softmax_reads_per_element, softmax_writes_per_element: How often softmax reads and writes
+            each score in on-chip memory.
+        pj_per_lane_cycle: Picojoules of one lane for one cycle, memory not counted.
+    """
+
+    lanes: int
+    startup_cycles: int
+    max_lane_cycles: float
+    subtract_lane_cycles: float
+    exp_lane_cycles: float
+    sum_lane_cycles: float
+    divide_lane_cycles: float
+    mask_lane_cycles: float
+    softmax_reads_per_element: float
+    softmax_writes_per_element: float
+    pj_per_lane_cycle: float
+
+    def __post_init__(self) -> None:
+        _require(self.lanes >= 1, "lanes must be at least 1")
+        for name, value in vars(self).items():
+            _require(value >= 0, f"{name} must not be negative")
+
+    @property
+    def softmax_lane_cycles(self) -> float:
+        """Cycles one lane spends on one score in all steps of softmax, masks not counted."""
+        return (
+            self.max_lane_cycles
+            + self.subtract_lane_cycles
+            + self.exp_lane_cycles
+            + self.sum_lane_cycles
+            + self.divide_lane_cycles
+        )
+
+
+@dataclass(frozen=True)
+class MemoryLevel:
+    """One memory.
+
+    Attributes:
+        name: What its makers call it.
+        capacity_bytes: Size; on-chip memory is shared by the cores.
+        read_pj_per_byte, write_pj_per_byte: Picojoules to read or write one byte.
+    """
+
+    name: str
+    capacity_bytes: int
+    read_pj_per_byte: float
+    write_pj_per_byte: float
+
+    def __post_init__(self) -> None:
+        _require(self.capacity_bytes >= 1, "capacity_bytes must be at least 1")
+        for name in ("read_pj_per_byte", "write_pj_per_byte"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative")
+
+
+@dataclass(frozen=True)
+class DmaEngine:
+    """What moves tensors between the outer and the on-chip memory; the cores share its port.
+
+    Attributes:
+        bandwidth_bytes_per_second: Bytes the port moves a second, in either direction.
+        latency_cycles: Cycles from the end of a transfer until its data can be used. The port is
+            free meanwhile.
+    """
+
+    bandwidth_bytes_per_second: float
+    latency_cycles: int
+
+    def __post_init__(self) -> None:
+        _require(self.bandwidth_bytes_per_second > 0, "bandwidth_bytes_per_second must be positive")
+        _require(self.latency_cycles >= 0, "latency_cycles must not be negative")
+
+
+@dataclass(frozen=True)
+class HardwareModel:
+    """A machine of one or more equal cores.
+
+    Attributes:
+        name: Its name, as in ``--target``.
+        description: One line for people.
+        clock_hz: Cycles a second, of both units.
+        num_cores: Cores, each with a matrix and a vector unit of its own.
+        element_bytes: Bytes of a tensor element as the machine stores it; tensors of a model with
+            wider elements are converted.
+        has_concurrent_units: Whether the matrix and the vector unit of a core can work at the same
+            time. A CPU's cannot: both are the same pipelines.
+        alignment_bytes: Buffers start at multiples of this.
+        leakage_watts: Power that flows whether or not anything happens.
+        matrix_unit, vector_unit: The units of one core.
+        outer_memory: Where tensors lie before and after (DRAM).
+        on_chip_memory: What the units read and write.
+        dma: The way between the two.
+    """
+
+    name: str
+    description: str
+    clock_hz: float
+    num_cores: int
+    element_bytes: int
+    has_concurrent_units: bool
+    alignment_bytes: int
+    leakage_watts: float
+    matrix_unit: MatrixUnit
+    vector_unit: VectorUnit
+    outer_memory: MemoryLevel
+    on_chip_memory: MemoryLevel
+    dma: DmaEngine
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "name must not be empty")
+        _require(math.isfinite(self.clock_hz) and self.clock_hz > 0, "clock_hz must be positive")
+        for name in ("num_cores", "element_bytes", "alignment_bytes"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _require(self.leakage_watts >= 0, "leakage_watts must not be negative")
+
+    @property
+    def bandwidth_bytes_per_cycle(self) -> float:
+        """Bytes the DMA port moves a cycle."""
+        return self.dma.bandwidth_bytes_per_second / self.clock_hz
+
+    def __str__(self) -> str:
+        matrix, vector = self.matrix_unit, self.vector_unit
+        return (
+            f"{self.name}: {self.num_cores} x ({matrix.macs_per_cycle} MAC, {vector.lanes} lanes), "
+            f"{self.on_chip_memory.capacity_bytes / 1e6:.3g} MB on chip, "
+            f"{self.dma.bandwidth_bytes_per_second / 1e9:.3g} GB/s, {self.clock_hz / 1e9:.3g} GHz"
+        )
