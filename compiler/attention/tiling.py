@@ -86,9 +86,12 @@ def on_chip_demand(
     )
     num_tiles = ceil_div(length, columns) if tiling.keeps_kv else 1
     kv_heads = ceil_div(tiling.heads, problem.group_size) if tiling.keeps_kv else 1
-    cores = machine.num_cores
+    num_matrices = problem.batch * problem.query_heads
+    num_row_blocks = ceil_div(num_matrices, tiling.heads) * ceil_div(problem.query_length, rows)
+    cores = min(machine.num_cores, num_row_blocks)
+    num_live = min(num_live_row_blocks * cores, num_row_blocks)
     demand = {
-        "scores": num_live_row_blocks * cores * tiling.heads * matrix_bytes(rows, length),
+        "scores": num_live * tiling.heads * matrix_bytes(rows, length),
         "query rows": cores * matrix_bytes(rows, problem.head_dim),
         "output rows": cores * matrix_bytes(rows, problem.value_dim),
         "keys and values": cores * kv_heads * num_tiles * key_and_value,
@@ -164,7 +167,7 @@ class TilingSpace:
 
     def smallest(self) -> Tiling:
         """Return the tiling that needs the least memory; if it does not fit, nothing does."""
-        return self.tiling(1, 1, 1, keeps_kv=False)
+        return self.tiling(1, 1, 1, keeps_kv=False, prefetch=0)
 
     def tiling(
         self, heads: int, query_rows: int, kv_columns: int, *, keeps_kv: bool, prefetch: int = 1

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.schedule.dataflows import Dataflow
     from hocket.compiler.attention.tiling import Tiling, TilingSpace
     from hocket.hwmodels.estimate import Estimate
+    from hocket.hwmodels.program import Program
 
 MAX_TASKS = 30_000
 """Tilings that lead to longer programs are simulated only if no other is legal."""
+
+MAX_REFUSED_PER_SIMULATED = 4
+"""So many tilings for which the planner finds no room, per program of the budget, end a search."""
 
 
 class ExhaustiveSearcher:
@@ -46,34 +50,51 @@ class ExhaustiveSearcher:
         problem, machine = space.problem, space.machine
         alive = space.num_live_row_blocks
         tilings = [each for each in space if illegality(each, problem, machine, alive) is None]
-        if not tilings:
-            raise infeasible(space)
         bound = lower_bounds(problem, machine).cycles
-        best: Candidate | None = None
-        num_simulated = 0
-        refused: InfeasibleError | None = None
+        found: list[Candidate] = []
+        num_refused = 0
         for tiling in _by_score(tilings, space, dataflow):
-            if num_simulated >= budget and best is not None:
+            if len(found) >= budget or num_refused >= MAX_REFUSED_PER_SIMULATED * budget:
                 break
-            schedule = dataflow.build(problem, tiling, machine)
-            try:
-                program = plan_memory(schedule, machine)
-            except InfeasibleError as error:
-                refused = error
-                continue
-            num_simulated += 1
-            estimate, _ = estimate_program(program, machine, bound)
-            candidate = Candidate(tiling, program, estimate)
-            if best is None or objective(estimate) < objective(best.estimate):
-                best = candidate
-        if best is None:
-            raise infeasible(space) from refused
-        return SearchResult(
-            best,
-            len(tilings),
-            num_simulated,
-            f"simulated the {num_simulated} best of {len(tilings)} legal tilings by score",
-        )
+            planned = _plan(tiling, space, dataflow)
+            num_refused += not planned
+            for deepest, program in planned[: budget - len(found)]:
+                estimate, _ = estimate_program(program, machine, bound)
+                found.append(Candidate(deepest, program, estimate))
+        reason = f"simulated {len(found)} programs of the best of {len(tilings)} legal tilings"
+        if not found:
+            # The closed form of what fits is a close guess; the planner has the last word.
+            smallest = space.smallest()
+            program = _plan_smallest(smallest, space, dataflow)
+            found.append(Candidate(smallest, program, estimate_program(program, machine, bound)[0]))
+            reason = "only the smallest tiling fits on chip"
+        best = min(found, key=lambda candidate: objective(candidate.estimate))
+        return SearchResult(best, dataflow.name, len(tilings), len(found), reason)
+
+
+def _plan(
+    tiling: Tiling, space: TilingSpace, dataflow: Dataflow
+) -> list[tuple[Tiling, Program]]:
+    """Return the programs of a tiling, by prefetch depth; empty if none finds room on chip."""
+    planned = []
+    for depth in (*_prefetch_depths(tiling, space), 1):
+        if depth == 1 and planned:
+            break  # one task ahead is for memories in which nothing deeper finds room
+        deepest = replace(tiling, prefetch_tasks=depth)
+        schedule = dataflow.build(space.problem, deepest, space.machine)
+        try:
+            planned.append((deepest, plan_memory(schedule, space.machine)))
+        except InfeasibleError:
+            continue
+    return planned
+
+
+def _plan_smallest(tiling: Tiling, space: TilingSpace, dataflow: Dataflow) -> Program:
+    schedule = dataflow.build(space.problem, tiling, space.machine)
+    try:
+        return plan_memory(schedule, space.machine)
+    except InfeasibleError as error:
+        raise infeasible(space) from error
 
 
 def infeasible(space: TilingSpace) -> InfeasibleError:
@@ -98,7 +119,9 @@ def infeasible(space: TilingSpace) -> InfeasibleError:
 def _by_score(
     tilings: list[Tiling], space: TilingSpace, dataflow: Dataflow
 ) -> Iterator[Tiling]:
-    """Yield tilings with a prefetch depth each, best score first."""
+    """Yield tilings, best score first."""
+    if not tilings:
+        return
     problem, machine = space.problem, space.machine
     cost = analytic_cost(tilings, problem, machine, dataflow.overlaps_units)
     too_long = cost.num_tasks > MAX_TASKS
@@ -106,11 +129,11 @@ def _by_score(
     rounded = np.floor(np.log(np.maximum(cost.cycles, 1.0)) / np.log1p(1e-3))
     order = np.lexsort((np.arange(len(tilings)), cost.dma_bytes, rounded, too_long))
     for index in order:
-        yield from _prefetch_depths(tilings[index], space)
+        yield tilings[index]
 
 
-def _prefetch_depths(tiling: Tiling, space: TilingSpace) -> Iterator[Tiling]:
-    """Yield the tiling with transfers one row block ahead, and one whole set of heads ahead.
+def _prefetch_depths(tiling: Tiling, space: TilingSpace) -> list[int]:
+    """Return how far ahead transfers are tried: one row block, and one whole set of heads.
 
     The latter spreads the load of the next heads' keys and values over all row blocks of these.
     """
@@ -119,5 +142,4 @@ def _prefetch_depths(tiling: Tiling, space: TilingSpace) -> Iterator[Tiling]:
     depths = {row_block}
     if tiling.keeps_kv:
         depths.add(row_block * ceil_div(space.problem.query_length, tiling.query_rows))
-    for depth in sorted(depths):
-        yield replace(tiling, prefetch_tasks=depth)
+    return sorted(depths)

@@ -29,12 +29,14 @@ class SearchResult:
 
     Attributes:
         best: The best candidate met.
+        dataflow: Name of the dataflow that was searched.
         num_scored: Tilings scored by closed forms.
         num_simulated: Programs built and simulated.
         stop_reason: Why the search stopped, in words.
     """
 
     best: Candidate
+    dataflow: str
     num_scored: int
     num_simulated: int
     stop_reason: str

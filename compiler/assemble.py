@@ -1,0 +1,176 @@
+"""Regions, programs and weights, put together into an artifact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hocket.compiler.graph.host_model import serialize_host_region
+from hocket.compiler.graph.regions import AttentionRegion, Layout
+from hocket.hwmodels.dtypes import DType
+from hocket.hwmodels.program_json import program_to_json
+from hocket.runtime.artifact import Artifact
+from hocket.runtime.kernels.parameters import AttentionParameters
+from hocket.runtime.signature import Signature, TensorSpec
+from hocket.runtime.steps import AttentionStep, HostStep, LeftToHost, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from hocket.compiler.graph.regions import PartitionedModel, ValueInfo
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.estimate import Estimate
+    from hocket.hwmodels.machine import HardwareModel
+    from hocket.hwmodels.program import Program
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """What the attention wing decided about a problem, as far as an artifact keeps it.
+
+    Attributes:
+        program: For the target machine.
+        query_rows, kv_columns: Tile sizes that kernels follow.
+        tiling: The whole tiling, in words.
+        dataflow: Name of the dataflow.
+        estimate: What the program is predicted to take.
+    """
+
+    program: Program
+    query_rows: int
+    kv_columns: int
+    tiling: str
+    dataflow: str
+    estimate: Estimate
+
+
+def assemble_artifact(
+    model: PartitionedModel,
+    plans: Mapping[AttentionProblem, AttentionPlan],
+    *,
+    model_name: str,
+    producer: str,
+    target: HardwareModel,
+    num_threads: int,
+) -> Artifact:
+    """Put an artifact together.
+
+    Args:
+        model: The regions of a model.
+        plans: A plan for each problem among its attention regions.
+        model_name, producer, target, num_threads: See ``Artifact``.
+    """
+    problems = list(plans)
+    weights: dict[str, NDArray[Any]] = {}
+    steps: list[Step] = []
+    for region in model.regions:
+        if isinstance(region, AttentionRegion):
+            number = problems.index(region.problem)
+            steps.append(_attention_step(region, plans[region.problem], number))
+            continue
+        content, separated = serialize_host_region(region)
+        weights |= separated
+        steps.append(
+            HostStep(
+                region.name,
+                content,
+                region.inputs,
+                region.outputs,
+                tuple(separated),
+                region.num_nodes,
+            )
+        )
+    tensors = {name: _spec(info) for name, info in model.values.items()}
+    tensors |= {info.name: _spec(info) for info in (*model.inputs, *model.outputs)}
+    return Artifact(
+        model_name=model_name,
+        producer=producer,
+        target=target,
+        signature=Signature(
+            tuple(tensors[info.name] for info in model.inputs),
+            tuple(tensors[info.name] for info in model.outputs),
+        ),
+        tensors=tensors,
+        steps=tuple(steps),
+        programs=tuple(_program_bytes(plan.program) for plan in plans.values()),
+        weights=weights,
+        left_to_host=tuple(
+            LeftToHost(left.node, left.op, left.reason) for left in model.not_taken
+        ),
+        dims=dict(model.dims),
+        num_threads=num_threads,
+    )
+
+
+def kernel_parameters(
+    problem: AttentionProblem,
+    layouts: tuple[Layout, Layout, Layout, Layout],
+    query_rows: int,
+    kv_columns: int,
+) -> AttentionParameters:
+    """Return what a kernel for a problem is generated from.
+
+    Args:
+        problem: What to compute.
+        layouts: Of query, key, value and output.
+        query_rows, kv_columns: Tile sizes.
+
+    Raises:
+        UnsupportedError: The kernels do not serve such a problem.
+    """
+    return AttentionParameters(
+        batch=problem.batch,
+        query_heads=problem.query_heads,
+        kv_heads=problem.kv_heads,
+        query_length=problem.query_length,
+        kv_length=problem.kv_length,
+        head_dim=problem.head_dim,
+        value_dim=problem.value_dim,
+        dtype=problem.dtype,
+        scale=float(problem.scale),
+        mask=problem.mask.value,
+        mask_shape=problem.mask_shape,
+        masked_value=float(problem.masked_value),
+        masked_rows=problem.masked_rows.value,
+        is_causal=problem.is_causal,
+        query_layout=layouts[0],
+        key_layout=layouts[1],
+        value_layout=layouts[2],
+        output_layout=layouts[3],
+        query_rows=query_rows,
+        kv_columns=kv_columns,
+    )
+
+
+def _attention_step(region: AttentionRegion, plan: AttentionPlan, number: int) -> AttentionStep:
+    layouts = (
+        region.query_layout,
+        region.key_layout,
+        region.value_layout,
+        region.output_layout,
+    )
+    return AttentionStep(
+        name=region.name,
+        form=region.form,
+        parameters=kernel_parameters(region.problem, layouts, plan.query_rows, plan.kv_columns),
+        query=region.query,
+        key=region.key,
+        value=region.value,
+        mask=region.mask,
+        output=region.output,
+        program=number,
+        tiling=plan.tiling,
+        dataflow=plan.dataflow,
+        estimate=plan.estimate,
+    )
+
+
+def _spec(info: ValueInfo) -> TensorSpec:
+    return TensorSpec(info.name, DType(info.dtype), info.shape, info.value_range)
+
+
+def _program_bytes(program: Program) -> bytes:
+    return json.dumps(program_to_json(program), separators=(",", ":")).encode()

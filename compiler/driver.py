@@ -1,0 +1,152 @@
+"""The one place that knows the order: a model and a machine in, an artifact out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+from hocket.compiler.assemble import AttentionPlan, assemble_artifact, kernel_parameters
+from hocket.compiler.attention.lower import lower_attention
+from hocket.compiler.graph.load import load_model
+from hocket.compiler.graph.partition import partition
+from hocket.compiler.graph.pipeline import prepare_model
+from hocket.compiler.graph.recognize.rules import recognize_attention
+from hocket.compiler.graph.regions import AttentionRegion
+from hocket.compiler.options import CompileOptions
+from hocket.hwmodels.loader import load_target
+from hocket.hwmodels.machine import HardwareModel
+from hocket.runtime.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    import onnx
+    import onnx_ir
+
+    from hocket.compiler.graph.regions import PartitionedModel
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.runtime.artifact import Artifact
+
+    Model = str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model
+    Progress = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
+
+HOST = "host"
+"""Name of the target that is the CPU itself; its cores are as many as the threads asked for."""
+
+
+def compile_model(
+    model: Model,
+    *,
+    target: str | os.PathLike[str] | HardwareModel = HOST,
+    dims: Mapping[str, int] | None = None,
+    options: CompileOptions | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model for a machine.
+
+    Args:
+        model: Path or bytes of an ONNX file, or a model in memory, which is left as it is.
+        target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
+        dims: Size of each open dimension of the inputs, by name or by ``INPUT:AXIS``.
+        options: Further choices.
+        progress: Called as ``progress(what, done, total)`` as the work goes on.
+
+    Raises:
+        ModelError: The model cannot be read or compiled, or a dimension has no size.
+        TargetError: The machine is unknown, or its description wrong.
+        InfeasibleError: An attention does not fit the machine in any tiling.
+        CompileError: A pass failed on a model that had passed all checks.
+    """
+    options = options or CompileOptions()
+    report = progress or _ignore_progress
+    machine = _machine(target, options)
+    report("reading and recognising", 0, 1)
+    source, cut = cut_model(model, dims)
+    problems = list(
+        dict.fromkeys(
+            region.problem for region in cut.regions if isinstance(region, AttentionRegion)
+        )
+    )
+    plans: dict[AttentionProblem, AttentionPlan] = {}
+    for number, problem in enumerate(problems):
+        report("searching tilings", number, len(problems))
+        plans[problem] = _plan(problem, machine, options)
+    report("assembling", len(problems), len(problems))
+    return assemble_artifact(
+        cut,
+        plans,
+        model_name=source,
+        producer=f"hocket {_version()}",
+        target=machine,
+        num_threads=options.num_threads,
+    )
+
+
+def cut_model(
+    model: Model, dims: Mapping[str, int] | None = None
+) -> tuple[str, PartitionedModel]:
+    """Return what messages call a model, and the model cut into attention and host regions.
+
+    Raises:
+        ModelError: The model cannot be read or compiled, or a dimension has no size.
+    """
+    loaded = load_model(model, dims)
+    recognized = recognize_attention(prepare_model(loaded), kernels_refuse)
+    cut = partition(recognized.model, recognized.not_taken, loaded.dims)
+    return loaded.source, cut
+
+
+def kernels_refuse(problem: AttentionProblem) -> str | None:
+    """Return why the runtime has no kernel for a problem; None if it has one."""
+    try:
+        kernel_parameters(problem, ("bhnd", "bhnd", "bhnd", "bhnd"), query_rows=1, kv_columns=1)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+def _plan(
+    problem: AttentionProblem, machine: HardwareModel, options: CompileOptions
+) -> AttentionPlan:
+    result = lower_attention(
+        problem,
+        machine,
+        dataflow=options.dataflow,
+        max_candidates=options.max_candidates,
+        seed=options.seed,
+        verify=options.verify,
+    )
+    best = result.best
+    logger.info("%s: %s; %s; %s", problem, best.tiling, best.estimate, result.stop_reason)
+    return AttentionPlan(
+        program=best.program,
+        query_rows=best.tiling.query_rows,
+        kv_columns=best.tiling.kv_columns,
+        tiling=str(best.tiling),
+        dataflow=result.dataflow,
+        estimate=best.estimate,
+    )
+
+
+def _machine(
+    target: str | os.PathLike[str] | HardwareModel, options: CompileOptions
+) -> HardwareModel:
+    machine = target if isinstance(target, HardwareModel) else load_target(str(target))
+    if machine.name == HOST and options.num_threads:
+        return dataclasses.replace(machine, num_cores=options.num_threads)
+    return machine
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("hocket")
+
+
+def _ignore_progress(what: str, done: int, total: int) -> None:
+    del what, done, total
+

@@ -1,0 +1,105 @@
+"""The file that artifacts travel in: a zip of named entries with a digest over every byte.
+
+The zip is stored, not deflated, with fixed dates: the same entries give the same bytes everywhere,
+and no entry is larger than the file. The last 64 bytes, the end of the zip's comment, are the
+SHA-256 of all bytes before them, so that any flipped or missing byte is found before anything is
+believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from hocket.runtime.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DIGEST_CHARACTERS = 64
+_COMMENT = b"hocket sha256 "
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
+
+
+def save_container(entries: Mapping[str, bytes], path: str | os.PathLike[str]) -> str:
+    """Write entries to a file, which appears whole or not at all, and return the digest.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            digest = _write(entries, file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def container_digest(entries: Mapping[str, bytes]) -> str:
+    """Return the digest of the file that ``save_container`` would write."""
+    with tempfile.TemporaryFile() as file:
+        return _write(entries, file)
+
+
+def parse_container(content: bytes) -> tuple[dict[str, bytes], str]:
+    """Return the entries and the digest of a file's bytes.
+
+    Raises:
+        ArtifactError: The file is truncated or changed, or nothing we would write.
+    """
+    digest = _check_digest(content)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+                raise ArtifactError("has compressed entries, which no Hocket writes")
+            if len({info.filename for info in infos}) != len(infos):
+                raise ArtifactError("has two entries of one name, which no Hocket writes")
+            return {info.filename: archive.read(info) for info in infos}, digest
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ArtifactError(f"is not a readable zip file: {error}") from error
+
+
+def _write(entries: Mapping[str, bytes], file: IO[bytes]) -> str:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in entries.items():
+            info = zipfile.ZipInfo(name, _DATE)
+            info.create_system = 3  # the same on every system
+            archive.writestr(info, content)
+        archive.comment = _COMMENT + b"0" * _DIGEST_CHARACTERS
+    remaining = file.seek(0, os.SEEK_END) - _DIGEST_CHARACTERS
+    file.seek(0)
+    digest = hashlib.sha256()
+    while remaining:
+        chunk = file.read(min(remaining, 1 << 20))
+        digest.update(chunk)
+        remaining -= len(chunk)
+    file.seek(-_DIGEST_CHARACTERS, os.SEEK_END)
+    file.write(digest.hexdigest().encode())
+    return digest.hexdigest()
+
+
+def _check_digest(content: bytes) -> str:
+    if not content.startswith(b"PK"):
+        raise ArtifactError("is not a Hocket artifact")
+    told = content[-_DIGEST_CHARACTERS:]
+    if content[-_DIGEST_CHARACTERS - len(_COMMENT) : -_DIGEST_CHARACTERS] != _COMMENT:
+        raise ArtifactError("is truncated, or not a Hocket artifact; fetch or compile it again")
+    found = hashlib.sha256(memoryview(content)[:-_DIGEST_CHARACTERS]).hexdigest()
+    if told != found.encode():
+        raise ArtifactError("does not match its digest: damaged or changed after it was compiled")
+    return found

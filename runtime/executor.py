@@ -1,0 +1,136 @@
+"""Runs the steps of an artifact, one after the other, over one set of arrays."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hocket.runtime.arena import aligned_bytes, allocate, plan_arena
+from hocket.runtime.host import HostBinding, HostRunner
+from hocket.runtime.kernels.attention import make_attention_kernel
+from hocket.runtime.profile import Profile, StepTime
+from hocket.runtime.steps import AttentionStep
+from hocket.runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from hocket.runtime.artifact import Artifact
+    from hocket.runtime.kernels.attention import AttentionKernel
+    from hocket.runtime.kernels.parameters import AttentionParameters
+    from hocket.runtime.steps import HostStep
+
+
+class Executor:
+    """All that runs of one artifact share: kernels, onnxruntime sessions, threads, the memory plan.
+
+    Args:
+        artifact: What to run.
+        num_threads: Threads for kernels and host steps alike.
+    """
+
+    def __init__(self, artifact: Artifact, num_threads: int) -> None:
+        self.artifact = artifact
+        self.num_threads = num_threads
+        self.pool = WorkerPool(num_threads) if num_threads > 1 else None
+        made: dict[AttentionParameters, AttentionKernel] = {}
+        self.kernels: dict[str, AttentionKernel] = {}
+        for step in artifact.attention_steps:
+            if step.parameters not in made:
+                made[step.parameters] = make_attention_kernel(step.parameters)
+            self.kernels[step.name] = made[step.parameters]
+        self.hosts = {
+            step.name: HostRunner(step, artifact.weights, num_threads)
+            for step in artifact.host_steps
+        }
+        self.plan = plan_arena(artifact)
+        self.scratch_bytes = max(
+            (kernel.scratch_bytes(num_threads) for kernel in made.values()), default=0
+        )
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes one run holds besides weights, inputs and outputs; onnxruntime's own not counted."""
+        return self.plan.size_bytes + self.scratch_bytes
+
+    def new_context(self) -> ExecutionContext:
+        """Return what one run at a time needs of its own."""
+        return ExecutionContext(self)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self.pool is not None:
+            self.pool.close()
+
+
+class ExecutionContext:
+    """Arrays and bindings of one run at a time; used again by the next run."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        artifact = executor.artifact
+        self._arrays = allocate(executor.plan, artifact.tensors)
+        self._scratch = aligned_bytes(executor.scratch_bytes)
+        # Arrays of the caller change with every run; all others are bound once.
+        signature = artifact.signature
+        self._changing = [spec.name for spec in (*signature.inputs, *signature.outputs)]
+        self._bindings: dict[str, HostBinding] = {}
+        for name, runner in executor.hosts.items():
+            binding = runner.new_binding()
+            binding.bind(self._arrays, self._arrays)
+            self._bindings[name] = binding
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], profiled: bool = False
+    ) -> tuple[list[NDArray[Any]], Profile | None]:
+        """Run all steps.
+
+        Args:
+            feeds: Every input by name, checked and C-contiguous.
+            profiled: Whether to time the steps.
+
+        Returns:
+            All outputs in newly allocated arrays, and the profile if asked for.
+        """
+        artifact = self._executor.artifact
+        outputs = {
+            spec.name: np.empty(spec.shape, spec.dtype.to_numpy())
+            for spec in artifact.signature.outputs
+        }
+        arrays = {**self._arrays, **feeds, **outputs}
+        times: list[StepTime] = []
+        for step in artifact.steps:
+            start = time.perf_counter() if profiled else 0.0
+            if isinstance(step, AttentionStep):
+                self._run_attention(step, arrays)
+            else:
+                self._run_host(step, arrays)
+            if profiled:
+                kind = "attention" if isinstance(step, AttentionStep) else "host"
+                times.append(StepTime(step.name, kind, start, time.perf_counter() - start))
+        profile = Profile(tuple(times)) if profiled else None
+        return [outputs[spec.name] for spec in artifact.signature.outputs], profile
+
+    def _run_host(self, step: HostStep, arrays: Mapping[str, NDArray[Any]]) -> None:
+        binding = self._bindings[step.name]
+        binding.bind(arrays, self._changing)
+        binding.run()
+
+    def _run_attention(self, step: AttentionStep, arrays: Mapping[str, NDArray[Any]]) -> None:
+        parameters = step.parameters
+        mask = None
+        if step.mask is not None and parameters.mask_shape is not None:
+            mask = arrays[step.mask].reshape(parameters.mask_shape)
+        self._executor.kernels[step.name].run(
+            arrays[step.query].reshape(parameters.query_shape),
+            arrays[step.key].reshape(parameters.key_shape),
+            arrays[step.value].reshape(parameters.value_shape),
+            mask,
+            arrays[step.output].reshape(parameters.output_shape),
+            self._scratch,
+            self._executor.pool,
+        )

@@ -1,0 +1,207 @@
+"""Running a compiled module, by onnxruntime's conventions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hocket.runtime.artifact import Artifact, load_artifact
+from hocket.runtime.errors import ArtifactError
+from hocket.runtime.executor import ExecutionContext, Executor
+from hocket.runtime.profile import Profile, write_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from hocket.runtime.signature import TensorSpec
+
+PROVIDERS = ("CPUExecutionProvider",)
+
+
+@dataclass
+class SessionOptions:
+    """Options of a session, set as attributes the way onnxruntime's are.
+
+    Attributes:
+        intra_op_num_threads: Threads for kernels and host regions; 0 for what the module was
+            compiled for, and failing that one for each core this process may use.
+        enable_profiling: Whether to time every step of every run, for ``end_profiling``.
+        profile_file_prefix: Path that the name of the profile begins with.
+    """
+
+    intra_op_num_threads: int = 0
+    enable_profiling: bool = False
+    profile_file_prefix: str = "hocket_profile_"
+
+
+class InferenceSession:
+    """Runs a compiled module.
+
+    May be used from several threads at once; runs that overlap each hold memory of their own.
+
+    Args:
+        path_or_artifact: Path of a ``.hkt`` file, or an artifact in memory.
+        sess_options: Threads and profiling.
+        providers: For those who come from onnxruntime; ``CPUExecutionProvider`` is all there is.
+        expected_digest: Refuse the module if its digest is another.
+
+    Raises:
+        ArtifactError: The module cannot be read or is not the expected one.
+        ValueError: An option is out of range, or a provider is unknown.
+
+    Example:
+        >>> session = InferenceSession("model.hkt")  # doctest: +SKIP
+        >>> outputs = session.run(None, {"input_ids": ids})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path_or_artifact: str | os.PathLike[str] | Artifact,
+        sess_options: SessionOptions | None = None,
+        providers: Sequence[str] | None = None,
+        *,
+        expected_digest: str | None = None,
+    ) -> None:
+        options = sess_options or SessionOptions()
+        if options.intra_op_num_threads < 0:
+            raise ValueError(
+                f"intra_op_num_threads must be 0 or more, got {options.intra_op_num_threads}"
+            )
+        for provider in providers or ():
+            if provider not in PROVIDERS:
+                raise ValueError(f"unknown provider {provider!r}; there is {PROVIDERS[0]!r}")
+        artifact = _as_artifact(path_or_artifact, expected_digest)
+        num_threads = options.intra_op_num_threads or artifact.num_threads or _num_usable_cores()
+        self._options = options
+        self._artifact = artifact
+        self._executor = Executor(artifact, num_threads)
+        self._idle: list[ExecutionContext] = [self._executor.new_context()]
+        self._lock = threading.Lock()
+        self._profiles: list[Profile] = []
+        weakref.finalize(self, self._executor.close)
+
+    @property
+    def artifact(self) -> Artifact:
+        """What it runs."""
+        return self._artifact
+
+    @property
+    def num_threads(self) -> int:
+        """Threads it works with."""
+        return self._executor.num_threads
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes a run holds besides weights, inputs and outputs, onnxruntime's own not counted."""
+        return self._executor.context_bytes
+
+    def get_inputs(self) -> list[TensorSpec]:
+        """Return the inputs; each has ``name``, ``type`` and ``shape``."""
+        return list(self._artifact.signature.inputs)
+
+    def get_outputs(self) -> list[TensorSpec]:
+        """Return the outputs; each has ``name``, ``type`` and ``shape``."""
+        return list(self._artifact.signature.outputs)
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, NDArray[Any]],
+        run_options: None = None,  # noqa: ARG002 - onnxruntime's signature
+    ) -> list[NDArray[Any]]:
+        """Run the module.
+
+        Args:
+            output_names: Outputs to return, in this order; None for all.
+            input_feed: An array for every input, of its exact element type and shape.
+            run_options: Not used.
+
+        Returns:
+            One newly allocated array for each output asked for.
+
+        Raises:
+            FeedError: A name, element type or shape does not match the signature.
+        """
+        outputs, profile = self._run(output_names, input_feed, self._options.enable_profiling)
+        if profile is not None:
+            with self._lock:
+                self._profiles.append(profile)
+        return outputs
+
+    def profile(self, input_feed: Mapping[str, NDArray[Any]]) -> Profile:
+        """Run the module once and return what each step took.
+
+        Raises:
+            FeedError: As ``run``.
+        """
+        _, profile = self._run(None, input_feed, profiled=True)
+        if profile is None:
+            raise RuntimeError("a profiled run left no profile")
+        return profile
+
+    def end_profiling(self) -> str:
+        """Write the runs since the session began as trace-viewer JSON and return the file's name.
+
+        Raises:
+            ValueError: Profiling was not enabled.
+        """
+        if not self._options.enable_profiling:
+            raise ValueError("profiling is off; set SessionOptions.enable_profiling")
+        prefix = Path(self._options.profile_file_prefix)
+        handle, name = tempfile.mkstemp(
+            dir=prefix.parent, prefix=prefix.name, suffix=".json", text=True
+        )
+        os.close(handle)
+        with self._lock:
+            profiles, self._profiles = self._profiles, []
+        write_trace(profiles, Path(name))
+        return name
+
+    def _run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, NDArray[Any]],
+        profiled: bool,
+    ) -> tuple[list[NDArray[Any]], Profile | None]:
+        signature = self._artifact.signature
+        positions = signature.select_outputs(output_names)
+        signature.check_feeds(input_feed)
+        feeds = {name: np.ascontiguousarray(array) for name, array in input_feed.items()}
+        # ascontiguousarray makes a scalar rank 1.
+        feeds = {spec.name: feeds[spec.name].reshape(spec.shape) for spec in signature.inputs}
+        with self._lock:
+            context = self._idle.pop() if self._idle else None
+        context = context or self._executor.new_context()
+        try:
+            outputs, profile = context.run(feeds, profiled)
+        finally:
+            with self._lock:
+                self._idle.append(context)
+        return [outputs[position] for position in positions], profile
+
+
+def _as_artifact(
+    path_or_artifact: str | os.PathLike[str] | Artifact, expected_digest: str | None
+) -> Artifact:
+    if not isinstance(path_or_artifact, Artifact):
+        return load_artifact(path_or_artifact, expected_digest)
+    if expected_digest is not None and path_or_artifact.digest != expected_digest:
+        raise ArtifactError(
+            f"{path_or_artifact}: has digest {path_or_artifact.digest}, want {expected_digest}"
+        )
+    return path_or_artifact
+
+
+def _num_usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
