@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
     from hocket.compiler.attention.schedule.dataflows import Dataflow
     from hocket.compiler.attention.tiling import Tiling, TilingSpace
+    from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.estimate import Estimate
+    from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
 
-MAX_TASKS = 30_000
-"""Tilings that lead to longer programs are simulated only if no other is legal."""
+LONG_PROGRAM = 30_000
+"""Tasks; tilings that lead to longer programs are tried only after all others."""
+
+MAX_TASKS = 300_000
+"""Tasks; longer programs are not built at all, their tilings count as not legal."""
 
 MAX_REFUSED_PER_SIMULATED = 4
 """So many tilings for which the planner finds no room, per program of the budget, end a search."""
@@ -49,6 +54,8 @@ class ExhaustiveSearcher:
         """Return the best program found. See ``Searcher.search``."""
         problem, machine = space.problem, space.machine
         alive = space.num_live_row_blocks
+        if least_bytes(problem, machine) > machine.on_chip_memory.capacity_bytes:
+            raise infeasible(space)
         tilings = [each for each in space if illegality(each, problem, machine, alive) is None]
         bound = lower_bounds(problem, machine).cycles
         found: list[Candidate] = []
@@ -61,6 +68,8 @@ class ExhaustiveSearcher:
             for deepest, program in planned[: budget - len(found)]:
                 estimate, _ = estimate_program(program, machine, bound)
                 found.append(Candidate(deepest, program, estimate))
+            if found and len(found[-1].program.schedule.tasks) > LONG_PROGRAM:
+                break  # seconds each, and all of the same kind
         reason = f"simulated {len(found)} programs of the best of {len(tilings)} legal tilings"
         if not found:
             # The closed form of what fits is a close guess; the planner has the last word.
@@ -90,11 +99,22 @@ def _plan(
 
 
 def _plan_smallest(tiling: Tiling, space: TilingSpace, dataflow: Dataflow) -> Program:
+    cost = analytic_cost([tiling], space.problem, space.machine, dataflow.overlaps_units)
+    if cost.num_tasks[0] > MAX_TASKS:
+        raise infeasible(space)
     schedule = dataflow.build(space.problem, tiling, space.machine)
     try:
         return plan_memory(schedule, space.machine)
     except InfeasibleError as error:
         raise infeasible(space) from error
+
+
+def least_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
+    """Return bytes without which nothing can be computed: one row of scores and what makes it."""
+    length = problem.kv_length
+    if problem.is_causal:
+        length = min(length, problem.query_length)
+    return (length + 2 * problem.head_dim) * machine.element_bytes
 
 
 def infeasible(space: TilingSpace) -> InfeasibleError:
@@ -110,7 +130,8 @@ def infeasible(space: TilingSpace) -> InfeasibleError:
             f"resource: {machine.on_chip_memory.name} of {machine.name}",
             f"demand: at least {total} bytes ({terms})",
             f"bound: {capacity} bytes",
-            f"gap: {max(total - capacity, 0)} bytes",
+            f"gap: {max(total - capacity, 0)} bytes for the smallest tiling; for tilings of at most "
+            f"{MAX_TASKS} tasks, the least that was tried did not fit",
             "levers: a machine with more on-chip memory, a shorter kv_length, fewer cores at once",
         ),
     )
@@ -124,12 +145,13 @@ def _by_score(
         return
     problem, machine = space.problem, space.machine
     cost = analytic_cost(tilings, problem, machine, dataflow.overlaps_units)
-    too_long = cost.num_tasks > MAX_TASKS
+    is_long = cost.num_tasks > LONG_PROGRAM
     # Scores within a thousandth are alike: the forms are no better than that.
     rounded = np.floor(np.log(np.maximum(cost.cycles, 1.0)) / np.log1p(1e-3))
-    order = np.lexsort((np.arange(len(tilings)), cost.dma_bytes, rounded, too_long))
+    order = np.lexsort((np.arange(len(tilings)), cost.dma_bytes, rounded, is_long))
     for index in order:
-        yield tilings[index]
+        if cost.num_tasks[index] <= MAX_TASKS:
+            yield tilings[index]
 
 
 def _prefetch_depths(tiling: Tiling, space: TilingSpace) -> list[int]:
