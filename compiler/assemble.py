@@ -97,9 +97,7 @@ def assemble_artifact(
         steps=tuple(steps),
         programs=tuple(_program_bytes(plan.program) for plan in plans.values()),
         weights=weights,
-        left_to_host=tuple(
-            LeftToHost(left.node, left.op, left.reason) for left in model.not_taken
-        ),
+        left_to_host=tuple(LeftToHost(left.node, left.op, left.reason) for left in model.not_taken),
         dims=dict(model.dims),
         num_threads=num_threads,
     )

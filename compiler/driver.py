@@ -86,9 +86,7 @@ def compile_model(
     )
 
 
-def cut_model(
-    model: Model, dims: Mapping[str, int] | None = None
-) -> tuple[str, PartitionedModel]:
+def cut_model(model: Model, dims: Mapping[str, int] | None = None) -> tuple[str, PartitionedModel]:
     """Return what messages call a model, and the model cut into attention and host regions.
 
     Raises:
@@ -149,4 +147,3 @@ def _version() -> str:
 
 def _ignore_progress(what: str, done: int, total: int) -> None:
     del what, done, total
-

@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hocket.hwmodels.dtypes import DType
+if TYPE_CHECKING:
+    from hocket.hwmodels.dtypes import DType
 
 
 class MaskKind(enum.Enum):

@@ -41,7 +41,7 @@ class TaskCost:
 def task_cost(task: Task, machine: HardwareModel) -> TaskCost:
     """Return the cost of a task on one core of a machine."""
     if task.operation in (Operation.SCORES, Operation.OUTPUT):
-        left, right = task.reads
+        left = task.reads[0]
         product = task.writes[0]
         return _product_cost(product.rows, product.columns, left.columns, task.accumulates, machine)
     block = task.writes[0] if task.writes else task.reads[0]

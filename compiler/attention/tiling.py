@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,33 +166,12 @@ class TilingSpace:
             _multiples(unit.block_columns, problem.kv_length),
         )
 
-    def smallest(self) -> Tiling:
-        """Return the tiling that needs the least memory; if it does not fit, nothing does."""
-        return self.tiling(1, 1, 1, keeps_kv=False, prefetch=0)
-
-    def tiling(
-        self, heads: int, query_rows: int, kv_columns: int, *, keeps_kv: bool, prefetch: int = 1
-    ) -> Tiling:
-        """Return a tiling of these sizes with the machine's own blocks."""
-        unit = self.machine.matrix_unit
-        return Tiling(
-            heads,
-            query_rows,
-            kv_columns,
-            unit.block_rows,
-            unit.block_columns,
-            keeps_kv,
-            prefetch,
-        )
-
     def __iter__(self) -> Iterator[Tiling]:
         """Yield every candidate, legal or not, without its prefetch depth."""
-        heads, rows, columns = self.axes()
-        for keeps_kv in (True, False):
-            for num_heads in heads:
-                for query_rows in rows:
-                    for kv_columns in columns:
-                        yield self.tiling(num_heads, query_rows, kv_columns, keeps_kv=keeps_kv)
+        unit = self.machine.matrix_unit
+        blocks = (unit.block_rows, unit.block_columns)
+        for keeps_kv, heads, rows, columns in itertools.product((True, False), *self.axes()):
+            yield Tiling(heads, rows, columns, *blocks, keeps_kv, prefetch_tasks=1)
 
 
 def _multiples(step: int, length: int) -> tuple[int, ...]:

@@ -88,11 +88,8 @@ class AttentionParameters:
                 raise UnsupportedError(
                     f"{name} must be an integer from 1 to {MAX_EXTENT}, got {size!r}"
                 )
-        for name in ("head_dim", "value_dim"):
-            if getattr(self, name) > MAX_HEAD_DIM:
-                raise UnsupportedError(
-                    f"{name} must be at most {MAX_HEAD_DIM}, got {getattr(self, name)}"
-                )
+            if name in ("head_dim", "value_dim") and size > MAX_HEAD_DIM:
+                raise UnsupportedError(f"{name} must be at most {MAX_HEAD_DIM}, got {size}")
         if self.query_heads % self.kv_heads:
             raise UnsupportedError(
                 f"kv_heads must divide query_heads, got {self.kv_heads} and {self.query_heads}"
@@ -106,12 +103,10 @@ class AttentionParameters:
             raise UnsupportedError(f"scale must be a finite float, got {self.scale!r}")
         if type(self.masked_value) is not float or math.isnan(self.masked_value):
             raise UnsupportedError(f"masked_value must be a number, got {self.masked_value!r}")
-        for name, allowed in (("mask", MASKS), ("masked_rows", MASKED_ROWS)):
+        choices = {"mask": MASKS, "masked_rows": MASKED_ROWS, **dict.fromkeys(_LAYOUTS, LAYOUTS)}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UnsupportedError(f"{name} must be in {allowed}, got {getattr(self, name)!r}")
-        for name in _LAYOUTS:
-            if getattr(self, name) not in LAYOUTS:
-                raise UnsupportedError(f"{name} must be in {LAYOUTS}, got {getattr(self, name)!r}")
         if type(self.is_causal) is not bool:
             raise UnsupportedError(f"is_causal must be true or false, got {self.is_causal!r}")
         self._check_mask_shape()

@@ -74,9 +74,7 @@ def _last_on_each_stream(schedule: Schedule, indices: list[int]) -> list[int]:
     return list(last.values())
 
 
-def _prune(
-    task: Task, index: int, waits: set[int], tasks: tuple[Task, ...]
-) -> tuple[int, ...]:
+def _prune(task: Task, index: int, waits: set[int], tasks: tuple[Task, ...]) -> tuple[int, ...]:
     """Drop waits that a stream's own order already grants; keep the last of each other stream.
 
     The task itself may be among them where it reads and writes memory it takes over from itself.

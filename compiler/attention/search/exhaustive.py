@@ -30,7 +30,8 @@ LONG_PROGRAM = 30_000
 """Tasks; tilings that lead to longer programs are tried only after all others."""
 
 MAX_TASKS = 300_000
-"""Tasks; longer programs are not built at all, their tilings count as not legal."""
+"""Tasks; longer programs are not built at all. Also as many as are built, over all tilings in the
+order of their demand, before a problem is called infeasible."""
 
 MAX_REFUSED_PER_SIMULATED = 4
 """So many tilings for which the planner finds no room, per program of the budget, end a search."""
@@ -72,18 +73,14 @@ class ExhaustiveSearcher:
                 break  # seconds each, and all of the same kind
         reason = f"simulated {len(found)} programs of the best of {len(tilings)} legal tilings"
         if not found:
-            # The closed form of what fits is a close guess; the planner has the last word.
-            smallest = space.smallest()
-            program = _plan_smallest(smallest, space, dataflow)
-            found.append(Candidate(smallest, program, estimate_program(program, machine, bound)[0]))
-            reason = "only the smallest tiling fits on chip"
+            tiling, program = _plan_smallest(space, dataflow)
+            found.append(Candidate(tiling, program, estimate_program(program, machine, bound)[0]))
+            reason = "only one of the smallest tilings fits on chip"
         best = min(found, key=lambda candidate: objective(candidate.estimate))
         return SearchResult(best, dataflow.name, len(tilings), len(found), reason)
 
 
-def _plan(
-    tiling: Tiling, space: TilingSpace, dataflow: Dataflow
-) -> list[tuple[Tiling, Program]]:
+def _plan(tiling: Tiling, space: TilingSpace, dataflow: Dataflow) -> list[tuple[Tiling, Program]]:
     """Return the programs of a tiling, by prefetch depth; empty if none finds room on chip."""
     planned = []
     for depth in (*_prefetch_depths(tiling, space), 1):
@@ -98,15 +95,29 @@ def _plan(
     return planned
 
 
-def _plan_smallest(tiling: Tiling, space: TilingSpace, dataflow: Dataflow) -> Program:
-    cost = analytic_cost([tiling], space.problem, space.machine, dataflow.overlaps_units)
-    if cost.num_tasks[0] > MAX_TASKS:
-        raise infeasible(space)
-    schedule = dataflow.build(space.problem, tiling, space.machine)
-    try:
-        return plan_memory(schedule, space.machine)
-    except InfeasibleError as error:
-        raise infeasible(space) from error
+def _plan_smallest(space: TilingSpace, dataflow: Dataflow) -> tuple[Tiling, Program]:
+    """Return the first program that finds room among the tilings that need least.
+
+    The closed form of what fits is a close guess; the planner has the last word.
+    """
+    problem, machine = space.problem, space.machine
+    tilings = list(space)
+    cost = analytic_cost(tilings, problem, machine, dataflow.overlaps_units)
+    alive = space.num_live_row_blocks
+    demands = [sum(on_chip_demand(each, problem, machine, alive).values()) for each in tilings]
+    remaining = float(MAX_TASKS)
+    refused: InfeasibleError | None = None
+    for index in np.argsort(demands, kind="stable"):
+        remaining -= cost.num_tasks[index]
+        if remaining < 0:
+            break
+        unhurried = replace(tilings[index], prefetch_tasks=0)
+        try:
+            schedule = dataflow.build(problem, unhurried, machine)
+            return unhurried, plan_memory(schedule, machine)
+        except InfeasibleError as error:
+            refused = error
+    raise infeasible(space) from refused
 
 
 def least_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
@@ -120,7 +131,11 @@ def least_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
 def infeasible(space: TilingSpace) -> InfeasibleError:
     """Return the error that says why not even the smallest tiling fits."""
     problem, machine = space.problem, space.machine
-    demand = on_chip_demand(space.smallest(), problem, machine, space.num_live_row_blocks)
+    alive = space.num_live_row_blocks
+    demand = min(
+        (on_chip_demand(tiling, problem, machine, alive) for tiling in space),
+        key=lambda terms: sum(terms.values()),
+    )
     total = sum(demand.values())
     capacity = machine.on_chip_memory.capacity_bytes
     terms = " + ".join(f"{term} {count}" for term, count in demand.items())
@@ -130,16 +145,13 @@ def infeasible(space: TilingSpace) -> InfeasibleError:
             f"resource: {machine.on_chip_memory.name} of {machine.name}",
             f"demand: at least {total} bytes ({terms})",
             f"bound: {capacity} bytes",
-            f"gap: {max(total - capacity, 0)} bytes for the smallest tiling; for tilings of at most "
-            f"{MAX_TASKS} tasks, the least that was tried did not fit",
+            f"gap: {max(total - capacity, 0)} bytes",
             "levers: a machine with more on-chip memory, a shorter kv_length, fewer cores at once",
         ),
     )
 
 
-def _by_score(
-    tilings: list[Tiling], space: TilingSpace, dataflow: Dataflow
-) -> Iterator[Tiling]:
+def _by_score(tilings: list[Tiling], space: TilingSpace, dataflow: Dataflow) -> Iterator[Tiling]:
     """Yield tilings, best score first."""
     if not tilings:
         return

@@ -72,7 +72,7 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) ->
     assert old in text
     path = tmp_path / "board.toml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(TargetError, match="board.toml") as caught:
+    with pytest.raises(TargetError, match=r"board\.toml") as caught:
         load_target(path)
     assert message in str(caught.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -147,7 +148,7 @@ def test_cores_share_the_port() -> None:
     verify_program(program, machine)
     timeline = simulate(program, machine)
     busy = sorted((s.start, s.end) for i, s in enumerate(timeline.spans) if i % 7 in (0, 1, 4, 6))
-    assert all(end <= start for (_, end), (start, _) in zip(busy, busy[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(busy))
     assert timeline.cycles >= 8 * 128
     assert Stall.PORT in {span.stall for span in timeline.spans}
 

@@ -1,0 +1,159 @@
+"""The passes between reading a model and recognising attention in it, in their order."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from hocket.compiler.errors import CompileError, ModelError
+from hocket.compiler.graph.canonicalize import (
+    CheckShapesPass,
+    ConstantsToNodesPass,
+    FoldConstantsPass,
+    LiftWeightsPass,
+    NodeNames,
+)
+from hocket.compiler.graph.values import name_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hocket.compiler.graph.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+_FOLD_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class NamedPass:
+    """A pass and what messages and dumps call it."""
+
+    name: str
+    run: ir.passes.PassBase
+
+
+def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model:
+    """Make the graph of a loaded model plain: no functions, no shape arithmetic, sizes known.
+
+    Before and after, with the batch bound to 1 and 128 tokens::
+
+        s = Shape(x); n = Gather(s, 1); t = Concat(1, n, 12, 32); y = Reshape(x, t)
+        y: unknown                                               W: a weight, kept by its name
+        t = Constant [1, 128, 12, 32]; y = Reshape(x, t)         y: float32[1, 128, 12, 32]
+
+    Weights are never folded: a federated round changes them by name.
+
+    Args:
+        loaded: Its model is changed in place.
+        dump_dir: A folder for the text of the graph after each pass; None for no such text.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: The sizes of the model do not fit together.
+        CompileError: A pass failed; the message names it.
+    """
+    model = loaded.model
+    weights = frozenset(model.graph.initializers)
+    run_passes(model, _first_passes(), loaded.source, dump_dir)
+    weights = weights | frozenset(model.graph.initializers)
+    for round_index in range(_FOLD_ROUNDS):
+        if not run_passes(model, _folding_passes(weights), loaded.source, dump_dir, round_index):
+            break
+    _restore_declared_shapes(model.graph, loaded.declared_outputs)
+    run_passes(model, _last_passes(weights, loaded), loaded.source, dump_dir)
+    return model
+
+
+def run_passes(
+    model: ir.Model,
+    passes: tuple[NamedPass, ...],
+    source: str,
+    dump_dir: Path | None = None,
+    round_index: int = 0,
+) -> bool:
+    """Run in-place passes in order; return whether one of them changed the model.
+
+    Raises:
+        ModelError: As a pass raised it: the model is at fault.
+        CompileError: Any other failure of a pass, chained, with the pass and the dump named.
+    """
+    modified = False
+    for named in passes:
+        try:
+            result = named.run(model)
+        except ModelError:
+            raise
+        except Exception as error:
+            dump = _dump(model, f"failed-{named.name}", dump_dir)
+            hint = f"; the graph as it was then is in {dump}" if dump else ""
+            raise CompileError(f"{source}: pass {named.name!r} failed: {error}{hint}") from error
+        logger.debug("%s: %s %s", source, named.name, "changed" if result.modified else "same")
+        modified = modified or result.modified
+        _dump(model, f"{round_index}-{named.name}", dump_dir)
+    return modified
+
+
+def _dump(model: ir.Model, label: str, dump_dir: Path | None) -> Path | None:
+    if dump_dir is None:
+        return None
+    dump_dir.mkdir(parents=True, exist_ok=True)
+    count = len(list(dump_dir.iterdir()))
+    path = dump_dir / f"{count:02}-{label.replace(' ', '-')}.txt"
+    path.write_text(str(model), encoding="utf-8")
+    return path
+
+
+def _first_passes() -> tuple[NamedPass, ...]:
+    return (
+        NamedPass("inline functions", common.InlinePass()),
+        NamedPass("drop comments", common.ClearMetadataAndDocStringPass()),
+        NamedPass("name nodes and values", common.NameFixPass(NodeNames())),
+        NamedPass("lift weights", LiftWeightsPass()),
+        NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
+    )
+
+
+def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
+    return (
+        NamedPass("fold constants", FoldConstantsPass(weights)),
+        NamedPass("infer shapes", common.ShapeInferencePass(strict_mode=False)),
+        NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
+    )
+
+
+def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
+    return (
+        NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
+        NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass()),
+        NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
+        NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
+        NamedPass("name nodes and values", common.NameFixPass(NodeNames())),
+        NamedPass("check shapes", CheckShapesPass(loaded.source, loaded.dims)),
+    )
+
+
+def _restore_declared_shapes(graph: ir.Graph, declared: dict[str, ir.Shape]) -> None:
+    """Believe the file about an output only where inference found nothing better."""
+    for value in graph.outputs:
+        shape = declared.get(name_of(value))
+        if shape is None or not shape.is_static():
+            continue
+        known = None if value.shape is None else value.shape.dims
+        if known is None or (len(known) == len(shape) and not all(map(_is_size, known))):
+            fits = known is None or all(
+                not _is_size(mine) or mine == given
+                for mine, given in zip(known, shape.dims, strict=True)
+            )
+            if fits:
+                value.shape = ir.Shape(shape.dims)
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int)
