@@ -54,7 +54,7 @@ class Executor:
 
     @property
     def context_bytes(self) -> int:
-        """Bytes one run holds besides weights, inputs and outputs; onnxruntime's own not counted."""
+        """Bytes a run holds besides weights, inputs and outputs; onnxruntime's own not counted."""
         return self.plan.size_bytes + self.scratch_bytes
 
     def new_context(self) -> ExecutionContext:

@@ -1,0 +1,162 @@
+"""What hides keys from queries: explicit masks and causality, on columns of scores.
+
+A *column* is one vector of queries out of a packed block of scores: each row of it, one key,
+lies ``stride`` bytes after the row before. A mask with an entry for every key and none for single
+queries is cheaper inside the score tile, see ``matrix.score_tile``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from hocket.runtime.kernels.lanes import (
+    BYTE,
+    FLOAT,
+    FLOAT_BYTES,
+    INT32,
+    SIZE,
+    Emitter,
+    Intrinsic,
+    Value,
+    make_tile,
+)
+
+_PARAMETERS = {
+    "mask": SIZE,
+    "mask_stride": SIZE,
+    "last": SIZE,
+    "scores": SIZE,
+    "stride": SIZE,
+    "rows": SIZE,
+    "masked_value": FLOAT,
+}
+
+
+@functools.cache
+def mask_tile(lanes: int, kind: str) -> Intrinsic:
+    """Return the tile that masks a column by a mask with an entry for each query and key.
+
+    ``kind`` is "additive" or "boolean". The arguments of the tile: ``mask``, float32 or bool
+    ``[lanes, rows]`` with rows ``mask_stride`` bytes apart, of which those past row ``last``
+    repeat it; ``scores``, a column of ``rows`` rows, with room up to the next multiple of
+    ``lanes``; ``masked_value``, the score where a boolean mask is false.
+    """
+    element = BYTE if kind == "boolean" else FLOAT
+    element_bytes = 1 if kind == "boolean" else FLOAT_BYTES
+
+    def emit(
+        emitter: Emitter,
+        *,
+        mask: Value,
+        mask_stride: Value,
+        last: Value,
+        scores: Value,
+        stride: Value,
+        rows: Value,
+        masked_value: Value,
+    ) -> None:
+        builder = emitter.builder
+        places = emitter.rows_until(mask, mask_stride, lanes, last)
+        replacement = emitter.splat(masked_value)
+
+        def apply(square_index: Value, _carried: list[Value]) -> list[Value]:
+            first = builder.mul(square_index, emitter.size(lanes))
+            active = emitter.first_lanes(builder.sub(rows, first))
+            offset = builder.mul(first, emitter.size(element_bytes))
+            square = [
+                _as_floats(
+                    emitter, emitter.load_active(builder.add(place, offset), active, element)
+                )
+                for place in places
+            ]
+            start = emitter.row(scores, first, stride)
+            for row, entries in enumerate(emitter.transpose(square)):
+                place = emitter.row(start, emitter.size(row), stride)
+                _apply(emitter, place, entries, kind, replacement)
+            return []
+
+        squares = builder.sdiv(builder.add(rows, emitter.size(lanes - 1)), emitter.size(lanes))
+        emitter.loop(squares, [], apply)
+
+    return make_tile(f"hocket_mask_{lanes}_{kind}", lanes, _PARAMETERS, emit)
+
+
+@functools.cache
+def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
+    """Return the tile that masks a column by a mask with one entry for each query.
+
+    Its arguments are those of ``mask_tile``, with ``mask`` of shape ``[lanes, 1]``.
+    """
+    element = BYTE if kind == "boolean" else FLOAT
+
+    def emit(
+        emitter: Emitter,
+        *,
+        mask: Value,
+        mask_stride: Value,
+        last: Value,
+        scores: Value,
+        stride: Value,
+        rows: Value,
+        masked_value: Value,
+    ) -> None:
+        builder = emitter.builder
+        entries = emitter.constant(0.0)
+        for lane, place in enumerate(emitter.rows_until(mask, mask_stride, lanes, last)):
+            entry = emitter.load_scalar(place, element)
+            if kind == "boolean":
+                entry = builder.bitcast(builder.zext(entry, INT32), FLOAT)
+            entries = builder.insert_element(entries, entry, INT32(lane))
+        replacement = emitter.splat(masked_value)
+
+        def apply(index: Value, _carried: list[Value]) -> list[Value]:
+            place = emitter.row(scores, index, stride)
+            _apply(emitter, place, entries, kind, replacement)
+            return []
+
+        emitter.loop(rows, [], apply)
+
+    return make_tile(f"hocket_query_mask_{lanes}_{kind}", lanes, _PARAMETERS, emit)
+
+
+@functools.cache
+def causal_tile(lanes: int) -> Intrinsic:
+    """Return the tile that hides keys which lie after their query.
+
+    Its arguments: ``scores``, a column of ``rows`` rows; ``ahead``, the position of its first key
+    less that of its first query. Row ``r`` becomes minus infinity in the lanes below
+    ``ahead + r``.
+    """
+
+    def emit(emitter: Emitter, *, scores: Value, stride: Value, rows: Value, ahead: Value) -> None:
+        def hide(index: Value, _carried: list[Value]) -> list[Value]:
+            place = emitter.row(scores, index, stride)
+            hidden = emitter.first_lanes(emitter.builder.add(ahead, index))
+            nothing = emitter.constant(-math.inf)
+            emitter.store(emitter.builder.select(hidden, nothing, emitter.load(place)), place)
+            return []
+
+        emitter.loop(rows, [], hide)
+
+    parameters = dict.fromkeys(("scores", "stride", "rows", "ahead"), SIZE)
+    return make_tile(f"hocket_causal_{lanes}", lanes, parameters, emit)
+
+
+def _as_floats(emitter: Emitter, entries: Value) -> Value:
+    """Return mask entries as floats; those of a boolean mask as the bits of 0 and 1."""
+    if entries.type == emitter.floats:
+        return entries
+    return emitter.builder.bitcast(emitter.builder.zext(entries, emitter.ints), emitter.floats)
+
+
+def _apply(emitter: Emitter, place: Value, entries: Value, kind: str, replacement: Value) -> None:
+    """Mask one row of a column."""
+    builder = emitter.builder
+    scores = emitter.load(place)
+    if kind == "additive":
+        emitter.store(builder.fadd(scores, entries), place)
+        return
+    bits = builder.bitcast(entries, emitter.ints)
+    kept = builder.icmp_unsigned("!=", bits, emitter.int_constant(0))
+    emitter.store(builder.select(kept, scores, replacement), place)

@@ -1,0 +1,33 @@
+"""How a kernel gets at its sizes and at the next item of work."""
+
+from __future__ import annotations
+
+import functools
+
+from hocket.runtime.kernels.lanes import SIZE, Emitter, Intrinsic, Value, make_tile
+
+_SIZE_BYTES = 8
+
+
+@functools.cache
+def load_size() -> Intrinsic:
+    """Return the tile that reads entry ``index`` of the int64 array at ``sizes``."""
+
+    def emit(emitter: Emitter, *, sizes: Value, index: Value) -> Value:
+        return emitter.load_scalar(emitter.row(sizes, index, emitter.size(_SIZE_BYTES)), SIZE)
+
+    return make_tile("hocket_load_size", 1, {"sizes": SIZE, "index": SIZE}, emit, result=SIZE)
+
+
+@functools.cache
+def take_item() -> Intrinsic:
+    """Return the tile that counts the int64 at ``counter`` up and returns what it was.
+
+    Each number is given to one worker only. Workers meet nowhere else, so the order in which
+    others see their writes does not matter before all have returned.
+    """
+
+    def emit(emitter: Emitter, *, counter: Value) -> Value:
+        return emitter.increment(counter)
+
+    return make_tile("hocket_take_item", 1, {"counter": SIZE}, emit, result=SIZE)
