@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class DType(enum.Enum):
         """Whether the type holds floating-point numbers."""
         return self in _FLOATING
 
-    def to_numpy(self) -> np.dtype:
+    def to_numpy(self) -> np.dtype[Any]:
         """Return the numpy type.
 
         Raises:
@@ -42,7 +43,8 @@ class DType(enum.Enum):
         """
         if self is DType.BFLOAT16:
             raise TypeError("numpy has no bfloat16; convert the tensor to float32 first")
-        return np.dtype(self.value)
+        dtype: np.dtype[Any] = np.dtype(self.value)
+        return dtype
 
     def __str__(self) -> str:
         return self.value

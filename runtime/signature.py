@@ -10,7 +10,7 @@ from hocket.hwmodels.dtypes import DType
 from hocket.runtime.errors import ArtifactError, FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -126,7 +126,7 @@ class Signature:
         for spec in self.inputs:
             _check_array(spec, feeds[spec.name])
 
-    def select_outputs(self, names: list[str] | tuple[str, ...] | None) -> tuple[int, ...]:
+    def select_outputs(self, names: Sequence[str] | None) -> tuple[int, ...]:
         """Return the positions of the named outputs; of all for None.
 
         Raises:

@@ -219,12 +219,17 @@ def _check_external_data(proto: onnx.ModelProto, name: str, folder: Path | None)
         info = ExternalDataInfo(tensor)
         path = folder / info.location
         try:
-            size = path.stat().st_size
+            size, links = path.stat().st_size, path.stat().st_nlink
         except OSError as error:
             raise ModelError(
                 f"{name}: the weight {tensor.name!r} is stored in {str(path)!r}, which cannot be "
                 "read; put that file beside the model"
             ) from error
+        if path.is_symlink() or links > 1:
+            raise ModelError(
+                f"{name}: the weights in {str(path)!r} are a link to another file, which onnx "
+                "refuses for safety; put a copy of the file there"
+            )
         end = (info.offset or 0) + (info.length or 0)
         if size < end:
             raise ModelError(

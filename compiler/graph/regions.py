@@ -26,7 +26,9 @@ class AttentionRegion:
         form: The written form it had, in words, for reports ("decomposed: Div, Add mask").
         problem: Its sizes.
         query, key, value: Names of the input values.
-        mask: Name of the mask value, None without one.
+        mask: Name of the mask value, None without one. It may have fewer axes than
+            ``problem.mask_shape``, and the same bytes. An additive one has the element type of the
+            scores where it was added: ``problem.dtype``, or float32 behind a cast to that.
         output: Name of the output value.
         query_layout, key_layout, value_layout, output_layout: Order of their axes in memory.
     """
@@ -61,7 +63,8 @@ class HostRegion:
 
     Attributes:
         name: Unique in the model, for example ``host.0``.
-        model: The part as a model of its own, weights included.
+        model: The part as a model of its own, weights included. Its initializers are those of the
+            file under their names there; what folding made is Constant nodes.
         inputs, outputs: Names of the values it reads and makes, in the order of ``model``.
         num_nodes: Nodes in it.
     """

@@ -60,8 +60,9 @@ SCRATCH_ALIGNMENT = 64
 # Scores of one piece of queries are kept for all keys while they take no more than this share of
 # the second-level cache, and for a chunk of keys at a time beyond it: the rest is for the keys.
 _SCORE_SHARE_OF_L2 = 0.5
-# Keys whose scores are worked on while the first-level cache holds them.
-_MAX_STRIP_ROWS = 128
+# What a strip of keys may take of the first-level cache: their weights and their values. Both are
+# read again for every few columns of the output.
+_STRIP_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def plan_sizes(
     else:
         chunk_rows = min(align_up(parameters.kv_columns, form.lanes), budget_rows)
     # Strips of about equal length: a short one would not be worth its calls.
-    num_strips = ceil_div(chunk_rows, _MAX_STRIP_ROWS)
+    most_rows = max(_STRIP_BYTES // (row_bytes + form.value_dim * FLOAT_BYTES), form.tile_rows)
+    num_strips = ceil_div(chunk_rows, most_rows)
     sizes = {
         "num_items": parameters.batch * parameters.query_heads * num_blocks,
         "num_blocks": num_blocks,

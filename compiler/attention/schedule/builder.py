@@ -254,7 +254,7 @@ class CoreBuilder:
 
 def assemble_schedule(cores: Iterable[CoreBuilder], buffers: list[Buffer]) -> Schedule:
     """Weave the cores' tasks into one list, each core's work spread evenly over it."""
-    woven = []
+    woven: list[tuple[float, int, int, _Step]] = []
     for number, core in enumerate(cores):
         steps = core.finish()
         woven.extend(

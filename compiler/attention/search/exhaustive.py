@@ -82,7 +82,7 @@ class ExhaustiveSearcher:
 
 def _plan(tiling: Tiling, space: TilingSpace, dataflow: Dataflow) -> list[tuple[Tiling, Program]]:
     """Return the programs of a tiling, by prefetch depth; empty if none finds room on chip."""
-    planned = []
+    planned: list[tuple[Tiling, Program]] = []
     for depth in (*_prefetch_depths(tiling, space), 1):
         if depth == 1 and planned:
             break  # one task ahead is for memories in which nothing deeper finds room
