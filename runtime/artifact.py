@@ -15,9 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
+from safetensors.numpy import save as save_tensors
 
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.errors import ProgramError, TargetError
@@ -38,6 +36,7 @@ from hocket.runtime.steps import (
     text_field,
     whole_field,
 )
+from hocket.runtime.tensors import view_tensors
 
 if TYPE_CHECKING:
     import os
@@ -265,16 +264,16 @@ def _encode(artifact: Artifact) -> dict[str, bytes]:
     entries = {_MANIFEST: json.dumps(manifest, indent=1).encode()}
     entries |= {f"programs/{i}.json": content for i, content in enumerate(artifact.programs)}
     entries |= {f"host/{i}.onnx": content for i, content in enumerate(host)}
-    entries[_WEIGHTS] = save_safetensors(dict(sorted(artifact.weights.items())))
+    entries[_WEIGHTS] = save_tensors(dict(sorted(artifact.weights.items())))
     return entries
 
 
-def _decode(entries: dict[str, bytes]) -> Artifact:
+def _decode(entries: Mapping[str, memoryview]) -> Artifact:
     try:
-        manifest = json.loads(entries[_MANIFEST])
+        manifest = json.loads(bytes(entries[_MANIFEST]))
         _check_version(manifest)
         num_host = sum(fields["kind"] == "host" for fields in manifest["steps"])
-        host_models = (entries[f"host/{index}.onnx"] for index in range(num_host))
+        host_models = (bytes(entries[f"host/{index}.onnx"]) for index in range(num_host))
         steps = tuple(step_from_json(fields, host_models) for fields in manifest["steps"])
         tensors = {spec.name: spec for spec in map(TensorSpec.from_json, manifest["tensors"])}
         num_programs = manifest["num_programs"]
@@ -293,8 +292,8 @@ def _decode(entries: dict[str, bytes]) -> Artifact:
             ),
             tensors=tensors,
             steps=steps,
-            programs=tuple(entries[f"programs/{index}.json"] for index in range(num_programs)),
-            weights=_decode_weights(entries[_WEIGHTS]),
+            programs=tuple(bytes(entries[f"programs/{i}.json"]) for i in range(num_programs)),
+            weights=view_tensors(entries[_WEIGHTS]),
             left_to_host=tuple(
                 LeftToHost(
                     text_field(left["node"]), text_field(left["op"]), text_field(left["reason"])
@@ -320,11 +319,3 @@ def _check_version(manifest: Mapping[str, Any]) -> None:
             f"has format version {manifest['version']!r}, this Hocket reads {FORMAT_VERSION}; "
             "compile the model again"
         )
-
-
-def _decode_weights(content: bytes) -> dict[str, NDArray[Any]]:
-    try:
-        weights: dict[str, NDArray[Any]] = load_safetensors(content)
-    except SafetensorError as error:
-        raise ArtifactError(f"has unreadable weights: {error}") from error
-    return weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _DIGEST_CHARACTERS = 64
 _COMMENT = b"hocket sha256 "
+_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip entry: lengths of its name and extra field
+_EXTRA_HEADER = struct.Struct("<HH")
+_EXTRA_ID = 0xD935  # padding for alignment, as other zip aligners mark it
+_ALIGNMENT = 64
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
 
 
@@ -55,23 +60,37 @@ def container_digest(entries: Mapping[str, bytes]) -> str:
         return _write(entries, file)
 
 
-def parse_container(content: bytes) -> tuple[dict[str, bytes], str]:
-    """Return the entries and the digest of a file's bytes.
+def parse_container(content: bytes) -> tuple[dict[str, memoryview], str]:
+    """Return the entries, as views of a file's bytes, and its digest.
 
     Raises:
         ArtifactError: The file is truncated or changed, or nothing we would write.
     """
     digest = _check_digest(content)
     try:
+        # BytesIO shares the bytes until somebody writes to it.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             infos = archive.infolist()
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise ArtifactError("has compressed entries, which no Hocket writes")
-            if len({info.filename for info in infos}) != len(infos):
-                raise ArtifactError("has two entries of one name, which no Hocket writes")
-            return {info.filename: archive.read(info) for info in infos}, digest
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise ArtifactError(f"is not a readable zip file: {error}") from error
+    if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+        raise ArtifactError("has compressed entries, which no Hocket writes")
+    if len({info.filename for info in infos}) != len(infos):
+        raise ArtifactError("has two entries of one name, which no Hocket writes")
+    return {info.filename: _view(info, content) for info in infos}, digest
+
+
+def _view(info: zipfile.ZipInfo, content: bytes) -> memoryview:
+    """Return the bytes of a stored entry where they lie."""
+    header = content[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise ArtifactError(f"entry {info.filename!r} has no header where the zip says")
+    name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    view = memoryview(content)[start : start + info.file_size]
+    if len(view) != info.file_size or info.compress_size != info.file_size:
+        raise ArtifactError(f"entry {info.filename!r} is not whole")
+    return view
 
 
 def _write(entries: Mapping[str, bytes], file: IO[bytes]) -> str:
@@ -79,6 +98,10 @@ def _write(entries: Mapping[str, bytes], file: IO[bytes]) -> str:
         for name, content in entries.items():
             info = zipfile.ZipInfo(name, _DATE)
             info.create_system = 3  # the same on every system
+            # Pad the header, so that the content starts aligned and tensors can be read in place.
+            start = file.tell() + _LOCAL_HEADER.size + len(name.encode()) + _EXTRA_HEADER.size
+            padding = -start % _ALIGNMENT
+            info.extra = _EXTRA_HEADER.pack(_EXTRA_ID, padding) + bytes(padding)
             archive.writestr(info, content)
         archive.comment = _COMMENT + b"0" * _DIGEST_CHARACTERS
     remaining = file.seek(0, os.SEEK_END) - _DIGEST_CHARACTERS

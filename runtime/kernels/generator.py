@@ -229,13 +229,14 @@ def _score_lines(form: KernelForm) -> list[str]:
     """Return the lines that compute, mask and scan the scores of one strip of keys."""
     lanes_, vector_bytes = form.lanes, form.lanes * FLOAT_BYTES
     lines = ["strip_keys = keys + strip * key_row_stride"]
-    masking = ""
+    call = ["score_{}(packed, strip_keys, key_row_stride, rows, scores)"]
     if form.mask_axes == "key":
         lines.append("hiding = entries + strip * mask_column_stride")
-        masking = ", hiding, mask_column_stride, masked_value"
-    lines += _for_each_width(
-        f"score_{{}}(packed, strip_keys, key_row_stride, rows, scores{masking})"
-    )
+        call = [
+            "score_{}(packed, strip_keys, key_row_stride, rows, scores,",
+            "        hiding, mask_column_stride, masked_value)",
+        ]
+    lines += _for_each_width(call)
     lines += [
         "for column in range(vectors):",
         f"    at = scores + column * {vector_bytes}",
@@ -249,7 +250,8 @@ def _score_lines(form: KernelForm) -> list[str]:
         ]
     if form.is_causal:
         lines += [
-            "    seen = max(row + 1 - strip, 0)  # keys that no query of the column must not see",
+            "    # Keys up to the column's first query are seen by all of it.",
+            "    seen = max(row + 1 - strip, 0)",
             "    hide_later(at + seen * stride, stride, rows - seen, strip + seen - row)",
         ]
     lines.append(f"    raise_largest(at, stride, rows, largest + column * {vector_bytes})")
@@ -265,19 +267,17 @@ def _weight_lines(form: KernelForm) -> list[str]:
         "    exponentiate(scores + at, stride, rows, shift + at, sums + at)",
         "strip_values = values + strip * value_row_stride",
         *_for_each_width(
-            "weigh_{}(scores, strip_values, value_row_stride, rows, weighted, correction)"
+            ["weigh_{}(scores, strip_values, value_row_stride, rows, weighted, correction)"]
         ),
     ]
 
 
-def _for_each_width(call: str) -> list[str]:
-    """Return the lines that make a call of the tile for as many vectors as the piece has."""
+def _for_each_width(call: list[str]) -> list[str]:
+    """Return the lines that call the tile for as many vectors as the piece has."""
     lines = []
     for place, vectors in enumerate(_VECTORS):
-        lines += [
-            f"{'elif' if place else 'if'} vectors == {vectors}:",
-            "    " + call.format(vectors),
-        ]
+        lines.append(f"{'elif' if place else 'if'} vectors == {vectors}:")
+        lines += _indent(1, [line.format(vectors) for line in call])
     return lines
 
 

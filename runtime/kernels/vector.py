@@ -29,6 +29,8 @@ _ROUNDING = 1.5 * 2**23 + 127.0
 _MANTISSA_BITS = 23
 # exp() of less than this is below the smallest normal float32, and counts as 0.
 _SMALLEST_EXPONENT = -87.0
+# Rows of a column in flight at a time: a single one would wait for itself.
+_ROWS_AT_ONCE = 4
 
 
 @functools.cache
@@ -38,7 +40,6 @@ def largest_tile(lanes: int) -> Intrinsic:
     A score that is not a number is passed over; it shows in the sum of the exponentials. The
     other arguments: ``scores``, a column of ``rows`` rows.
     """
-    unrolled = 4  # independent maxima, because a single one would wait for itself
 
     def emit(
         emitter: Emitter, *, scores: Value, stride: Value, rows: Value, largest: Value
@@ -49,15 +50,15 @@ def largest_tile(lanes: int) -> Intrinsic:
             return emitter.larger(emitter.load(emitter.row(scores, index, stride)), best)
 
         def raise_each(turn: Value, best: list[Value]) -> list[Value]:
-            first = builder.mul(turn, emitter.size(unrolled))
+            first = builder.mul(turn, emitter.size(_ROWS_AT_ONCE))
             return [
                 raise_to(builder.add(first, emitter.size(number)), vector)
                 for number, vector in enumerate(best)
             ]
 
-        turns = builder.sdiv(rows, emitter.size(unrolled))
-        best = emitter.loop(turns, [emitter.load(largest)] * unrolled, raise_each)
-        done = builder.mul(turns, emitter.size(unrolled))
+        turns = builder.sdiv(rows, emitter.size(_ROWS_AT_ONCE))
+        best = emitter.loop(turns, [emitter.load(largest)] * _ROWS_AT_ONCE, raise_each)
+        done = builder.mul(turns, emitter.size(_ROWS_AT_ONCE))
         merged = emitter.loop(
             builder.sub(rows, done),
             [functools.reduce(emitter.larger, best)],
@@ -94,7 +95,7 @@ def rescale_tile(lanes: int) -> Intrinsic:
         # later key may still give the row a finite maximum.
         nothing = builder.fcmp_ordered("==", best, emitter.constant(-math.inf))
         subtracted = builder.select(nothing, emitter.constant(0.0), best)
-        factor = _exponential(emitter, builder.fsub(emitter.load(previous), subtracted))
+        (factor,) = _exponentials(emitter, [builder.fsub(emitter.load(previous), subtracted)])
         emitter.store(best, previous)
         emitter.store(subtracted, shift)
         emitter.store(factor, factors)
@@ -118,38 +119,75 @@ def exponential_tile(lanes: int) -> Intrinsic:
         builder = emitter.builder
         subtracted = emitter.load(shift)
 
-        def exponentiate(index: Value, totals: list[Value]) -> list[Value]:
-            place = emitter.row(scores, index, stride)
-            weight = _exponential(emitter, builder.fsub(emitter.load(place), subtracted))
-            emitter.store(weight, place)
-            return [builder.fadd(totals[0], weight)]
+        def exponentiate(first: Value, totals: list[Value]) -> list[Value]:
+            """Do as many rows from ``first`` on as there are totals."""
+            places = [
+                emitter.row(scores, builder.add(first, emitter.size(number)), stride)
+                for number in range(len(totals))
+            ]
+            differences = [builder.fsub(emitter.load(place), subtracted) for place in places]
+            weights = _exponentials(emitter, differences)
+            for weight, place in zip(weights, places, strict=True):
+                emitter.store(weight, place)
+            return [
+                builder.fadd(total, weight) for total, weight in zip(totals, weights, strict=True)
+            ]
 
         # These rows are summed by themselves first: added one by one to the sum of thousands of
         # others, they would lose their low bits.
-        total = emitter.loop(rows, [emitter.constant(0.0)], exponentiate)[0]
-        emitter.store(builder.fadd(emitter.load(sums), total), sums)
+        turns = builder.sdiv(rows, emitter.size(_ROWS_AT_ONCE))
+        totals = emitter.loop(
+            turns,
+            [emitter.constant(0.0)] * _ROWS_AT_ONCE,
+            lambda turn, carried: exponentiate(
+                builder.mul(turn, emitter.size(_ROWS_AT_ONCE)), carried
+            ),
+        )
+        done = builder.mul(turns, emitter.size(_ROWS_AT_ONCE))
+        rest = emitter.loop(
+            builder.sub(rows, done),
+            [functools.reduce(builder.fadd, totals)],
+            lambda index, carried: exponentiate(builder.add(done, index), carried),
+        )
+        emitter.store(builder.fadd(emitter.load(sums), rest[0]), sums)
 
     parameters = dict.fromkeys(("scores", "stride", "rows", "shift", "sums"), SIZE)
     return make_tile(f"hocket_exponential_{lanes}", lanes, parameters, emit)
 
 
-def _exponential(emitter: Emitter, difference: Value) -> Value:
-    """Return ``exp(difference)`` of lanes that are 0, less, or not a number.
+def _exponentials(emitter: Emitter, differences: list[Value]) -> list[Value]:
+    """Return ``exp`` of vectors whose lanes are 0, less, or not a number.
 
     The argument is in natural units up to the range reduction: scores near the lowest float32
     would overflow if they were scaled to powers of two before the maximum is subtracted.
     """
     builder = emitter.builder
-    log2_e = emitter.constant(_LOG2_E)
-    rounding = emitter.constant(_ROUNDING)
-    rounded = emitter.fused(difference, log2_e, rounding)
-    fraction = emitter.fused(difference, log2_e, builder.fsub(rounding, rounded))
-    mantissa = emitter.constant(_EXP2_COEFFICIENTS[0])
+    log2_e, rounding = emitter.constant(_LOG2_E), emitter.constant(_ROUNDING)
+    # One step for all vectors before the next step: each step waits for the one before, and a CPU
+    # does not look far enough ahead to find another vector's work by itself.
+    rounded = [emitter.fused(x, log2_e, rounding) for x in differences]
+    fractions = [
+        emitter.fused(x, log2_e, builder.fsub(rounding, whole))
+        for x, whole in zip(differences, rounded, strict=True)
+    ]
+    weights = [emitter.constant(_EXP2_COEFFICIENTS[0])] * len(differences)
     for coefficient in _EXP2_COEFFICIENTS[1:]:
-        mantissa = emitter.fused(mantissa, fraction, emitter.constant(coefficient))
-    bits = builder.bitcast(rounded, emitter.ints)
-    power = builder.bitcast(builder.shl(bits, emitter.int_constant(_MANTISSA_BITS)), emitter.floats)
+        addend = emitter.constant(coefficient)
+        weights = [
+            emitter.fused(weight, fraction, addend)
+            for weight, fraction in zip(weights, fractions, strict=True)
+        ]
+    exponents = [
+        builder.shl(builder.bitcast(whole, emitter.ints), emitter.int_constant(_MANTISSA_BITS))
+        for whole in rounded
+    ]
     # A product, not an addition of exponents: it keeps what is not a number so.
-    weight = builder.fmul(mantissa, power)
-    negligible = builder.fcmp_ordered("<", difference, emitter.constant(_SMALLEST_EXPONENT))
-    return builder.select(negligible, emitter.constant(0.0), weight)
+    weights = [
+        builder.fmul(weight, builder.bitcast(exponent, emitter.floats))
+        for weight, exponent in zip(weights, exponents, strict=True)
+    ]
+    smallest = emitter.constant(_SMALLEST_EXPONENT)
+    return [
+        builder.select(builder.fcmp_ordered("<", x, smallest), emitter.constant(0.0), weight)
+        for x, weight in zip(differences, weights, strict=True)
+    ]

@@ -14,7 +14,10 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from onnx import TensorProto, helper
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
 from support.modules import tiny_artifact
 
 from hocket.hwmodels.dtypes import DType
@@ -25,6 +28,7 @@ from hocket.runtime.errors import ArtifactError
 from hocket.runtime.session import InferenceSession
 from hocket.runtime.signature import Signature, TensorSpec
 from hocket.runtime.steps import HostStep
+from hocket.runtime.tensors import view_tensors
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +40,15 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def resealed(content: bytes, **manifest: Any) -> bytes:
     """The file with other manifest fields and a digest that fits: what a forger would make."""
-    entries, _ = parse_container(content)
+    entries = entries_of(content)
     fields = json.loads(entries["manifest.json"])
     fields.update(manifest)
     entries["manifest.json"] = json.dumps(fields).encode()
     return sealed(entries)
+
+
+def entries_of(content: bytes) -> dict[str, bytes]:
+    return {name: bytes(view) for name, view in parse_container(content)[0].items()}
 
 
 def sealed(entries: dict[str, bytes]) -> bytes:
@@ -148,7 +156,7 @@ def test_a_forged_manifest_is_refused(
 @given(st.data())
 def test_forged_kernel_parameters_never_reach_a_kernel(content: bytes, data: st.DataObject) -> None:
     """Whatever a stranger writes in, it is refused or within what the generator was built for."""
-    entries, _ = parse_container(content)
+    entries = entries_of(content)
     fields = json.loads(entries["manifest.json"])
     step = next(step for step in fields["steps"] if step["kind"] == "attention")
     name = data.draw(st.sampled_from(sorted(step["parameters"])))
@@ -177,7 +185,7 @@ def test_forged_kernel_parameters_never_reach_a_kernel(content: bytes, data: st.
 
 
 def test_a_forged_program_is_refused_when_asked_for(content: bytes) -> None:
-    entries, _ = parse_container(content)
+    entries = entries_of(content)
     for forged in (b"{}", b"[" * 100_000, entries["programs/0.json"].replace(b"[0,", b"[9,", 1)):
         entries["programs/0.json"] = forged
         artifact = parse_artifact(sealed(entries))
@@ -186,7 +194,7 @@ def test_a_forged_program_is_refused_when_asked_for(content: bytes) -> None:
 
 
 def test_an_entry_too_many_is_refused(content: bytes) -> None:
-    entries, _ = parse_container(content)
+    entries = entries_of(content)
     entries["run_me.py"] = b"print()"
     with pytest.raises(ArtifactError, match=r"run_me\.py"):
         parse_artifact(sealed(entries))
@@ -209,7 +217,68 @@ def test_saving_leaves_no_half_written_file(tmp_path: Path, monkeypatch: Any) ->
 def test_the_digest_does_not_depend_on_where_it_is_saved(tmp_path: Path) -> None:
     entries = {"a": b"1", "b": b"2"}
     assert save_container(entries, tmp_path / "x") == container_digest(entries)
-    assert parse_container((tmp_path / "x").read_bytes()) == (entries, container_digest(entries))
+    found, digest = parse_container((tmp_path / "x").read_bytes())
+    assert {name: bytes(view) for name, view in found.items()} == entries
+    assert digest == container_digest(entries)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda name: name != "__metadata__"),
+        npst.arrays(
+            st.sampled_from([np.float16, np.float32, np.float64]),
+            npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+        ),
+        max_size=4,
+    )
+)
+def test_weights_are_read_in_place_as_the_library_reads_them(
+    tensors: dict[str, np.ndarray[Any, Any]],
+) -> None:
+    content = save_tensors(tensors)
+    views = view_tensors(memoryview(content))
+    theirs = load_tensors(content)
+    assert views.keys() == theirs.keys()
+    for name, view in views.items():
+        assert not view.flags.owndata
+        assert view.dtype == theirs[name].dtype
+        assert view.shape == theirs[name].shape
+        assert view.tobytes() == theirs[name].tobytes()
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_as_weights_are_refused_with_our_own_error(garbage: bytes) -> None:
+    for content in (garbage, len(garbage).to_bytes(8, "little") + garbage):
+        try:
+            view_tensors(memoryview(content))
+        except ArtifactError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [4], "data_offsets": [0, 99]},
+        {"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]},
+        {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 16]},
+        {"dtype": "I8", "shape": [16], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [4], "data_offsets": [0]},
+        {"dtype": "F32", "shape": 4, "data_offsets": [0, 16]},
+        [],
+    ],
+)
+def test_forged_weight_tables_are_refused(entry: Any) -> None:
+    table = json.dumps({"w": entry}).encode()
+    with pytest.raises(ArtifactError):
+        view_tensors(memoryview(len(table).to_bytes(8, "little") + table + bytes(16)))
+
+
+def test_weights_lie_aligned_in_the_file(content: bytes) -> None:
+    views, _ = parse_container(content)
+    start = np.frombuffer(content, np.uint8).ctypes.data
+    for view in views.values():
+        assert (np.frombuffer(view, np.uint8).ctypes.data - start) % 64 == 0
 
 
 def host_artifact(model: onnx.ModelProto) -> Artifact:

@@ -1,0 +1,112 @@
+"""What every bench shares: its switches, its table, and a stamp that says what it ran on."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("hocket", "numba", "numpy", "onnx", "onnxruntime")
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The switches every bench has.
+
+    Attributes:
+        quick: A short form that ends within a minute.
+        json_path: Where to write the result; None for nowhere.
+        threads: Thread counts to measure.
+    """
+
+    quick: bool
+    json_path: Path | None
+    threads: tuple[int, ...]
+
+
+def parse_choices(question: str) -> Choices:
+    """Read the command line of a bench that answers ``question``."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--quick", action="store_true", help="a short form, within a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="thread counts"
+    )
+    found = parser.parse_args()
+    return Choices(found.quick, found.json, tuple(found.threads))
+
+
+def stamp() -> dict[str, Any]:
+    """Return what a figure depends on besides the code: machine, versions, commit, command."""
+    return {
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "commit": _commit(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def report(
+    question: str, rows: list[dict[str, Any]], formats: dict[str, str], choices: Choices
+) -> None:
+    """Print rows as a table and write them, stamped, where the command line says.
+
+    Args:
+        question: Title of the table.
+        rows: One dict a row, alike in keys.
+        formats: Column titles by the key they show, each with its format: ``{"ours_ms": ".2f"}``.
+        choices: Of the command line.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=question, title_justify="left")
+    for key in formats:
+        table.add_column(key.replace("_", " "), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*(format(row[key], form) for key, form in formats.items()))
+    console.print(table)
+    about = stamp()
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    console.print(
+        f"{about['cpu']}, {about['cores']} cores, load {about['load_average']}; {versions}",
+        style="dim",
+    )
+    if choices.json_path is not None:
+        content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
+        temporary = choices.json_path.with_name(f".{choices.json_path.name}.{os.getpid()}")
+        temporary.write_text(content + "\n", encoding="utf-8")
+        temporary.replace(choices.json_path)
+        console.print(f"written to {choices.json_path}")
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _cpu_name() -> str:
+    from llvmlite.binding import get_host_cpu_name
+
+    from hocket.runtime.cpu import detect_cpu
+
+    return f"{platform.machine()} {get_host_cpu_name()}, {detect_cpu().vector_lanes} lanes"
