@@ -6,7 +6,7 @@ Simulated, so exact: the twelve workloads of MAS-Attention, at several costs of 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import Choices, parse_choices, report
 
@@ -14,7 +14,9 @@ from hocket.compiler.attention.lower import lower_attention
 from hocket.compiler.problem import AttentionProblem
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
-from hocket.hwmodels.machine import HardwareModel
+
+if TYPE_CHECKING:
+    from hocket.hwmodels.machine import HardwareModel
 
 WORKLOADS = {
     "BERT-Base": (12, 512, 64),

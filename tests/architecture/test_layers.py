@@ -1,0 +1,245 @@
+"""Who may import whom: the table of ``docs/architecture.md``, and the test that keeps it true.
+
+Every import statement counts for the table, wherever it stands: at the top of a module, inside a
+function (late, but it still ties one layer to the other), and under ``TYPE_CHECKING`` (a name in an
+annotation is knowledge, too). Only for circles do the last kind not count, as nobody runs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from support.import_graph import Import, Place, find_circle, find_modules, read_imports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        scope: A module; the row holds for it and all below it that have no row of their own.
+        may: Modules of ours it may import, with all below them; itself always.
+        packages: Packages of others it may import; the standard library always.
+    """
+
+    scope: str
+    may: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+GRAPH_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels.dtypes")
+GRAPH_PACKAGES = ("numpy", "onnx", "onnx_ir", "onnxscript")
+ATTENTION_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels")
+ARTIFACT = "hocket.runtime.artifact"
+EVERYTHING = ("hocket",)
+
+TABLE = (
+    Row("hocket.hwmodels", (), ("numpy", "numba")),
+    Row(
+        "hocket.runtime",
+        ("hocket.hwmodels",),
+        ("numpy", "numba", "llvmlite", "safetensors", "platformdirs"),
+    ),
+    Row("hocket.runtime.host", ("hocket.hwmodels", "hocket.runtime"), ("numpy", "onnxruntime")),
+    Row("hocket.compiler", ("hocket.hwmodels",), ("numpy",)),
+    Row("hocket.compiler.graph", GRAPH_MAY, GRAPH_PACKAGES),
+    Row("hocket.compiler.attention", ATTENTION_MAY, ("numpy", "numba", "platformdirs")),
+    Row(
+        "hocket.compiler.attention.search.cp_sat",
+        (*ATTENTION_MAY, "hocket.compiler.attention"),
+        ("numpy", "ortools"),
+    ),
+    Row(
+        "hocket.compiler.assemble",
+        (
+            "hocket.compiler.errors",
+            "hocket.compiler.problem",
+            "hocket.compiler.graph.regions",
+            # Numbers leave a region's ONNX for the artifact's weights: the graph wing knows ONNX.
+            "hocket.compiler.graph.host_model",
+            "hocket.hwmodels",
+            ARTIFACT,
+            "hocket.runtime.steps",
+            "hocket.runtime.signature",
+            "hocket.runtime.kernels.parameters",
+        ),
+        ("numpy", "onnx_ir"),
+    ),
+    Row(
+        "hocket.compiler.export",
+        (ARTIFACT, "hocket.runtime.kernels"),
+        ("numpy", "llvmlite", "numba"),
+    ),
+    Row(
+        "hocket.compiler.driver",
+        # It asks the kernels' own check which problems they refuse, and that answers by an error.
+        ("hocket.compiler", "hocket.hwmodels", ARTIFACT, "hocket.runtime.errors"),
+        ("numpy", "onnx", "onnx_ir"),
+    ),
+    Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy",)),
+    Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
+    Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",)),
+    Row(
+        "hocket.fl.backends.compiled",
+        ("hocket.fl.core", "hocket.runtime", "hocket.compiler.driver"),
+        ("numpy", "torch"),
+    ),
+    Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch")),
+    Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("numpy", "ray")),
+    Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
+    Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
+    Row("hocket.verification", EVERYTHING, ("numpy", "onnxruntime")),
+    Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
+    Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
+    Row("hocket.inspection", EVERYTHING, ("onnx",)),
+    Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba")),
+    Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
+    Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
+    Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),
+    Row("hocket.cli", EVERYTHING, ("typer", "rich")),
+    Row("hocket", EVERYTHING, ("numpy",)),
+)
+
+FLOORS = ("hocket.hwmodels", "hocket.runtime", "hocket.compiler", "hocket.fl")
+
+
+def governing_row(module: str) -> Row:
+    """Return the row with the longest scope that holds for a module."""
+    return max(
+        (row for row in TABLE if _is_within(module, row.scope)), key=lambda row: len(row.scope)
+    )
+
+
+def find_breaches(imports: list[Import]) -> list[str]:
+    """Return one sentence for every import that the table does not allow."""
+    breaches = []
+    for item in imports:
+        row = governing_row(item.importer)
+        package = item.target.split(".")[0]
+        if package == "hocket":
+            if not _may_import(row, item):
+                allowed = ", ".join(row.may) or "nothing of ours"
+                breaches.append(f"{item}; {row.scope} may import {allowed}")
+        elif package not in sys.stdlib_module_names and package not in row.packages:
+            allowed = ", ".join(row.packages) or "no package"
+            breaches.append(f"{item}; {row.scope} may have {allowed}")
+    return breaches
+
+
+def _may_import(row: Row, item: Import) -> bool:
+    wing, other = _wing_of_fl(item.importer), _wing_of_fl(item.target)
+    if wing and other and wing != other:
+        return other == "core"
+    if any(_is_within(item.target, scope) for scope in (row.scope, *row.may)):
+        return True
+    # The package of a module it may import holds nothing but a docstring, so it is free.
+    return any(_is_within(scope, item.target) for scope in row.may) and item.target != "hocket"
+
+
+def _wing_of_fl(module: str) -> str:
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["hocket", "fl"] and len(parts) > 2 else ""
+
+
+def _is_within(module: str, scope: str) -> bool:
+    return module == scope or module.startswith(f"{scope}.")
+
+
+def test_every_import_is_allowed_by_the_table() -> None:
+    assert find_breaches(read_imports(find_modules())) == []
+
+
+def test_imports_run_in_no_circle() -> None:
+    assert find_circle(read_imports(find_modules())) == []
+
+
+def test_the_walk_sees_every_layer() -> None:
+    modules = find_modules()
+    assert {"hocket", *FLOORS} <= set(modules)
+    assert len(read_imports(modules)) > 20
+
+
+def test_packages_above_modules_hold_only_a_docstring() -> None:
+    """Loading ``hocket.runtime.artifact`` loads ``hocket.runtime`` first: it must cost nothing."""
+    heavy = [
+        item
+        for item in read_imports(find_modules())
+        if item.importer in FLOORS and item.place is Place.MODULE
+    ]
+    assert heavy == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "line"),
+    [
+        ("hwmodels", "cost.py", "from hocket.runtime import artifact"),
+        ("hwmodels", "cost.py", "import onnxruntime"),
+        ("runtime", "session.py", "import hocket.compiler.driver"),
+        ("runtime", "session.py", "import onnxruntime as ort"),
+        ("runtime", "session.py", "import hocket"),
+        ("runtime", "session.py", "def f():\n    import torch"),
+        ("runtime", "session.py", "if TYPE_CHECKING:\n    import onnx"),
+        ("runtime", "session.py", "import importlib\nimportlib.import_module('torch')"),
+        ("compiler/graph", "load.py", "from hocket.compiler.attention.tiling import Tiling"),
+        ("compiler/graph", "load.py", "from hocket.hwmodels.machine import HardwareModel"),
+        ("compiler/attention", "tiling.py", "from hocket.compiler.graph import regions"),
+        ("compiler/attention", "tiling.py", "import onnx_ir"),
+        ("compiler/attention/search", "genetic.py", "from ortools.sat.python import cp_model"),
+        ("compiler", "problem.py", "import hocket.runtime.artifact"),
+        ("fl/fat", "cascade.py", "import hocket.fl.venn.matching"),
+        ("fl/fat", "cascade.py", "import torch"),
+        ("fl/core", "types.py", "import hocket.fl.fat.cascade"),
+    ],
+)
+def test_a_breach_is_found(tmp_path: Path, folder: str, file: str, line: str) -> None:
+    imports = read_imports(_tree_with(tmp_path, folder, file, line))
+    assert len(find_breaches(imports)) == 1, imports
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "line"),
+    [
+        ("runtime", "host.py", "import onnxruntime"),
+        ("runtime", "session.py", "from hocket.hwmodels.dtypes import DType"),
+        ("compiler/attention/search", "cp_sat.py", "from ortools.sat.python import cp_model"),
+        ("compiler", "driver.py", "from hocket.runtime.artifact import Artifact"),
+        ("fl/fat", "cascade.py", "from hocket.fl.core import types"),
+        ("fl/backends", "torch.py", "import torch"),
+        ("hocket", "module.py", "from hocket.compiler.driver import compile_model"),
+    ],
+)
+def test_what_the_table_allows_is_no_breach(
+    tmp_path: Path, folder: str, file: str, line: str
+) -> None:
+    assert find_breaches(read_imports(_tree_with(tmp_path, folder, file, line))) == []
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    modules = {}
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"def f():\n    import hocket.{other}\n")
+        modules[f"hocket.{name}"] = path
+    assert find_circle(read_imports(modules)) == ["hocket.a", "hocket.b", "hocket.c", "hocket.a"]
+
+
+def test_a_circle_of_annotations_is_none(tmp_path: Path) -> None:
+    modules = {}
+    for name, other in (("a", "b"), ("b", "a")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"if TYPE_CHECKING:\n    import hocket.{other}\n")
+        modules[f"hocket.{name}"] = path
+    assert find_circle(read_imports(modules)) == []
+
+
+def _tree_with(root: Path, folder: str, file: str, line: str) -> dict[str, Path]:
+    path = root / folder / file
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\n")
+    return find_modules(root)

@@ -1,0 +1,398 @@
+"""The command line, from an ONNX file to numbers, as a person or a script would use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_encoder import VOCABULARY, make_tiny_encoder, write_tiny_encoder
+from typer.testing import CliRunner
+
+from hocket import __version__
+from hocket.cli import app
+
+DIMS = ("--dim", "batch=2", "--dim", "seq=8")
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny.onnx and tiny.hkt, compiled from it."""
+    folder = tmp_path_factory.mktemp("cli")
+    model = write_tiny_encoder(folder)
+    answer = ask("compile", model, *DIMS, "-o", folder / "tiny.hkt")
+    assert answer["attention_layers"] == 1
+    return folder
+
+
+def ask(*arguments: object, status: int = 0) -> dict[str, Any]:
+    """Call a command with --json, and return the one object on its stdout."""
+    result = runner.invoke(app, [*map(str, arguments), "--json"])
+    assert result.exit_code == status, result.output
+    answer = json.loads(result.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def refuse(*arguments: object) -> str:
+    """Call a command that must end with status 2, and return its message as one line."""
+    result = runner.invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    # The terminal breaks lines, and draws a box around messages on wrong use.
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def say(*arguments: object) -> str:
+    """Call a command for people, and return what it says."""
+    result = runner.invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_compile_tells_what_it_made(folder: Path) -> None:
+    path = folder / "again.hkt"
+    answer = ask("compile", folder / "tiny.onnx", *DIMS, "-o", path, "--threads", 1)
+    assert answer["module"] == str(path)
+    assert answer["size_bytes"] == path.stat().st_size
+    assert answer["target"] == "host"
+    assert answer["dims"] == {"batch": 2, "seq": 8}
+    assert answer["attention_layers"] == 1
+    assert answer["host_regions"] == 2
+    assert len(answer["digest"]) == 64
+    assert answer["estimate"]["cycles"] > 0
+    (left,) = answer["not_taken"]
+    assert left["node"] == "classify/softmax"
+    assert left["op"] == "Softmax"
+    assert left["reason"]
+
+
+def test_compile_writes_beside_the_caller_by_default(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ask("compile", folder / "tiny.onnx", *DIMS)["module"] == "tiny.hkt"
+    assert (tmp_path / "tiny.hkt").is_file()
+
+
+def test_compile_for_the_edge_target_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "edge.hkt"
+    answer = ask("compile", folder / "tiny.onnx", "--target", "mas-edge", *DIMS, "-o", path)
+    assert answer["target"] == "mas-edge"
+    assert ask("verify", path, "--against", folder / "tiny.onnx")["ok"]
+
+
+def test_run_reads_inputs_and_writes_outputs(folder: Path, tmp_path: Path) -> None:
+    ids = np.arange(16).reshape(2, 8)
+    np.save(tmp_path / "ids.npy", ids)
+    np.save(tmp_path / "mask.npy", np.ones((2, 8), np.int64))
+    answer = ask(
+        "run",
+        folder / "tiny.hkt",
+        "-i",
+        f"ids={tmp_path / 'ids.npy'}",
+        "-i",
+        f"mask={tmp_path / 'mask.npy'}",
+        "-o",
+        tmp_path / "out.npz",
+        "--profile",
+        tmp_path / "trace.json",
+    )
+    with np.load(tmp_path / "out.npz") as archive:
+        classes = archive["classes"]
+    assert classes.shape == (2, 8, 16)
+    np.testing.assert_allclose(classes.sum(axis=-1), 1, rtol=1e-5)
+    assert answer["outputs"]["classes"]["shape"] == [2, 8, 16]
+    assert answer["outputs"]["classes"]["max"] == pytest.approx(classes.max())
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_random_runs_depend_on_the_seed_alone(folder: Path) -> None:
+    module = folder / "tiny.hkt"
+    first, again, other = (
+        ask("run", module, "--random", "--seed", seed)["outputs"] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_verify_finds_the_numbers_equal(folder: Path) -> None:
+    answer = ask("verify", folder / "tiny.hkt", "--against", folder / "tiny.onnx")
+    assert answer["ok"] is True
+    output = answer["outputs"]["classes"]
+    assert output["ok"] is True
+    assert output["max_abs_error"] < 1e-5
+    assert output["num_mismatched"] == 0
+    assert {"random.0", "zeros", "padded"} <= set(answer["samples"])
+
+
+def test_verify_past_tolerance_is_status_1(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(make_tiny_encoder(seed=1).SerializeToString())
+    answer = ask("verify", folder / "tiny.hkt", "--against", other, status=1)
+    assert answer["ok"] is False
+    assert answer["outputs"]["classes"]["max_abs_error"] > 1e-2
+
+
+def test_bench_compares_with_onnxruntime(folder: Path) -> None:
+    answer = ask("bench", folder / "tiny.hkt", "--against", folder / "tiny.onnx", "--repeats", 3)
+    assert answer["ours"]["repeats"] == 3
+    for contender in (answer["ours"], answer["peers"]["onnxruntime"]):
+        assert 0 < contender["min_seconds"] <= contender["median_seconds"]
+        assert contender["p10_seconds"] <= contender["p90_seconds"]
+        assert contender["peak_memory_bytes"] >= 0
+    ratio = answer["peers"]["onnxruntime"]["median_seconds"] / answer["ours"]["median_seconds"]
+    assert answer["ratio"] == pytest.approx(ratio)
+
+
+def test_inspect_shows_a_model(folder: Path) -> None:
+    answer = ask("inspect", folder / "tiny.onnx", *DIMS)
+    assert answer["kind"] == "model"
+    assert answer["assumed_dims"] is False
+    (attention,) = answer["attention"]
+    assert attention["query_heads"] == attention["kv_heads"] == 2
+    assert attention["query_length"] == attention["kv_length"] == 8
+    assert attention["head_dim"] == 8
+    assert attention["mask"] == "additive"
+    assert attention["dtype"] == "float32"
+    assert attention["scale"] == pytest.approx(8**-0.5)
+    assert [item["node"] for item in answer["not_taken"]] == ["classify/softmax"]
+
+
+def test_inspect_assumes_sizes_nobody_gave_and_says_so(folder: Path) -> None:
+    answer = ask("inspect", folder / "tiny.onnx")
+    assert answer["assumed_dims"] is True
+    assert answer["dims"] == {"batch": 1, "seq": 128}
+    assert "sizes assumed: batch=1, seq=128" in say("inspect", folder / "tiny.onnx")
+
+
+def test_inspect_shows_a_module(folder: Path, tmp_path: Path) -> None:
+    answer = ask("inspect", folder / "tiny.hkt", "--trace", tmp_path / "trace.json")
+    assert answer["kind"] == "module"
+    (attention,) = answer["attention"]
+    assert attention["estimate"]["peak_on_chip_bytes"] > 0
+    assert attention["tiling"]
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    text = say("inspect", folder / "tiny.hkt")
+    assert "matrix" in text
+    assert "vector" in text
+    assert "classify/softmax" in text
+
+
+def test_inspect_draws_a_schedule(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="drawing is the extra [plot]")
+    say("inspect", folder / "tiny.hkt", "--plot", tmp_path / "schedule.png")
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_drawing_without_the_extra_says_how_to_get_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    message = refuse("inspect", folder / "tiny.hkt", "--plot", tmp_path / "schedule.png")
+    assert "pip install 'hocket[plot]'" in message
+
+
+def test_answers_for_people_hold_the_figures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    text = say("compile", "tiny.onnx", *DIMS, "-o", tmp_path / "tiny.hkt")
+    assert "1 attention layer(s) compiled for host" in text
+    assert "classify/softmax" in text
+    text = say("run", "tiny.hkt", "--random", "-o", tmp_path / "out.npz")
+    assert "classes" in text
+    assert str(tmp_path / "out.npz") in text
+    assert "same numbers on" in say("verify", "tiny.hkt", "--against", "tiny.onnx")
+    text = say("bench", "tiny.hkt", "--against", "tiny.onnx", "--seconds", 0.1, "--no-memory")
+    assert "than onnxruntime" in text
+    assert "mas-edge" in say("targets")
+
+
+def test_numbers_that_differ_are_said_to_differ(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(make_tiny_encoder(seed=1).SerializeToString())
+    result = runner.invoke(app, ["verify", str(folder / "tiny.hkt"), "--against", str(other)])
+    assert result.exit_code == 1
+    assert "numbers differ" in result.stdout
+
+
+def test_a_layer_that_is_not_there_is_refused(folder: Path) -> None:
+    assert "1 layers" in refuse("inspect", folder / "tiny.hkt", "--layer", 1)
+
+
+def test_a_model_has_no_schedule_to_draw(folder: Path) -> None:
+    assert "compile it first" in refuse("inspect", folder / "tiny.onnx", "--plot", "x.png")
+
+
+def test_targets_are_listed_and_shown() -> None:
+    names = [target["name"] for target in ask("targets")["targets"]]
+    assert names == ["host", "mas-edge"]
+    assert ask("targets", "show", "mas-edge")["num_cores"] == 2
+    assert "macs_per_cycle" in say("targets", "show", "mas-edge")
+
+
+def test_doctor_finds_nothing_amiss() -> None:
+    answer = ask("doctor")
+    assert answer["ok"] is True
+    assert answer["versions"]["hocket"] == __version__
+    assert "nothing amiss" in say("doctor")
+
+
+@pytest.mark.parametrize(
+    ("dims", "wanted"),
+    [
+        ((), "--dim batch=1 --dim seq=128"),
+        (("--dim", "batch=1"), "seq"),
+        (("--dim", "batch=1", "--dim", "sequence=8"), "'sequence'"),
+        (("--dim", "batch"), "want name=value"),
+        (("--dim", "batch=0"), "positive integer"),
+    ],
+)
+def test_a_wrong_dimension_is_named(folder: Path, dims: tuple[str, ...], wanted: str) -> None:
+    assert wanted in refuse("compile", folder / "tiny.onnx", *dims)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [(b"", "0 bytes"), (b"not a model at all", "ONNX"), (b"PK\x03\x04", "zip")],
+)
+def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes, wanted: str) -> None:
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(content)
+    message = refuse("compile", path)
+    assert "wrong.onnx" in message
+    assert wanted in message
+
+
+@pytest.mark.parametrize("command", ["compile", "inspect"])
+def test_a_missing_model_is_named(tmp_path: Path, command: str) -> None:
+    message = refuse(command, tmp_path / "gone.onnx")
+    assert "gone.onnx" in message
+    assert "no such file" in message.lower()
+
+
+def test_a_damaged_module_is_refused(folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / "tiny.hkt").read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "damaged.hkt"
+    path.write_bytes(content)
+    for command in (("run", path, "--random"), ("inspect", path)):
+        assert "does not match its digest" in refuse(*command)
+    path.write_bytes(content[: len(content) // 2])
+    assert "truncated" in refuse("run", path, "--random")
+
+
+def test_a_wrong_target_file_names_the_key(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("name = 'mine'\nclock_ghz = 1.0\n")
+    message = refuse("compile", folder / "tiny.onnx", *DIMS, "--target", path)
+    assert "clock_ghz" in message
+    assert "clock_hz" in message
+
+
+def test_a_wrong_feed_is_named(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.zeros((2, 9), np.int64))
+    np.save(tmp_path / "floats.npy", np.zeros((2, 8)))
+    (tmp_path / "text.npy").write_text("text")
+    module = folder / "tiny.hkt"
+    assert "[2, 9]" in refuse("run", module, "--random", "-i", f"ids={tmp_path / 'ids.npy'}")
+    assert "float64" in refuse("run", module, "--random", "-i", f"ids={tmp_path / 'floats.npy'}")
+    assert "not a .npy file" in refuse("run", module, "--random", "-i", f"ids={tmp_path}/text.npy")
+    assert "unknown ['no']" in refuse("run", module, "--random", "-i", f"no={tmp_path}/ids.npy")
+    assert "--random" in refuse("run", module)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "tiny.onnx"),
+        ("inspect", "tiny.hkt"),
+        ("run", "tiny.hkt", "--random"),
+        ("verify", "tiny.hkt", "--against", "tiny.onnx"),
+        ("bench", "tiny.hkt", "--against", "tiny.onnx", "--repeats", "1", "--no-memory"),
+        ("compile", "tiny.onnx", *DIMS),
+        ("targets",),
+        ("doctor",),
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)
+def test_every_key_is_documented(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(folder)
+    undocumented = [key for key in keys_of(ask(*arguments)) if f"{key}" not in DOCUMENTED]
+    assert undocumented == []
+
+
+def keys_of(value: Any) -> list[str]:
+    """Return all keys of nested objects but those that are names of the user's."""
+    if isinstance(value, list):
+        return [key for item in value for key in keys_of(item)]
+    if not isinstance(value, dict):
+        return []
+    keys = []
+    for key, item in value.items():
+        keys.append(key)
+        if key in ("dims", "versions", "variables"):
+            continue
+        keys += keys_of(
+            list(item.values()) if key == "outputs" and isinstance(item, dict) else item
+        )
+    return keys
+
+
+def test_every_command_has_help_with_examples() -> None:
+    for command in ("compile", "run", "verify", "bench", "inspect", "targets", "doctor"):
+        text = say(command, "--help")
+        assert f"hocket {command}" in text
+        assert "Examples" in text
+
+
+def test_the_installed_command_answers_in_a_process_of_its_own(folder: Path) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hocket", *arguments]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    assert call("--version").stdout == f"hocket {__version__}\n"
+    result = call("verify", "tiny.hkt", "--against", "tiny.onnx", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["ok"] is True
+    result = call("inspect", "gone.onnx")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "gone.onnx" in result.stderr
+
+
+def test_help_loads_no_heavy_package() -> None:
+    script = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom hocket.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    heavy = {"numpy", "numba", "onnx", "onnxruntime", "onnx_ir", "torch"}
+    assert heavy & set(result.stdout.split()) == set()
+
+
+def test_ids_are_sampled_from_the_whole_table(folder: Path) -> None:
+    """What the compiler found of the range of ids reaches the sampler through the module."""
+    inputs = ask("inspect", folder / "tiny.hkt")["inputs"]
+    assert inputs[0]["value_range"] == [0, VOCABULARY]

@@ -1,0 +1,256 @@
+"""Kernels of any shape, tiling, layout and mask compute what the reference computes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from support.attention_reference import Operands, attend, random_operands
+from support.kernel_strategies import FORMS, Form, attention_parameters, make_parameters
+
+from hocket.runtime.cpu import CpuFeatures, detect_cpu
+from hocket.runtime.kernels.attention import AttentionKernel, make_attention_kernel
+from hocket.runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from hocket.runtime.kernels.parameters import AttentionParameters
+
+    Make = Callable[..., AttentionKernel]
+
+# Bytes of L2 that hold the scores of so few keys that softmax has to go chunk by chunk.
+SMALL_L2 = 2 * 20 * 48 * 4
+
+GUARD = 64
+
+LOWEST = float(np.finfo(np.float32).min)
+
+MASKED_FORMS = tuple(form for form in FORMS if form.mask != "none")
+NARROW_FORMS = (
+    Form(16, 16, is_causal=True),
+    Form(5, 7, "additive", "key"),
+    Form(9, 6, "boolean", "both", masked_rows="zero"),
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+# Drawing a shape is cheap and the first use of a form is not, so single examples may be slow.
+affordable = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AttentionKernel]:
+    """Makes kernels in a cache of this module's own, so that nothing but these tests compiles."""
+    folder = tmp_path_factory.mktemp("kernels")
+
+    def make_kernel(
+        parameters: AttentionParameters, cpu: CpuFeatures | None = None
+    ) -> AttentionKernel:
+        return make_attention_kernel(parameters, cpu, folder)
+
+    return make_kernel
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(3) as three_threads:
+        yield three_threads
+
+
+def compute(
+    kernel: AttentionKernel, operands: Operands, pool: WorkerPool | None = None
+) -> NDArray[np.float32]:
+    """Run a kernel on memory full of garbage, in exactly the space it asks for."""
+    shape = kernel.parameters.output_shape
+    num_threads = 1 if pool is None else pool.num_threads
+    # All ones is not a number: what is read before it is written shows. And the ends must stay.
+    output_memory = np.full(math.prod(shape) + GUARD, -1, np.int32).view(np.float32)
+    scratch_memory = np.full(kernel.scratch_bytes(num_threads) + GUARD, 0xFF, np.uint8)
+    output = output_memory[:-GUARD].reshape(shape)
+    kernel.run(
+        operands.query,
+        operands.key,
+        operands.value,
+        operands.mask,
+        output,
+        scratch_memory[:-GUARD],
+        pool,
+    )
+    assert (output_memory[-GUARD:].view(np.int32) == -1).all()
+    assert (scratch_memory[-GUARD:] == 0xFF).all()
+    return output
+
+
+@affordable
+@given(parameters=attention_parameters(), seed=seeds)
+def test_kernel_computes_what_the_reference_computes(
+    make: Make, parameters: AttentionParameters, seed: int
+) -> None:
+    operands = random_operands(parameters, seed)
+    attend(parameters, operands).check(compute(make(parameters), operands))
+
+
+@affordable
+@given(parameters=attention_parameters(), seed=seeds)
+def test_online_softmax_computes_the_same(
+    make: Make, parameters: AttentionParameters, seed: int
+) -> None:
+    kernel = make(parameters, replace(detect_cpu(), l2_bytes=SMALL_L2))
+    operands = random_operands(parameters, seed)
+    attend(parameters, operands).check(compute(kernel, operands))
+
+
+@affordable
+@given(parameters=attention_parameters(NARROW_FORMS), seed=seeds, lanes=st.sampled_from((4, 8)))
+def test_narrower_vectors_compute_the_same(
+    make: Make, parameters: AttentionParameters, seed: int, lanes: int
+) -> None:
+    cpu = CpuFeatures("narrow", lanes, 32 if lanes == 4 else 16, l2_bytes=SMALL_L2)
+    operands = random_operands(parameters, seed)
+    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
+
+
+@affordable
+@given(parameters=attention_parameters(), seed=seeds)
+def test_bits_do_not_depend_on_threads(
+    make: Make, pool: WorkerPool, parameters: AttentionParameters, seed: int
+) -> None:
+    kernel = make(parameters)
+    operands = random_operands(parameters, seed)
+    alone = compute(kernel, operands)
+    for _ in range(3):
+        together = compute(kernel, operands, pool)
+        np.testing.assert_array_equal(alone.view(np.uint32), together.view(np.uint32))
+
+
+@affordable
+@given(parameters=attention_parameters(), seed=seeds, small_l2=st.booleans())
+def test_rising_scores_and_constant_rows_stay_exact(
+    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+) -> None:
+    """Scores in the hundreds that rise from key to key rescale the sums in every chunk."""
+    operands = random_operands(parameters, seed)
+    rising = np.linspace(-40, 40, parameters.kv_length, dtype=np.float32)
+    by_row = (1, 1, -1, 1) if parameters.key_layout == "bhnd" else (1, -1, 1, 1)
+    operands.key[:] = rising.reshape(by_row)
+    operands.query[operands.query < -1] = 0
+    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
+    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
+
+
+@affordable
+@given(
+    parameters=attention_parameters(),
+    seed=seeds,
+    small_l2=st.booleans(),
+    odd=st.sampled_from(
+        [(place, x) for place in ("query", "key", "mask") for x in (math.nan, math.inf, -math.inf)]
+    ),
+)
+def test_what_is_not_finite_goes_through_as_in_plain_softmax(
+    make: Make,
+    parameters: AttentionParameters,
+    seed: int,
+    small_l2: bool,
+    odd: tuple[str, float],
+) -> None:
+    where, oddity = odd
+    assume(where != "mask" or parameters.mask == "additive")
+    assume(parameters.scale != 0)
+    operands = random_operands(parameters, seed)
+    array = getattr(operands, where)
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        array[tuple(rng.integers(size) for size in array.shape)] = oddity
+    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
+    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
+
+
+@affordable
+@given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
+def test_rows_without_any_key_become_what_was_asked_for(
+    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+) -> None:
+    parameters = replace(parameters, masked_value=-math.inf)
+    operands = random_operands(parameters, seed)
+    assert operands.mask is not None
+    # All of the first batch's keys, in masks of every shape.
+    operands.mask[0] = False if parameters.mask == "boolean" else -np.inf
+    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
+    output = compute(make(parameters, cpu), operands)
+    attend(parameters, operands).check(output)
+    first = output[0]
+    assert np.isnan(first).all() if parameters.masked_rows == "nan" else (first == 0).all()
+
+
+@affordable
+@given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
+def test_rows_masked_by_the_lowest_float_are_uniform(
+    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+) -> None:
+    parameters = replace(parameters, masked_value=LOWEST, is_causal=False)
+    operands = random_operands(parameters, seed)
+    assert operands.mask is not None
+    operands.mask[:] = False if parameters.mask == "boolean" else LOWEST
+    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
+    output = compute(make(parameters, cpu), operands)
+    attend(parameters, operands).check(output)
+    # Every query sees the mean of all values.
+    row = 2 if parameters.output_layout == "bhnd" else 1
+    np.testing.assert_allclose(output, output.mean(axis=row, keepdims=True) + 0 * output, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "value_dim"), [(1, 1), (1, 64), (64, 1), (80, 96), (1024, 1), (7, 1024)]
+)
+def test_head_sizes_of_any_kind(make: Make, head_dim: int, value_dim: int) -> None:
+    parameters = make_parameters(
+        head_dim=head_dim,
+        value_dim=value_dim,
+        scale=head_dim**-0.5,
+        query_length=37,
+        kv_length=53,
+        key_layout="bnhd",
+    )
+    operands = random_operands(parameters, seed=head_dim)
+    attend(parameters, operands).check(compute(make(parameters), operands))
+
+
+@pytest.mark.parametrize("kv_length", [128, 3000])
+def test_error_is_a_few_roundings(make: Make, kv_length: int) -> None:
+    """For standard normal operands, measured against float64: about 1e-6 at most."""
+    parameters = make_parameters(
+        query_heads=4,
+        kv_heads=4,
+        query_length=64,
+        kv_length=kv_length,
+        head_dim=64,
+        value_dim=64,
+        scale=0.125,
+    )
+    operands = random_operands(parameters, seed=1)
+    expected = attend(parameters, operands)
+    assert np.abs(compute(make(parameters), operands) - expected.output).max() < 1.5e-6
+
+
+def test_hidden_keys_may_hold_anything(make: Make) -> None:
+    """Padding behind a mask is often garbage; a weight of zero leaves none of it."""
+    parameters = make_parameters(mask="additive", mask_shape=(1, 1, 1, 16))
+    operands = random_operands(parameters, seed=2)
+    assert operands.mask is not None
+    operands.mask[:] = 0
+    operands.mask[..., 10:] = -np.inf
+    clean = compute(make(parameters), operands)
+    operands.value[..., 10:, :] = 3e38
+    np.testing.assert_array_equal(compute(make(parameters), operands), clean)

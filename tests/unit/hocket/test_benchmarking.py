@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from hocket import memory_probe
+from hocket.benchmarking import Comparison, Contender, Latency, time_in_turns
+
+
+def test_latency_sums_up_its_timings() -> None:
+    latency = Latency.of([float(value) for value in range(1, 12)])
+    assert latency.median_seconds == 6
+    assert latency.p10_seconds == 2
+    assert latency.p90_seconds == 10
+    assert latency.min_seconds == 1
+    assert latency.repeats == 11
+
+
+def test_one_timing_is_enough() -> None:
+    latency = Latency.of([2.0])
+    assert latency == Latency(2.0, 2.0, 2.0, 2.0, 1)
+
+
+def test_runs_take_turns_each_after_one_that_is_not_timed() -> None:
+    calls: list[str] = []
+    result = time_in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3
+    )
+    assert "".join(calls) == "ab" + "aabb" * 3
+    assert result["a"].repeats == result["b"].repeats == 3
+
+
+def test_a_time_limit_still_gives_enough_runs() -> None:
+    result = time_in_turns({"a": lambda: None}, seconds=0.0)
+    assert result["a"].repeats == 5
+
+
+def test_progress_is_told_each_pair() -> None:
+    seen: list[int] = []
+    time_in_turns({"a": lambda: None}, repeats=2, progress=lambda count, _: seen.append(count))
+    assert seen == [1, 2]
+
+
+def test_the_ratio_is_above_one_where_ours_is_faster() -> None:
+    ours, theirs = (Contender(Latency.of([seconds]), None) for seconds in (1.0, 3.0))
+    assert Comparison(ours, theirs, num_threads=1).ratio == 3
+
+
+def test_the_probe_sees_memory_that_was_given_back() -> None:
+    before = memory_probe.start_counting()
+    block = bytearray(64_000_000)
+    del block
+    # The peak stays after the block is gone; a tenth is left for what else the process frees.
+    assert memory_probe.peak_bytes() - before == pytest.approx(64_000_000, rel=0.1)

@@ -1,0 +1,64 @@
+"""Foreseen errors are one paragraph and status 2; anything else is a bug and shows itself."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hocket import cli
+from hocket.compiler.errors import InfeasibleError
+from hocket.hwmodels.errors import TargetError
+from hocket.runtime.errors import ArtifactError
+
+runner = CliRunner()
+
+
+def app_that_raises(error: Exception) -> typer.Typer:
+    app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
+    app.callback()(cli.configure)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TargetError("no such [machine]"),
+        ArtifactError("no such [machine]"),
+        InfeasibleError("no such [machine]", ("demand: 2", "bound: 1")),
+        FileNotFoundError(2, "no such [machine]", "model.onnx"),
+    ],
+)
+def test_a_foreseen_error_is_a_message_and_status_2(error: Exception) -> None:
+    result = runner.invoke(app_that_raises(error), ["fail"])
+    assert result.exit_code == 2
+    assert "error:" in result.stderr
+    assert "no such [machine]" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_that_raises(TargetError("wrong"))
+    assert isinstance(runner.invoke(app, ["--debug", "fail"]).exception, TargetError)
+    monkeypatch.setenv("HOCKET_DEBUG", "1")
+    assert isinstance(runner.invoke(app, ["fail"]).exception, TargetError)
+
+
+@pytest.mark.parametrize("error", [ValueError("oops"), KeyError("oops"), AssertionError("oops")])
+def test_a_bug_is_not_hidden(error: Exception) -> None:
+    assert runner.invoke(app_that_raises(error), ["fail"]).exception is error
+
+
+def test_a_key_error_reads_as_text() -> None:
+    class UnknownNameError(KeyError):
+        """As a layer of ours would have it."""
+
+    UnknownNameError.__module__ = "hocket.compiler.errors"
+    result = runner.invoke(app_that_raises(UnknownNameError("no 'x'")), ["fail"])
+    assert "error: no 'x'" in result.stderr

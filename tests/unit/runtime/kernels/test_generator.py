@@ -1,0 +1,90 @@
+"""Generated text depends on what must be compiled and on nothing else."""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import Any
+
+import pytest
+from support.kernel_strategies import FORMS, make_parameters
+
+from hocket.runtime.cpu import CpuFeatures
+from hocket.runtime.kernels import generator
+from hocket.runtime.kernels.generator import generate_source
+
+CPU = CpuFeatures("any", 16, 32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query_length": 4000, "kv_length": 1},
+        {"batch": 3},
+        {"query_heads": 12, "kv_heads": 4},
+        {"scale": 17.125},
+        {"query_rows": 1, "kv_columns": 1},
+        {"query_layout": "bnhd", "output_layout": "bnhd"},
+        {"masked_value": -10000.0},
+    ],
+)
+def test_layers_that_differ_in_sizes_share_a_source(change: dict[str, Any]) -> None:
+    assert generate_source(make_parameters(**change), CPU) == generate_source(
+        make_parameters(), CPU
+    )
+
+
+def test_forms_differ_in_text_and_digest() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"head_dim": 17},
+        {"value_dim": 17},
+        {"is_causal": True},
+        {"masked_rows": "zero"},
+        {"mask": "additive", "mask_shape": (1, 1, 1, 16)},
+        {"mask": "boolean", "mask_shape": (1, 1, 1, 16)},
+        {"mask": "additive", "mask_shape": (1, 1, 16, 16)},
+        {"mask": "additive", "mask_shape": (1, 1, 16, 1)},
+    ]
+    sources = [generate_source(make_parameters(**change), CPU) for change in changes]
+    assert len({source.digest for source in sources}) == len(changes)
+    assert len({source.text for source in sources}) == len(changes)
+
+
+def test_digest_covers_cpu_and_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = make_parameters()
+    source = generate_source(parameters, CPU)
+    elsewhere = generate_source(parameters, CpuFeatures("other", 16, 32))
+    assert elsewhere.text == source.text
+    assert elsewhere.digest != source.digest
+    monkeypatch.setattr(generator, "_toolchain_digest", lambda: "other tiles")
+    assert generate_source(parameters, CPU).digest != source.digest
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_text_is_a_module_that_a_person_can_read(form: Any, lanes: int) -> None:
+    extents = {"none": None, "key": (1, 1, 1, 16), "query": (1, 1, 16, 1), "both": (1, 1, 16, 16)}
+    parameters = make_parameters(
+        head_dim=form.head_dim,
+        value_dim=form.value_dim,
+        mask=form.mask,
+        mask_shape=extents[form.mask_axes],
+        masked_rows=form.masked_rows,
+        is_causal=form.is_causal,
+    )
+    source = generate_source(parameters, CpuFeatures("any", lanes, 32 if lanes == 16 else 16))
+    module = ast.parse(source.text)
+    defined = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
+    assert tuple(defined) == source.entry_names
+    assert source.text.isascii()
+    assert max(map(len, source.text.splitlines())) <= 100
+    assert str(form.head_dim) in (ast.get_docstring(module) or "")
+
+
+def test_no_float_of_the_parameters_is_in_the_text() -> None:
+    """They are handed over at the call, so none can be spelled wrongly."""
+    parameters = make_parameters(
+        scale=0.1234567, masked_value=-math.inf, mask="boolean", mask_shape=(1, 1, 1, 16)
+    )
+    assert "0.1234567" not in generate_source(parameters, CPU).text
