@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hocket.compiler.assemble import AttentionPlan, assemble_artifact, kernel_parameters
 from hocket.compiler.attention.lower import lower_attention
+from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.load import load_model
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_model
@@ -94,8 +95,10 @@ def cut_model(model: Model, dims: Mapping[str, int] | None = None) -> tuple[str,
     """
     loaded = load_model(model, dims)
     recognized = recognize_attention(prepare_model(loaded), kernels_refuse)
-    cut = partition(recognized.model, recognized.not_taken, loaded.dims)
-    return loaded.source, cut
+    try:
+        return loaded.source, partition(recognized.model, recognized.not_taken, loaded.dims)
+    except ModelError as error:
+        raise ModelError(f"{loaded.source}: {error}") from error
 
 
 def kernels_refuse(problem: AttentionProblem) -> str | None:

@@ -28,13 +28,18 @@ if TYPE_CHECKING:
 class Executor:
     """All that runs of one artifact share: kernels, onnxruntime sessions, threads, the memory plan.
 
+    It keeps the steps but not the weights: onnxruntime has copies of its own, and a device has no
+    room for them twice.
+
     Args:
         artifact: What to run.
         num_threads: Threads for kernels and host steps alike.
     """
 
     def __init__(self, artifact: Artifact, num_threads: int) -> None:
-        self.artifact = artifact
+        self.steps = artifact.steps
+        self.signature = artifact.signature
+        self.tensors = artifact.tensors
         self.num_threads = num_threads
         self.pool = WorkerPool(num_threads) if num_threads > 1 else None
         made: dict[AttentionParameters, AttentionKernel] = {}
@@ -72,11 +77,10 @@ class ExecutionContext:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        artifact = executor.artifact
-        self._arrays = allocate(executor.plan, artifact.tensors)
+        self._arrays = allocate(executor.plan, executor.tensors)
         self._scratch = aligned_bytes(executor.scratch_bytes)
         # Arrays of the caller change with every run; all others are bound once.
-        signature = artifact.signature
+        signature = executor.signature
         self._changing = [spec.name for spec in (*signature.inputs, *signature.outputs)]
         self._bindings: dict[str, HostBinding] = {}
         for name, runner in executor.hosts.items():
@@ -96,14 +100,11 @@ class ExecutionContext:
         Returns:
             All outputs in newly allocated arrays, and the profile if asked for.
         """
-        artifact = self._executor.artifact
-        outputs = {
-            spec.name: np.empty(spec.shape, spec.dtype.to_numpy())
-            for spec in artifact.signature.outputs
-        }
+        wanted = self._executor.signature.outputs
+        outputs = {spec.name: np.empty(spec.shape, spec.dtype.to_numpy()) for spec in wanted}
         arrays = {**self._arrays, **feeds, **outputs}
         times: list[StepTime] = []
-        for step in artifact.steps:
+        for step in self._executor.steps:
             start = time.perf_counter() if profiled else 0.0
             if isinstance(step, AttentionStep):
                 self._run_attention(step, arrays)
@@ -113,7 +114,7 @@ class ExecutionContext:
                 kind = "attention" if isinstance(step, AttentionStep) else "host"
                 times.append(StepTime(step.name, kind, start, time.perf_counter() - start))
         profile = Profile(tuple(times)) if profiled else None
-        return [outputs[spec.name] for spec in artifact.signature.outputs], profile
+        return [outputs[spec.name] for spec in wanted], profile
 
     def _run_host(self, step: HostStep, arrays: Mapping[str, NDArray[Any]]) -> None:
         binding = self._bindings[step.name]

@@ -32,8 +32,7 @@ class HostRunner:
 
     Args:
         step: The step.
-        weights: Its larger initializers, by name; they must outlive the runner, which reads them
-            where they lie.
+        weights: Its larger initializers, by name; onnxruntime copies them.
         num_threads: Threads to work with.
 
     Raises:
@@ -68,6 +67,7 @@ class HostRunner:
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=list(SLOW_FUSIONS),
+                enable_fallback=False,  # it would try again, and print to standard output
             )
         except Exception as error:  # its errors share no other base
             raise ArtifactError(f"step {step.name!r}: onnxruntime refuses it: {error}") from error

@@ -82,17 +82,12 @@ class InferenceSession:
         artifact = _as_artifact(path_or_artifact, expected_digest)
         num_threads = options.intra_op_num_threads or artifact.num_threads or _num_usable_cores()
         self._options = options
-        self._artifact = artifact
+        self._signature = artifact.signature
         self._executor = Executor(artifact, num_threads)
         self._idle: list[ExecutionContext] = [self._executor.new_context()]
         self._lock = threading.Lock()
         self._profiles: list[Profile] = []
         weakref.finalize(self, self._executor.close)
-
-    @property
-    def artifact(self) -> Artifact:
-        """What it runs."""
-        return self._artifact
 
     @property
     def num_threads(self) -> int:
@@ -106,11 +101,11 @@ class InferenceSession:
 
     def get_inputs(self) -> list[TensorSpec]:
         """Return the inputs; each has ``name``, ``type`` and ``shape``."""
-        return list(self._artifact.signature.inputs)
+        return list(self._signature.inputs)
 
     def get_outputs(self) -> list[TensorSpec]:
         """Return the outputs; each has ``name``, ``type`` and ``shape``."""
-        return list(self._artifact.signature.outputs)
+        return list(self._signature.outputs)
 
     def run(
         self,
@@ -172,7 +167,7 @@ class InferenceSession:
         input_feed: Mapping[str, NDArray[Any]],
         profiled: bool,
     ) -> tuple[list[NDArray[Any]], Profile | None]:
-        signature = self._artifact.signature
+        signature = self._signature
         positions = signature.select_outputs(output_names)
         signature.check_feeds(input_feed)
         feeds = {name: np.ascontiguousarray(array) for name, array in input_feed.items()}
