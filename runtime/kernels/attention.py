@@ -46,6 +46,7 @@ class AttentionKernel:
         source: The text it was compiled from; kernels of equal text share their code.
         function: The compiled code.
         sizes: What it is called with, int64, in the order of ``plan.SIZE_NAMES``.
+        sizes_address: Where they lie.
         num_work_items: Parts that threads take one by one: each a block of one head's query rows.
         worker_bytes: Bytes of scratch that one worker uses.
     """
@@ -65,6 +66,8 @@ class AttentionKernel:
         named = dict(zip(SIZE_NAMES, self.sizes.tolist(), strict=True))
         self.num_work_items: int = named["num_items"]
         self.worker_bytes = worker_scratch_bytes(form, named["chunk_rows"])
+        # Kept, because asking an array for its address costs a microsecond.
+        self.sizes_address: int = self.sizes.ctypes.data
 
     def scratch_bytes(self, num_threads: int) -> int:
         """Return the bytes of scratch that ``num_threads`` workers need together.
@@ -177,13 +180,14 @@ class BoundAttention:
         self.scratch = scratch
         self._operands = operands
         self._addresses = [0 if array is None else array.ctypes.data for array in operands]
-        start = -scratch.ctypes.data % SCRATCH_ALIGNMENT
+        scratch_address = scratch.ctypes.data
+        start = -scratch_address % SCRATCH_ALIGNMENT
         self._counter = scratch[start : start + 8].view(np.int64)
-        self._counter_address = scratch.ctypes.data + start
-        self._workers_address = self._counter_address + SCRATCH_ALIGNMENT
+        counter_address = scratch_address + start
+        self._workers_address = counter_address + SCRATCH_ALIGNMENT
         self._numbers = (
-            self._counter_address,
-            kernel.sizes.ctypes.data,
+            counter_address,
+            kernel.sizes_address,
             kernel.parameters.scale,
             kernel.parameters.masked_value,
         )

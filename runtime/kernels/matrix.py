@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 MAX_VECTORS = 3
 """Vectors of queries in the widest register tile."""
 
-KEY_MASKS = ("none", "additive", "boolean")
-"""What is done to the scores of one key: nothing, a float is added, or they are replaced."""
-
 # Rows of a register tile by (lanes, registers): rows * vectors sums, the vectors of queries and
 # one broadcast must fit, with a few registers to spare, or the innermost loop spills.
 _TILE_ROWS = {(16, 32): 8, (8, 32): 8, (4, 32): 6, (16, 16): 4, (8, 16): 4, (4, 16): 4}
@@ -48,8 +45,9 @@ def score_tile(lanes: int, rows: int, vectors: int, depth: int, key_mask: str) -
     Its arguments: ``queries``, packed float32 ``[depth, vectors * lanes]``; ``keys``, float32
     ``[count, depth]`` with rows ``key_stride`` bytes apart; ``scores``, packed float32
     ``[count, vectors * lanes]`` and room up to the next multiple of ``rows``. With a ``key_mask``
-    also ``mask``, float32 or bool ``[count]`` with entries ``mask_stride`` bytes apart, added to
-    the scores of its key, or choosing between them and ``masked_value``.
+    other than "none" also ``mask``, ``[count]`` with entries ``mask_stride`` bytes apart: float32
+    and added to the scores of its key if "additive", bool and choosing between them and
+    ``masked_value`` if "boolean".
     """
     vector_bytes = lanes * FLOAT_BYTES
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.attention_reference import Operands, attend, random_operands
 from support.kernel_strategies import FORMS, Form, attention_parameters, make_parameters
@@ -40,13 +41,9 @@ NARROW_FORMS = (
     Form(9, 6, "boolean", "both", masked_rows="zero"),
 )
 
-seeds = st.integers(0, 2**32 - 1)
+PLACES = ("query", "key", "value", "mask")
 
-# Drawing a shape is cheap and the first use of a form is not, so single examples may be slow.
-affordable = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +59,23 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AttentionKer
     return make_kernel
 
 
+class AllAtOnce(WorkerPool):
+    """A pool whose workers all start before any of them begins."""
+
+    def run(self, function: Callable[[int], None], max_workers: int | None = None) -> None:
+        del max_workers
+        start = threading.Barrier(self.num_threads, timeout=30)
+
+        def begin_together(worker: int) -> None:
+            start.wait()
+            function(worker)
+
+        super().run(begin_together)
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    with WorkerPool(3) as three_threads:
+    with AllAtOnce(3) as three_threads:
         yield three_threads
 
 
@@ -92,7 +103,6 @@ def compute(
     return output
 
 
-@affordable
 @given(parameters=attention_parameters(), seed=seeds)
 def test_kernel_computes_what_the_reference_computes(
     make: Make, parameters: AttentionParameters, seed: int
@@ -101,7 +111,6 @@ def test_kernel_computes_what_the_reference_computes(
     attend(parameters, operands).check(compute(make(parameters), operands))
 
 
-@affordable
 @given(parameters=attention_parameters(), seed=seeds)
 def test_online_softmax_computes_the_same(
     make: Make, parameters: AttentionParameters, seed: int
@@ -111,7 +120,6 @@ def test_online_softmax_computes_the_same(
     attend(parameters, operands).check(compute(kernel, operands))
 
 
-@affordable
 @given(parameters=attention_parameters(NARROW_FORMS), seed=seeds, lanes=st.sampled_from((4, 8)))
 def test_narrower_vectors_compute_the_same(
     make: Make, parameters: AttentionParameters, seed: int, lanes: int
@@ -121,7 +129,6 @@ def test_narrower_vectors_compute_the_same(
     attend(parameters, operands).check(compute(make(parameters, cpu), operands))
 
 
-@affordable
 @given(parameters=attention_parameters(), seed=seeds)
 def test_bits_do_not_depend_on_threads(
     make: Make, pool: WorkerPool, parameters: AttentionParameters, seed: int
@@ -134,7 +141,6 @@ def test_bits_do_not_depend_on_threads(
         np.testing.assert_array_equal(alone.view(np.uint32), together.view(np.uint32))
 
 
-@affordable
 @given(parameters=attention_parameters(), seed=seeds, small_l2=st.booleans())
 def test_rising_scores_and_constant_rows_stay_exact(
     make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
@@ -149,14 +155,11 @@ def test_rising_scores_and_constant_rows_stay_exact(
     attend(parameters, operands).check(compute(make(parameters, cpu), operands))
 
 
-@affordable
 @given(
     parameters=attention_parameters(),
     seed=seeds,
     small_l2=st.booleans(),
-    odd=st.sampled_from(
-        [(place, x) for place in ("query", "key", "mask") for x in (math.nan, math.inf, -math.inf)]
-    ),
+    odd=st.sampled_from([(place, x) for place in PLACES for x in (math.nan, math.inf, -math.inf)]),
 )
 def test_what_is_not_finite_goes_through_as_in_plain_softmax(
     make: Make,
@@ -167,6 +170,9 @@ def test_what_is_not_finite_goes_through_as_in_plain_softmax(
 ) -> None:
     where, oddity = odd
     assume(where != "mask" or parameters.mask == "additive")
+    # Keys that causality hides may be read or not, and weights far below the smallest float32
+    # are 0 for us and not for float64; either shows when the value is not finite.
+    assume(where != "value" or (parameters.scale < 1 and not parameters.is_causal))
     assume(parameters.scale != 0)
     operands = random_operands(parameters, seed)
     array = getattr(operands, where)
@@ -177,7 +183,6 @@ def test_what_is_not_finite_goes_through_as_in_plain_softmax(
     attend(parameters, operands).check(compute(make(parameters, cpu), operands))
 
 
-@affordable
 @given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
 def test_rows_without_any_key_become_what_was_asked_for(
     make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
@@ -194,7 +199,6 @@ def test_rows_without_any_key_become_what_was_asked_for(
     assert np.isnan(first).all() if parameters.masked_rows == "nan" else (first == 0).all()
 
 
-@affordable
 @given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
 def test_rows_masked_by_the_lowest_float_are_uniform(
     make: Make, parameters: AttentionParameters, seed: int, small_l2: bool

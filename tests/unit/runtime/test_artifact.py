@@ -298,8 +298,18 @@ def host_artifact(model: onnx.ModelProto) -> Artifact:
     )
 
 
-@pytest.mark.parametrize("location", ["secret.bin", "../secret.bin", "{folder}/secret.bin"])
-def test_a_host_region_cannot_read_files(
+@pytest.mark.parametrize(
+    "location",
+    [
+        "secret.bin",
+        "../secret.bin",
+        "{folder}/secret.bin",
+        # How onnxruntime itself marks a tensor that lies at an address of its process.
+        "*/_ORT_MEM_ADDR_/*",
+        "*/_ORT_NATIVE_ENDIAN_MEM_ADDR_/*",
+    ],
+)
+def test_a_host_region_cannot_read_files_or_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     """ONNX may name files for its weights; one from an artifact must not get at any."""

@@ -100,6 +100,16 @@ def test_scratch_must_do_for_all_threads_of_the_pool(make: Make) -> None:
         kernel.run(**arrays_of(kernel), pool=pool)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_pool_of_any_size_computes_the_same(make: Make, num_threads: int) -> None:
+    kernel = make(query_length=100, kv_length=200)
+    arrays = arrays_of(kernel)
+    arrays["scratch"] = np.zeros(kernel.scratch_bytes(num_threads), np.uint8)
+    with WorkerPool(num_threads) as pool:
+        kernel.run(**arrays, pool=pool)
+    attend(kernel.parameters, random_operands(kernel.parameters, 0)).check(arrays["output"])
+
+
 def test_read_only_inputs_are_fine(make: Make) -> None:
     kernel = make()
     arrays = arrays_of(kernel)
