@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from hocket.compiler.assemble import AttentionPlan, assemble_artifact, kernel_parameters
@@ -80,7 +81,7 @@ def compile_model(
     return assemble_artifact(
         cut,
         plans,
-        model_name=source,
+        model_name=PurePath(source).name,  # not the path: it is nobody's business where it lay
         producer=f"hocket {_version()}",
         target=machine,
         num_threads=options.num_threads,

@@ -11,3 +11,7 @@ class FeedError(ValueError):
 
 class UnsupportedError(ValueError):
     """Sizes, types or a CPU that the runtime's kernels cannot serve."""
+
+
+class HostStepError(RuntimeError):
+    """A step that onnxruntime loaded but could not run: which one, and what it said."""

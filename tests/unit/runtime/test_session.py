@@ -15,7 +15,7 @@ from support.tiny_encoder import make_tiny_encoder
 
 from hocket.runtime.arena import plan_arena
 from hocket.runtime.artifact import save_artifact
-from hocket.runtime.errors import ArtifactError, FeedError
+from hocket.runtime.errors import ArtifactError, FeedError, HostStepError
 from hocket.runtime.session import InferenceSession, SessionOptions
 
 
@@ -78,6 +78,13 @@ def test_wrong_feeds_are_named(
 def test_an_unknown_output_is_named(session: InferenceSession) -> None:
     with pytest.raises(FeedError, match="no output 'logit'"):
         session.run(["logit"], tiny_feeds())
+
+
+def test_a_value_that_onnxruntime_cannot_take_names_the_step(session: InferenceSession) -> None:
+    feeds = tiny_feeds()
+    feeds["ids"][0, 0] = 10_000
+    with pytest.raises(HostStepError, match=r"step 'host.0': onnxruntime failed: .*Gather"):
+        session.run(None, feeds)
 
 
 def test_strided_feeds_are_taken(session: InferenceSession) -> None:
