@@ -1,0 +1,59 @@
+"""Hocket: a dual-stream attention compiler for edge devices.
+
+Nothing is loaded until a name is asked for:
+
+    import hocket
+
+    module = hocket.compile("model.onnx", target="host", dims={"batch": 1, "seq": 128})
+    module.save("model.hkt")
+    outputs = hocket.InferenceSession("model.hkt").run(None, feeds)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hocket.hwmodels.loader import load_target
+    from hocket.inference import InferenceSession
+    from hocket.module import CompiledModule, compile, load  # noqa: A004
+    from hocket.runtime.session import SessionOptions
+
+    __version__: str
+
+__all__ = [
+    "CompiledModule",
+    "InferenceSession",
+    "SessionOptions",
+    "__version__",
+    "compile",
+    "load",
+    "load_target",
+]
+
+_HOMES = {
+    "CompiledModule": "hocket.module",
+    "InferenceSession": "hocket.inference",
+    "SessionOptions": "hocket.runtime.session",
+    "compile": "hocket.module",
+    "load": "hocket.module",
+    "load_target": "hocket.hwmodels.loader",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("hocket")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'hocket' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,109 @@
+"""The ``hocket`` command: one subcommand a file of ``hocket.commands``, put together here.
+
+Exit status: 0 for done, 1 for "the answer is no" (``verify`` past tolerance), 2 for a wrong use or
+a bad input. An error that Hocket foresees is one paragraph on stderr; ``--debug`` shows where it
+came from. Any other exception is a bug in Hocket and shows its traceback.
+"""
+
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hocket.commands import bench, compile, doctor, inspect, run, targets, verify  # noqa: A004
+from hocket.commands.terminal import log_console
+
+BAD_INPUT = 2
+
+
+class _Group(TyperGroup):
+    """Turns the errors that Hocket foresees into a message and exit status 2, for all commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not is_foreseen(error) or _wants_debug(ctx):
+                raise
+            console = log_console()
+            console.print("[bold red]error:[/] ", end="")
+            console.print(_message(error), markup=False, soft_wrap=True)
+            if error.__cause__ is not None:
+                console.print("(--debug before the command shows where it came from)", style="dim")
+            raise typer.Exit(BAD_INPUT) from error
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether an exception is one that a Hocket layer raises for what it was given."""
+    if isinstance(error, BrokenPipeError):
+        return False  # nobody reads on: typer ends the command in silence
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "hocket"
+
+
+def _message(error: Exception) -> str:
+    # The text of a KeyError is the repr of its argument.
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _wants_debug(ctx: Any) -> bool:
+    return bool(ctx.params.get("debug")) or os.environ.get("HOCKET_DEBUG") == "1"
+
+
+app = typer.Typer(
+    name="hocket",
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "Start here: `hocket compile model.onnx --dim batch=1 --dim seq=128`, then "
+        "`hocket verify model.hkt --against model.onnx`."
+    ),
+)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from hocket import __version__
+
+        sys.stdout.write(f"hocket {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; also HOCKET_DEBUG=1.")
+    ] = False,
+) -> None:
+    """Compile ONNX attention models for edge devices, and run, check and measure the result."""
+    del version
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("hocket").setLevel(level)
+
+
+app.command("compile")(compile.compile_command)
+app.command("run")(run.run_command)
+app.command("verify")(verify.verify_command)
+app.command("bench")(bench.bench_command)
+app.command("inspect")(inspect.inspect_command)
+app.add_typer(targets.app, name="targets")
+app.command("doctor")(doctor.doctor_command)

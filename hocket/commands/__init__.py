@@ -1,0 +1,1 @@
+"""The commands of the ``hocket`` tool, one file each; ``hocket.cli`` puts them together."""

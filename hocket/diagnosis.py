@@ -1,0 +1,188 @@
+"""What this machine and this installation are, and what is amiss with them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGES = ("numba", "llvmlite", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+OPTIONAL_PACKAGES = ("matplotlib", "ortools", "torch")
+THREAD_VARIABLES = (
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """A folder in which Hocket keeps what it can make again.
+
+    Attributes:
+        name: What it holds.
+        path: Where it lies.
+        num_entries: Files in it.
+        size_bytes: What they take.
+        is_writable: Whether files can be added.
+    """
+
+    name: str
+    path: Path
+    num_entries: int
+    size_bytes: int
+    is_writable: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The answer of ``diagnose``.
+
+    Attributes:
+        versions: Of Hocket, Python and the packages it stands on; None for one that is missing.
+        system: Operating system and machine.
+        cpu_name: LLVM's name of the CPU.
+        vector_lanes: float32 lanes of its vector registers.
+        num_vector_registers: How many of them there are.
+        cpu_features: LLVM's names of what it can do.
+        num_cores: Cores of the machine.
+        num_usable_cores: Cores that this process may run on.
+        thread_variables: Environment variables that change how many threads libraries start.
+        caches: Folders of generated things.
+        numpy_blas: Name and version of the BLAS that numpy was built with.
+        problems: A sentence for each thing that is amiss; empty if nothing is.
+    """
+
+    versions: dict[str, str | None]
+    system: str
+    cpu_name: str
+    vector_lanes: int
+    num_vector_registers: int
+    cpu_features: tuple[str, ...]
+    num_cores: int
+    num_usable_cores: int
+    thread_variables: dict[str, str]
+    caches: tuple[CacheUse, ...]
+    numpy_blas: str
+    problems: tuple[str, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at the machine and the installation."""
+    from hocket.runtime.cpu import detect_cpu
+
+    versions = package_versions()
+    caches = find_caches()
+    cpu = detect_cpu()
+    return Diagnosis(
+        versions=versions,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu_name=cpu.name,
+        vector_lanes=cpu.vector_lanes,
+        num_vector_registers=cpu.num_vector_registers,
+        cpu_features=_cpu_features(),
+        num_cores=os.cpu_count() or 1,
+        num_usable_cores=usable_cores(),
+        thread_variables={
+            name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ
+        },
+        caches=caches,
+        numpy_blas=_numpy_blas(),
+        problems=tuple(_find_problems(versions, caches)),
+    )
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of Hocket, Python and the packages; None for one that is missing."""
+    versions: dict[str, str | None] = {
+        "hocket": _version("hocket"),
+        "python": platform.python_version(),
+    }
+    for name in (*PACKAGES, *OPTIONAL_PACKAGES):
+        versions[name] = _version(name)
+    return versions
+
+
+def find_caches() -> tuple[CacheUse, ...]:
+    """Return the folders of generated things."""
+    from hocket.runtime.kernel_cache import cache_folder
+
+    return (measure_cache("kernel", cache_folder()),)
+
+
+def measure_cache(name: str, path: Path) -> CacheUse:
+    """Return what a cache folder holds; a folder that is not there yet holds nothing."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    size = 0
+    for file in files:
+        try:
+            size += file.stat().st_size
+        except FileNotFoundError:  # another process tidied up
+            continue
+    return CacheUse(name, path, len(files), size, _is_writable(path))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether files can be made in a folder, or in the nearest one above it that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            return True
+    except OSError:
+        return False
+
+
+def _cpu_features() -> tuple[str, ...]:
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return tuple(sorted(name for name, present in features.items() if present))
+
+
+def _numpy_blas() -> str:
+    import numpy as np
+
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+
+
+def _find_problems(versions: dict[str, str | None], caches: tuple[CacheUse, ...]) -> list[str]:
+    problems = []
+    if sys.version_info < (3, 11):  # noqa: UP036 (a copied tree runs where pip refuses)
+        problems.append(f"Python 3.11 or later is needed, this is {versions['python']}")
+    problems += [
+        f"{name} is not installed; pip install {name}"
+        for name in PACKAGES
+        if versions[name] is None
+    ]
+    problems += [
+        f"the {cache.name} cache {cache.path} cannot be written, so that kernels are compiled "
+        "anew in every process"
+        for cache in caches
+        if not cache.is_writable
+    ]
+    return problems
