@@ -291,6 +291,13 @@ def test_a_damaged_module_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "truncated" in refuse("run", path, "--random")
 
 
+def test_a_module_that_is_not_the_expected_one_is_refused(folder: Path) -> None:
+    module = folder / "tiny.hkt"
+    digest = ask("inspect", module)["digest"]
+    assert ask("run", module, "--random", "--digest", digest)["outputs"]
+    assert "another module" in refuse("run", module, "--random", "--digest", "0" * 64)
+
+
 def test_a_wrong_target_file_names_the_key(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("name = 'mine'\nclock_ghz = 1.0\n")

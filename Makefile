@@ -1,0 +1,84 @@
+# One word a chore. All of it happens in $(VENV); stamp files make a second call fast.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+LAYERS := hwmodels runtime compiler fl
+CODE := hocket $(LAYERS) bench examples tests
+BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py,$(wildcard bench/*.py))
+TYPES := build/types
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo install test check format types unit examples bench bench-quick clean
+
+help: ## list the chores
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-demo ## compile a trained model, check it, time it, use it
+	@$(BIN)/python examples/sentence_embeddings.py
+
+install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
+
+test: check types unit bench-quick ## all that CI runs; the tests run the examples, too
+	@echo "make test: everything passed"
+
+check: $(VENV)/.installed-dev ## lint, docstrings and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Type checkers cannot see the package map of setup.py, so the folders are linked into its shape.
+types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
+	@mkdir -p $(TYPES)/hocket
+	@find $(TYPES)/hocket -mindepth 1 -maxdepth 1 -type l -delete
+	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard hocket/*) $(LAYERS)) $(TYPES)/hocket/
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev ## the tests alone, with coverage
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
+
+examples: $(VENV)/.installed-dev ## run every example
+	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+bench: $(VENV)/.installed-dev ## the full measurements, which take a while
+	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file"; done
+
+bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
+	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done
+
+clean: ## remove what the chores made, the virtual environment too
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null \
+		|| { echo "hocket needs Python 3.11 or later, and there is no '$(PYTHON)'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "hocket needs Python 3.11 or later, and '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>&1); call make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "'$(PYTHON) -m venv' failed; on Debian, install python3-venv first" >&2; exit 1; }
+
+$(VENV)/.installed-demo: $(BIN)/pip setup.py pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -e ".[demo]" -c constraints.txt
+	@touch $@
+
+# The development set holds the demo's, so it answers for both.
+$(VENV)/.installed-dev: $(BIN)/pip setup.py pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -e ".[dev]" -c constraints.txt
+	@touch $@ $(VENV)/.installed-demo
