@@ -52,7 +52,7 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
                 dims = {"batch_size": batch, "sequence_length": length}
                 hocket.compile(model, dims=dims, num_threads=threads).save(path)
                 found = compare_with_onnxruntime(
-                    path, model, num_threads=threads, seconds=3.0 if choices.quick else 20.0
+                    path, model, num_threads=threads, seconds=3.0 if choices.quick else 10.0
                 )
                 mebibytes = [
                     (each.peak_memory_bytes or 0) / 2**20

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 5.0
 MIN_REPEATS = 5
 MAX_REPEATS = 10_000
+PAUSE_SECONDS = 0.02
 
 
 class BenchmarkError(RuntimeError):
@@ -152,9 +153,9 @@ def time_in_turns(
 ) -> dict[str, Latency]:
     """Time several ways to do the same, one after the other, again and again.
 
-    What else the machine does then hits all of them alike. Before each timed run comes one that is
-    not timed: without it each would start with the caches, and beside the still spinning threads,
-    of the one before.
+    What else the machine does then hits all of them alike. Before each timed run comes a pause, in
+    which the threads of the one before stop spinning for more work and leave the cores free, and a
+    run that is not timed, so that each starts with caches of its own.
     """
     timings: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -162,6 +163,7 @@ def time_in_turns(
     start = time.perf_counter()
     for index in range(repeats if repeats is not None else MAX_REPEATS):
         for name, run in runs.items():
+            time.sleep(PAUSE_SECONDS)
             run()
             before = time.perf_counter()
             run()
