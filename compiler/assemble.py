@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hocket.compiler.graph.host_model import serialize_host_region
-from hocket.compiler.graph.regions import AttentionRegion, Layout
+from hocket.compiler.graph.host_model import build_host_model
+from hocket.compiler.graph.regions import AttentionRegion, HostRegion, Layout
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.program_json import program_to_json
 from hocket.runtime.artifact import Artifact
 from hocket.runtime.kernels.parameters import AttentionParameters
 from hocket.runtime.signature import Signature, TensorSpec
-from hocket.runtime.steps import AttentionStep, HostStep, LeftToHost, Step
+from hocket.runtime.steps import TURN, AttentionStep, HostStep, LeftToHost, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
     from hocket.compiler.graph.regions import PartitionedModel, ValueInfo
     from hocket.compiler.problem import AttentionProblem
@@ -64,24 +62,17 @@ def assemble_artifact(
         model_name, producer, target, num_threads: See ``Artifact``.
     """
     problems = list(plans)
-    weights: dict[str, NDArray[Any]] = {}
+    host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
+    host = build_host_model(host_regions, TURN)
+    made = iter(host.outputs)
     steps: list[Step] = []
     for region in model.regions:
         if isinstance(region, AttentionRegion):
             number = problems.index(region.problem)
             steps.append(_attention_step(region, plans[region.problem], number))
             continue
-        content, separated = serialize_host_region(region)
-        weights |= separated
         steps.append(
-            HostStep(
-                region.name,
-                content,
-                region.inputs,
-                region.outputs,
-                tuple(separated),
-                region.num_nodes,
-            )
+            HostStep(region.name, region.inputs, region.outputs, next(made), region.num_nodes)
         )
     tensors = {name: _spec(info) for name, info in model.values.items()}
     tensors |= {info.name: _spec(info) for info in (*model.inputs, *model.outputs)}
@@ -96,7 +87,8 @@ def assemble_artifact(
         tensors=tensors,
         steps=tuple(steps),
         programs=tuple(_program_bytes(plan.program) for plan in plans.values()),
-        weights=weights,
+        host_model=host.content,
+        weights=host.weights,
         left_to_host=tuple(LeftToHost(left.node, left.op, left.reason) for left in model.not_taken),
         dims=dict(model.dims),
         num_threads=num_threads,

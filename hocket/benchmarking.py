@@ -27,6 +27,8 @@ DEFAULT_SECONDS = 5.0
 MIN_REPEATS = 5
 MAX_REPEATS = 10_000
 PAUSE_SECONDS = 0.02
+WARM_UP_RUNS = 2
+RUNS_A_TURN = 5
 
 
 class BenchmarkError(RuntimeError):
@@ -107,11 +109,11 @@ def compare_with_onnxruntime(
         artifact: The compiled module.
         model: The ONNX file it was compiled from.
         num_threads: Threads of both.
-        repeats: Timed runs of each; as many as fit into ``seconds`` by default.
+        repeats: Timed runs of each; about as many as fit into ``seconds`` by default.
         seconds: Time to spend when ``repeats`` is not given.
         seed: Of the feeds.
         measures_memory: Whether to measure peak memory, in a fresh process for each.
-        progress: Called after each pair of runs with their number and the seconds spent.
+        progress: Called after each turn with the number of timed runs and the seconds spent.
 
     Raises:
         VerificationError: onnxruntime cannot load or run the model.
@@ -153,27 +155,40 @@ def time_in_turns(
 ) -> dict[str, Latency]:
     """Time several ways to do the same, one after the other, again and again.
 
-    What else the machine does then hits all of them alike. Before each timed run comes a pause, in
-    which the threads of the one before stop spinning for more work and leave the cores free, and a
-    run that is not timed, so that each starts with caches of its own.
+    What else the machine does then hits all of them alike. A turn begins with a pause, in which the
+    threads of the one before stop spinning for more work and leave the cores free, and with runs
+    that are not timed, in which caches fill and sleeping cores and threads wake up.
     """
     timings: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
+    wanted = repeats if repeats is not None else MAX_REPEATS
     start = time.perf_counter()
-    for index in range(repeats if repeats is not None else MAX_REPEATS):
+    done = 0
+    while done < wanted:
+        in_turn = min(RUNS_A_TURN, wanted - done)
         for name, run in runs.items():
             time.sleep(PAUSE_SECONDS)
-            run()
-            before = time.perf_counter()
-            run()
-            timings[name].append(time.perf_counter() - before)
+            timings[name] += _time_runs(run, in_turn)
+        done += in_turn
         spent = time.perf_counter() - start
         if progress is not None:
-            progress(index + 1, spent)
-        if repeats is None and spent >= seconds and index + 1 >= MIN_REPEATS:
+            progress(done, spent)
+        if repeats is None and spent >= seconds and done >= MIN_REPEATS:
             break
     return {name: Latency.of(values) for name, values in timings.items()}
+
+
+def _time_runs(run: Callable[[], object], count: int) -> list[float]:
+    """Return the seconds of ``count`` runs, after some that are not timed."""
+    seconds = []
+    for _ in range(WARM_UP_RUNS):
+        run()
+    for _ in range(count):
+        before = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - before)
+    return seconds
 
 
 def measure_peak_memory(

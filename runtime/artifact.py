@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 FORMAT_NAME = "hocket-artifact"
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_HOST = "host.onnx"
 _WEIGHTS = "weights.safetensors"
 
 
@@ -65,7 +66,9 @@ class Artifact:
         tensors: Every tensor that crosses the border of a step, by name.
         steps: In the order in which they run.
         programs: Serialised programs, each used by one or more attention steps.
-        weights: The larger initializers of the host steps, by name.
+        host_model: Serialised ONNX of all host steps; an int64 scalar input named ``TURN`` says
+            which of them to compute. With a single host step there is no such input.
+        weights: The host model's larger initializers, by name; it names but does not hold them.
         left_to_host: What looked like attention and was not taken.
         dims: Sizes given to the model's symbolic dimensions.
         num_threads: Threads a session uses unless told otherwise; 0 for one a core.
@@ -81,6 +84,7 @@ class Artifact:
     tensors: Mapping[str, TensorSpec]
     steps: tuple[Step, ...]
     programs: tuple[bytes, ...]
+    host_model: bytes
     weights: Mapping[str, NDArray[Any]]
     left_to_host: tuple[LeftToHost, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -169,8 +173,6 @@ def _check_step(step: Step, artifact: Artifact, available: set[str]) -> None:
         _check_listed(name, artifact, where)
     if isinstance(step, AttentionStep):
         _check_attention(step, artifact)
-    elif missing := [name for name in step.weights if name not in artifact.weights]:
-        raise ArtifactError(f"{where}: the weights lack {missing}")
 
 
 def _check_listed(name: str, artifact: Artifact, where: str) -> None:
@@ -245,7 +247,6 @@ def parse_artifact(content: bytes, expected_digest: str | None = None) -> Artifa
 
 def _encode(artifact: Artifact) -> dict[str, bytes]:
     """Return the entries of the zip, in their order in it."""
-    host = [step.model for step in artifact.host_steps]
     manifest = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
@@ -263,7 +264,7 @@ def _encode(artifact: Artifact) -> dict[str, bytes]:
     }
     entries = {_MANIFEST: json.dumps(manifest, indent=1).encode()}
     entries |= {f"programs/{i}.json": content for i, content in enumerate(artifact.programs)}
-    entries |= {f"host/{i}.onnx": content for i, content in enumerate(host)}
+    entries[_HOST] = artifact.host_model
     entries[_WEIGHTS] = save_tensors(dict(sorted(artifact.weights.items())))
     return entries
 
@@ -272,14 +273,11 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
     try:
         manifest = json.loads(bytes(entries[_MANIFEST]))
         _check_version(manifest)
-        num_host = sum(fields["kind"] == "host" for fields in manifest["steps"])
-        host_models = (bytes(entries[f"host/{index}.onnx"]) for index in range(num_host))
-        steps = tuple(step_from_json(fields, host_models) for fields in manifest["steps"])
+        steps = tuple(step_from_json(fields) for fields in manifest["steps"])
         tensors = {spec.name: spec for spec in map(TensorSpec.from_json, manifest["tensors"])}
         num_programs = manifest["num_programs"]
-        wanted = {_MANIFEST, _WEIGHTS}
+        wanted = {_MANIFEST, _HOST, _WEIGHTS}
         wanted |= {f"programs/{index}.json" for index in range(num_programs)}
-        wanted |= {f"host/{index}.onnx" for index in range(num_host)}
         if set(entries) != wanted:
             raise ArtifactError(f"has missing or unknown entries: {sorted(wanted ^ set(entries))}")
         return Artifact(
@@ -293,6 +291,7 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
             tensors=tensors,
             steps=steps,
             programs=tuple(bytes(entries[f"programs/{i}.json"]) for i in range(num_programs)),
+            host_model=bytes(entries[_HOST]),
             weights=view_tensors(entries[_WEIGHTS]),
             left_to_host=tuple(
                 LeftToHost(

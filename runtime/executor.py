@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hocket.runtime.arena import aligned_bytes, allocate, plan_arena
-from hocket.runtime.host import HostBinding, HostRunner
+from hocket.runtime.host import HostBinding, HostModel
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.profile import Profile, StepTime
-from hocket.runtime.steps import AttentionStep
+from hocket.runtime.steps import AttentionStep, HostStep
 from hocket.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
     from hocket.runtime.kernels.attention import AttentionKernel, BoundAttention
     from hocket.runtime.kernels.parameters import AttentionParameters
-    from hocket.runtime.steps import HostStep
+
+
+MIN_PARALLEL_MACS = 8_000_000
+"""Multiply-accumulates from which on an attention is shared among threads.
+
+One core takes some 0.1 ms for them; to wake a thread takes about half of that.
+"""
 
 
 class Executor:
@@ -48,10 +55,7 @@ class Executor:
             if step.parameters not in made:
                 made[step.parameters] = make_attention_kernel(step.parameters)
             self.kernels[step.name] = made[step.parameters]
-        self.hosts = {
-            step.name: HostRunner(step, artifact.weights, num_threads)
-            for step in artifact.host_steps
-        }
+        self.host = HostModel(artifact, num_threads) if artifact.host_steps else None
         self.plan = plan_arena(artifact)
         self.scratch_bytes = max(
             (kernel.scratch_bytes(num_threads) for kernel in made.values()), default=0
@@ -61,6 +65,12 @@ class Executor:
     def context_bytes(self) -> int:
         """Bytes a run holds besides weights, inputs and outputs; onnxruntime's own not counted."""
         return self.plan.size_bytes + self.scratch_bytes
+
+    def pool_for(self, step: AttentionStep) -> WorkerPool | None:
+        """Return the threads that a step is worth waking, None for the caller alone."""
+        parameters = step.parameters
+        macs = math.prod(parameters.scores_shape) * (parameters.head_dim + parameters.value_dim)
+        return self.pool if macs >= MIN_PARALLEL_MACS else None
 
     def new_context(self) -> ExecutionContext:
         """Return what one run at a time needs of its own."""
@@ -83,10 +93,11 @@ class ExecutionContext:
         signature = executor.signature
         self._changing = [spec.name for spec in (*signature.inputs, *signature.outputs)]
         self._bindings: dict[str, HostBinding] = {}
-        for name, runner in executor.hosts.items():
-            binding = runner.new_binding()
-            binding.bind(self._arrays, self._arrays)
-            self._bindings[name] = binding
+        for step in executor.steps:
+            if isinstance(step, HostStep) and executor.host is not None:
+                binding = executor.host.new_binding(step)
+                binding.bind(self._arrays, self._arrays)
+                self._bindings[step.name] = binding
         # To check arrays and ask for their addresses costs as much as a small attention takes.
         self._attentions = {
             step.name: self._bind_attention(step, self._arrays)
@@ -115,7 +126,7 @@ class ExecutionContext:
             start = time.perf_counter() if profiled else 0.0
             if isinstance(step, AttentionStep):
                 bound = self._attentions.get(step.name) or self._bind_attention(step, arrays)
-                bound.run(self._executor.pool)
+                bound.run(self._executor.pool_for(step))
             else:
                 self._run_host(step, arrays)
             if profiled:

@@ -9,13 +9,18 @@ import functools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hocket.runtime.errors import ArtifactError, HostStepError
+from hocket.runtime.steps import TURN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
+    from hocket.runtime.artifact import Artifact
+    from hocket.runtime.signature import TensorSpec
     from hocket.runtime.steps import HostStep
 
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
@@ -27,70 +32,90 @@ rewrite rarely applies, because shapes are not known; in our regions they are.
 """
 
 
-class HostRunner:
-    """One host step, loaded into onnxruntime.
+class HostModel:
+    """The host steps of an artifact, loaded into one onnxruntime session.
 
     Args:
-        step: The step.
-        weights: Its larger initializers, by name; onnxruntime copies them.
+        artifact: Whose steps; onnxruntime copies the weights.
         num_threads: Threads to work with.
 
     Raises:
-        ArtifactError: onnxruntime does not take the model.
+        ArtifactError: onnxruntime does not take the model, or it does not fit the steps.
     """
 
-    def __init__(
-        self, step: HostStep, weights: Mapping[str, NDArray[Any]], num_threads: int
-    ) -> None:
+    def __init__(self, artifact: Artifact, num_threads: int) -> None:
         import onnxruntime
 
-        self.step = step
+        self._turns = {step.name: turn for turn, step in enumerate(artifact.host_steps)}
+        self._tensors = artifact.tensors
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings speak of node names the user never wrote
-        # Several sessions run one after the other. Threads that sleep between operators cost a
-        # third of a small model's speed, threads that spin on after their step's turn take the
-        # cores from the next step: spin briefly, and stop when the step ends.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
+        # Between two turns the threads would spin for work that does not come, on cores that our
+        # kernels need.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # An artifact may come from a stranger. A model from memory may name files for its weights,
         # and would read them from the working directory: point it to an empty folder instead.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", _empty_folder()
         )
-        names = list(step.weights)
+        names = list(artifact.weights)
         if names:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(artifact.weights[n]) for n in names]
             options.add_external_initializers(names, values)
         try:
             self._session = onnxruntime.InferenceSession(
-                step.model,
+                artifact.host_model,
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=list(SLOW_FUSIONS),
                 enable_fallback=False,  # it would try again, and print to standard output
             )
         except Exception as error:  # its errors share no other base
-            raise ArtifactError(f"step {step.name!r}: onnxruntime refuses it: {error}") from error
-        found = tuple(each.name for each in self._session.get_inputs())
-        if set(found) - set(step.inputs):
-            raise ArtifactError(f"step {step.name!r}: its model reads {found}, not {step.inputs}")
+            raise ArtifactError(f"onnxruntime refuses the host model: {error}") from error
+        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._check(artifact)
 
-    def new_binding(self) -> HostBinding:
-        """Return a binding of its own; one thread may use it at a time."""
-        return HostBinding(self._session, self.step)
+    def new_binding(self, step: HostStep) -> HostBinding:
+        """Return a binding of its own for a step; one thread may use it at a time."""
+        return HostBinding(self._session, step, self._turns[step.name], self._unread(step))
+
+    def _unread(self, step: HostStep) -> list[TensorSpec]:
+        """Return the model's inputs that belong to other steps; it wants them all the same."""
+        others = self._inputs - {TURN} - set(step.inputs)
+        return [self._tensors[name] for name in sorted(others)]
+
+    def _check(self, artifact: Artifact) -> None:
+        known = {TURN, *(name for step in artifact.host_steps for name in step.inputs)}
+        outputs = {each.name for each in self._session.get_outputs()}
+        made = {name for step in artifact.host_steps for name in step.model_outputs}
+        if not self._inputs <= known or not made <= outputs:
+            odd = sorted((self._inputs - known) | (made - outputs))
+            raise ArtifactError(f"the host model and the host steps do not fit together: {odd}")
 
 
 class HostBinding:
     """A host step with arrays to read and write, ready to run."""
 
-    def __init__(self, session: Any, step: HostStep) -> None:
+    def __init__(
+        self, session: Any, step: HostStep, turn: int, unread: Iterable[TensorSpec]
+    ) -> None:
         self._session = session
         self._name = step.name
         self._binding = session.io_binding()
-        self._inputs = {each.name for each in session.get_inputs()} & set(step.inputs)
-        self._outputs = set(step.outputs)
+        self._model_inputs = {each.name for each in session.get_inputs()}
+        self._inputs = self._model_inputs & set(step.inputs)
+        self._outputs = dict(zip(step.outputs, step.model_outputs, strict=True))
+        # One shared stretch of memory stands in for what other steps read; nobody looks at it.
+        specs = list(unread)
+        self._unread = np.zeros(max((spec.nbytes for spec in specs), default=0), np.uint8)
+        self._turn = np.array(turn, np.int64)
+        if TURN in self._model_inputs:
+            self._bind_input(TURN, self._turn)
+        for spec in specs:
+            part = self._unread[: spec.nbytes].view(spec.dtype.to_numpy()).reshape(spec.shape)
+            self._bind_input(spec.name, part)
 
     def bind(self, arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> None:
         """Make it read and write these arrays where they lie; others stay as bound before.
@@ -100,15 +125,12 @@ class HostBinding:
             names: Which of them to bind; names this step does not know are passed over.
         """
         for name in names:
+            array = arrays[name]
             if name in self._inputs:
-                array = arrays[name]
-                self._binding.bind_input(
-                    name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
-                )
+                self._bind_input(name, array)
             elif name in self._outputs:
-                array = arrays[name]
                 self._binding.bind_output(
-                    name, "cpu", 0, array.dtype, array.shape, array.ctypes.data
+                    self._outputs[name], "cpu", 0, array.dtype, array.shape, array.ctypes.data
                 )
 
     def run(self) -> None:
@@ -122,6 +144,9 @@ class HostBinding:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # its errors share no other base
             raise HostStepError(f"step {self._name!r}: onnxruntime failed: {error}") from error
+
+    def _bind_input(self, name: str, array: NDArray[Any]) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 @functools.cache

@@ -10,28 +10,37 @@ from hocket.runtime.errors import ArtifactError
 from hocket.runtime.kernels.parameters import AttentionParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+
+
+TURN = "hocket.turn"
+"""Input of a host model of several steps: which of them to compute, an int64 scalar."""
 
 
 @dataclass(frozen=True)
 class HostStep:
-    """A part of the model that onnxruntime runs.
+    """A part of the model that onnxruntime runs: one turn of ``Artifact.host_model``.
 
     Attributes:
         name: Unique in the artifact.
-        model: Serialised ONNX; its larger initializers are named, their numbers are in
-            ``Artifact.weights``.
-        inputs, outputs: Names of the tensors it reads and writes, in the order of ``model``.
-        weights: Names of its initializers in ``Artifact.weights``.
+        inputs: Names of the tensors it reads; the host model has inputs of these names.
+        outputs: Names of the tensors it writes.
+        model_outputs: The host model's names of these, in the same order.
         num_nodes: ONNX nodes in it.
     """
 
     name: str
-    model: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    weights: tuple[str, ...]
+    model_outputs: tuple[str, ...]
     num_nodes: int
+
+    def __post_init__(self) -> None:
+        if len(self.model_outputs) != len(self.outputs):
+            raise ArtifactError(
+                f"step {self.name!r}: {len(self.outputs)} outputs have "
+                f"{len(self.model_outputs)} names in the host model"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,14 +95,14 @@ class LeftToHost:
 
 
 def step_to_json(step: Step) -> dict[str, Any]:
-    """Return a JSON object; the ONNX of a host step stands beside it, not in it."""
+    """Return a JSON object."""
     if isinstance(step, HostStep):
         return {
             "kind": "host",
             "name": step.name,
             "inputs": list(step.inputs),
             "outputs": list(step.outputs),
-            "weights": list(step.weights),
+            "model_outputs": list(step.model_outputs),
             "num_nodes": step.num_nodes,
         }
     return {
@@ -113,8 +122,8 @@ def step_to_json(step: Step) -> dict[str, Any]:
     }
 
 
-def step_from_json(fields: Mapping[str, Any], host_models: Iterator[bytes]) -> Step:
-    """Build a step from JSON that nobody has checked; a host step takes the next of the models.
+def step_from_json(fields: Mapping[str, Any]) -> Step:
+    """Build a step from JSON that nobody has checked.
 
     Raises:
         ArtifactError: A field holds what it may not. (KeyError and TypeError where one is missing
@@ -123,10 +132,9 @@ def step_from_json(fields: Mapping[str, Any], host_models: Iterator[bytes]) -> S
     if fields["kind"] == "host":
         return HostStep(
             name=text_field(fields["name"]),
-            model=next(host_models),
             inputs=tuple(map(text_field, fields["inputs"])),
             outputs=tuple(map(text_field, fields["outputs"])),
-            weights=tuple(map(text_field, fields["weights"])),
+            model_outputs=tuple(map(text_field, fields["model_outputs"])),
             num_nodes=whole_field(fields["num_nodes"]),
         )
     if fields["kind"] != "attention":

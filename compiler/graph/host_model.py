@@ -1,13 +1,20 @@
-"""A host region as bytes, with its larger numbers taken out."""
+"""All host regions as one ONNX model, with its larger numbers taken out.
+
+One model and not one a region, because each onnxruntime session has threads of its own: sessions
+that take turns fight over the cores, or wake sleeping threads at each turn.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from hocket.compiler.graph.regions import HostRegion
@@ -18,22 +25,146 @@ WEIGHTS_LOCATION = "weights"
 _SEPARABLE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 
 
-def serialize_host_region(region: HostRegion) -> tuple[bytes, dict[str, NDArray[Any]]]:
-    """Return a host region's ONNX and the weights it names but does not hold.
+@dataclass(frozen=True)
+class HostModel:
+    """The host regions of a model as one ONNX model.
+
+    Attributes:
+        content: Serialised ONNX. Its inputs are those of all regions, by the names of the values,
+            and an int64 scalar that says which region's turn it is; with a single region there is
+            no turn.
+        weights: Initializers that it names but does not hold.
+        outputs: For each region in turn, the model's names of its outputs, in the region's order.
+    """
+
+    content: bytes
+    weights: Mapping[str, NDArray[Any]]
+    outputs: tuple[tuple[str, ...], ...]
+
+
+def build_host_model(regions: Sequence[HostRegion], turn: str) -> HostModel:
+    """Merge host regions into one model in which a run computes the one whose turn it is.
+
+    Before and after, with two regions::
+
+        host.0: (x) -> a          made = If(turn == 0) { a of host.0 } else { nothing }
+        host.1: (y) -> z          made = If(turn == 1) { z of host.1 } else { nothing }
 
     Floating-point initializers of more than one element are weights: kept apart, they are stored
     once however many regions use them, and can be changed without touching the model. Scalars and
     integers (shapes, axes, epsilons) stay, so that onnxruntime can fold them.
 
-    The region's model is not changed.
+    The regions' models are not changed.
+
+    Args:
+        regions: In the order of their turns.
+        turn: Name of the input that says whose turn it is.
     """
-    model = region.model.clone()
+    if not regions:
+        return HostModel(b"", {}, ())
+    if len(regions) == 1:
+        model = regions[0].model.clone()
+        outputs = [tuple(regions[0].outputs)]
+    else:
+        model, outputs = _merge(regions, turn)
+    weights = _take_weights(model.graph)
+    return HostModel(ir.to_proto(model).SerializeToString(), weights, tuple(outputs))
+
+
+def _merge(regions: Sequence[HostRegion], turn_name: str) -> tuple[ir.Model, list[tuple[str, ...]]]:
+    turn = ir.Value(name=turn_name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(()))
+    inputs: dict[str, ir.Value] = {}
+    initializers: dict[str, ir.Value] = {}
+    nodes: list[ir.Node] = []
+    outputs: list[ir.Value] = []
+    opsets: dict[str, int] = {}
+    for number, region in enumerate(regions):
+        model = region.model.clone()
+        opsets |= model.opset_imports
+        branch = _as_branch(model.graph, region.name, inputs, initializers)
+        index = ir.Value(name=f"{region.name}.turn", const_value=ir.tensor(np.array(number)))
+        initializers[f"{region.name}.turn"] = index
+        is_turn = ir.node("Equal", [turn, index], name=f"{region.name}.is_turn")
+        is_turn.outputs[0].name = f"{region.name}.is_turn"
+        made = [
+            ir.Value(name=f"{region.name}:{name}", type=value.type)
+            for name, value in zip(region.outputs, branch.outputs, strict=True)
+        ]
+        branches = {
+            "then_branch": branch,
+            "else_branch": _nothing(branch.outputs, f"{region.name}.nothing"),
+        }
+        nodes += [is_turn, ir.node("If", is_turn.outputs, branches, outputs=made, name=region.name)]
+        outputs += made
+    graph = ir.Graph(
+        [turn, *inputs.values()],
+        outputs,
+        nodes=nodes,
+        initializers=tuple(initializers.values()),
+        opset_imports=opsets,
+        name="host",
+    )
+    names = [tuple(f"{region.name}:{name}" for name in region.outputs) for region in regions]
+    return ir.Model(graph, ir_version=regions[0].model.ir_version), names
+
+
+def _as_branch(
+    graph: ir.Graph,
+    region: str,
+    inputs: dict[str, ir.Value],
+    initializers: dict[str, ir.Value],
+) -> ir.Graph:
+    """Return a region's graph as one that takes its inputs and initializers from around it.
+
+    What it makes is renamed: the same values are inputs of the model, for the regions that read
+    them.
+    """
+    for value in graph.inputs:
+        shared = inputs.setdefault(
+            value.name or "", ir.Value(name=value.name, type=value.type, shape=value.shape)
+        )
+        ir.convenience.replace_all_uses_with(value, shared)
+    for name, value in graph.initializers.items():
+        shared = initializers.setdefault(
+            name,
+            ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value),
+        )
+        ir.convenience.replace_all_uses_with(value, shared)
+    outputs = list(graph.outputs)
+    nodes = list(graph)
+    graph.outputs.clear()
+    graph.remove(nodes)
+    branch = ir.Graph((), outputs, nodes=nodes, name=region)
+    for node in ir.traversal.RecursiveGraphIterator(branch):
+        node.name = f"{region}/{node.name}"
+        for value in node.outputs:
+            value.name = f"{region}/{value.name}"
+    return branch
+
+
+def _nothing(outputs: Sequence[ir.Value], name: str) -> ir.Graph:
+    """Return a graph that gives an empty tensor for each output, in its type and rank."""
+    nodes = []
+    for number, value in enumerate(outputs):
+        dtype = value.dtype or ir.DataType.FLOAT
+        rank = len(value.shape) if value.shape is not None else 1
+        # A scalar cannot be empty; its one element is never looked at.
+        shape = ir.Shape([0] * rank)
+        empty = ir.Tensor(np.zeros(shape.numpy(), dtype.numpy()), dtype=dtype)
+        node = ir.node("Constant", [], {"value": empty}, name=f"{name}.{number}")
+        node.outputs[0].name = f"{name}.{number}"
+        node.outputs[0].type = ir.TensorType(dtype)
+        nodes.append(node)
+    return ir.Graph((), [node.outputs[0] for node in nodes], nodes=nodes, name=name)
+
+
+def _take_weights(graph: ir.Graph) -> dict[str, NDArray[Any]]:
     weights: dict[str, NDArray[Any]] = {}
-    for name, value in model.graph.initializers.items():
+    for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.dtype not in _SEPARABLE or tensor.size <= 1:
             continue
-        array: np.ndarray[Any, Any] = tensor.numpy()
+        array: NDArray[Any] = tensor.numpy()
         weights[name] = array
         value.const_value = ir.ExternalTensor(
             location=WEIGHTS_LOCATION,
@@ -43,4 +174,4 @@ def serialize_host_region(region: HostRegion) -> tuple[bytes, dict[str, NDArray[
             shape=ir.Shape(array.shape),
             name=name,
         )
-    return ir.to_proto(model).SerializeToString(), weights
+    return weights

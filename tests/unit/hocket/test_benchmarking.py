@@ -20,13 +20,13 @@ def test_one_timing_is_enough() -> None:
     assert latency == Latency(2.0, 2.0, 2.0, 2.0, 1)
 
 
-def test_runs_take_turns_each_after_one_that_is_not_timed() -> None:
+def test_runs_take_turns_each_after_some_that_are_not_timed() -> None:
     calls: list[str] = []
     result = time_in_turns(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=7
     )
-    assert "".join(calls) == "ab" + "aabb" * 3
-    assert result["a"].repeats == result["b"].repeats == 3
+    assert "".join(calls) == "ab" + "a" * (2 + 5) + "b" * (2 + 5) + "a" * (2 + 2) + "b" * (2 + 2)
+    assert result["a"].repeats == result["b"].repeats == 7
 
 
 def test_a_time_limit_still_gives_enough_runs() -> None:
@@ -34,10 +34,10 @@ def test_a_time_limit_still_gives_enough_runs() -> None:
     assert result["a"].repeats == 5
 
 
-def test_progress_is_told_each_pair() -> None:
+def test_progress_is_told_each_turn() -> None:
     seen: list[int] = []
-    time_in_turns({"a": lambda: None}, repeats=2, progress=lambda count, _: seen.append(count))
-    assert seen == [1, 2]
+    time_in_turns({"a": lambda: None}, repeats=6, progress=lambda count, _: seen.append(count))
+    assert seen == [5, 6]
 
 
 def test_the_ratio_is_above_one_where_ours_is_faster() -> None:

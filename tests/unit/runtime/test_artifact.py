@@ -134,7 +134,7 @@ def test_the_expected_digest_decides(content: bytes) -> None:
     [
         ({"version": 99}, "format version 99"),
         ({"format": "zip"}, "is of format 'zip'"),
-        ({"steps": []}, "missing or unknown entries"),
+        ({"steps": []}, "no step makes it"),
         ({"num_programs": 7}, "missing or unknown entries"),
         ({"num_threads": -1}, "want a number of 0 or more"),
         ({"model_name": 3}, "want text"),
@@ -285,7 +285,7 @@ def host_artifact(model: onnx.ModelProto) -> Artifact:
     """An artifact of one host step, as a stranger may write it."""
     spec = TensorSpec("x", DType.FLOAT32, (2, 4))
     out = TensorSpec("y", DType.FLOAT32, (2, 4))
-    step = HostStep("host.0", model.SerializeToString(), ("x",), ("y",), (), 1)
+    step = HostStep("host.0", ("x",), ("y",), ("y",), 1)
     return Artifact(
         "forged",
         "nobody",
@@ -294,6 +294,7 @@ def host_artifact(model: onnx.ModelProto) -> Artifact:
         {"x": spec, "y": out},
         (step,),
         (),
+        model.SerializeToString(),
         {},
     )
 
@@ -329,7 +330,7 @@ def test_a_host_region_cannot_read_files_or_memory(
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    with pytest.raises(ArtifactError, match="onnxruntime refuses it"):
+    with pytest.raises(ArtifactError, match="onnxruntime refuses the host model"):
         InferenceSession(host_artifact(model))
 
 
@@ -340,8 +341,13 @@ def test_parts_that_do_not_fit_are_named() -> None:
         dataclasses.replace(artifact, steps=tuple(others))
     with pytest.raises(ArtifactError, match="two steps have one name"):
         dataclasses.replace(artifact, steps=(first, first))
-    with pytest.raises(ArtifactError, match="the weights lack"):
-        dataclasses.replace(artifact, weights={})
+    with pytest.raises(ArtifactError, match="onnxruntime refuses the host model"):
+        InferenceSession(dataclasses.replace(artifact, weights={}))
+    renamed = dataclasses.replace(artifact.host_steps[0], model_outputs=("a", "b", "c", "d"))
+    with pytest.raises(ArtifactError, match="do not fit together"):
+        InferenceSession(dataclasses.replace(artifact, steps=(renamed, *artifact.steps[1:])))
+    with pytest.raises(ArtifactError, match="names in the host model"):
+        dataclasses.replace(artifact.host_steps[0], model_outputs=())
     with pytest.raises(ArtifactError, match="there is no program"):
         dataclasses.replace(artifact, programs=())
     attention = artifact.attention_steps[0]
