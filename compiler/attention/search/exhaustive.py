@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
 
+MAX_SIMULATED_TASKS = 40_000
+"""Tasks; a search ends early once its programs have more together, some seconds' worth."""
+
 LONG_PROGRAM = 30_000
 """Tasks; tilings that lead to longer programs are tried only after all others."""
 
@@ -69,8 +72,8 @@ class ExhaustiveSearcher:
             for deepest, program in planned[: budget - len(found)]:
                 estimate, _ = estimate_program(program, machine, bound)
                 found.append(Candidate(deepest, program, estimate))
-            if found and len(found[-1].program.schedule.tasks) > LONG_PROGRAM:
-                break  # seconds each, and all of the same kind
+            if sum(len(each.program.schedule.tasks) for each in found) > MAX_SIMULATED_TASKS:
+                break
         reason = f"simulated {len(found)} programs of the best of {len(tilings)} legal tilings"
         if not found:
             tiling, program = _plan_smallest(space, dataflow)
