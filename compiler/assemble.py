@@ -13,7 +13,7 @@ from hocket.hwmodels.program_json import program_to_json
 from hocket.runtime.artifact import Artifact
 from hocket.runtime.kernels.parameters import AttentionParameters
 from hocket.runtime.signature import Signature, TensorSpec
-from hocket.runtime.steps import TURN, AttentionStep, HostStep, LeftToHost, Step
+from hocket.runtime.steps import AttentionStep, HostStep, LeftToHost, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ def assemble_artifact(
     """
     problems = list(plans)
     host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
-    host = build_host_model(host_regions, TURN)
+    host = build_host_model(host_regions)
     made = iter(host.outputs)
     steps: list[Step] = []
     for region in model.regions:
@@ -88,6 +88,7 @@ def assemble_artifact(
         steps=tuple(steps),
         programs=tuple(_program_bytes(plan.program) for plan in plans.values()),
         host_model=host.content,
+        host_turn=host.turn,
         weights=host.weights,
         left_to_host=tuple(LeftToHost(left.node, left.op, left.reason) for left in model.not_taken),
         dims=dict(model.dims),

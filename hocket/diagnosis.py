@@ -80,7 +80,7 @@ def diagnose() -> Diagnosis:
     from hocket.runtime.cpu import detect_cpu
 
     versions = package_versions()
-    caches = find_caches()
+    caches, cache_problems = find_caches()
     cpu = detect_cpu()
     return Diagnosis(
         versions=versions,
@@ -96,7 +96,7 @@ def diagnose() -> Diagnosis:
         },
         caches=caches,
         numpy_blas=_numpy_blas(),
-        problems=tuple(_find_problems(versions, caches)),
+        problems=(*cache_problems, *_find_problems(versions, caches)),
     )
 
 
@@ -118,11 +118,14 @@ def package_versions() -> dict[str, str | None]:
     return versions
 
 
-def find_caches() -> tuple[CacheUse, ...]:
-    """Return the folders of generated things."""
+def find_caches() -> tuple[tuple[CacheUse, ...], list[str]]:
+    """Return the folders of generated things, and what is wrong with those that cannot be used."""
     from hocket.runtime.kernel_cache import cache_folder
 
-    return (measure_cache("kernel", cache_folder()),)
+    try:
+        return (measure_cache("kernel", cache_folder()),), []
+    except OSError as error:
+        return (), [str(error)]
 
 
 def measure_cache(name: str, path: Path) -> CacheUse:

@@ -171,6 +171,7 @@ class ReferenceSession:
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a folder.
         VerificationError: onnxruntime cannot load it.
     """
 
@@ -179,6 +180,8 @@ class ReferenceSession:
 
         onnxruntime = load_onnxruntime()
         self.path = Path(model)
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path}: this is a folder; give the .onnx file in it")
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         options = onnxruntime.SessionOptions()

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MAX_CORES = 1024
+"""Schedules are laid out core by core; nothing on an edge board has more."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -164,7 +167,8 @@ class HardwareModel:
     def __post_init__(self) -> None:
         _require(bool(self.name), "name must not be empty")
         _require(math.isfinite(self.clock_hz) and self.clock_hz > 0, "clock_hz must be positive")
-        for name in ("num_cores", "element_bytes", "alignment_bytes"):
+        _require(1 <= self.num_cores <= MAX_CORES, f"num_cores must be 1 to {MAX_CORES}")
+        for name in ("element_bytes", "alignment_bytes"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         _require(self.leakage_watts >= 0, "leakage_watts must not be negative")
 

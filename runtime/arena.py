@@ -78,6 +78,11 @@ def allocate(plan: ArenaPlan, tensors: Mapping[str, TensorSpec]) -> dict[str, ND
 
 def aligned_bytes(size: int) -> NDArray[np.uint8]:
     """Return a new uint8 array that starts at a multiple of ``ALIGNMENT``."""
-    raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    try:
+        raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    except MemoryError as error:
+        raise MemoryError(
+            f"a run needs {size:,} bytes for tensors between its steps, which cannot be had here"
+        ) from error
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

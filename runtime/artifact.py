@@ -31,6 +31,7 @@ from hocket.runtime.steps import (
     HostStep,
     LeftToHost,
     Step,
+    list_field,
     step_from_json,
     step_to_json,
     text_field,
@@ -49,9 +50,26 @@ if TYPE_CHECKING:
 
 FORMAT_NAME = "hocket-artifact"
 FORMAT_VERSION = 1
+MAX_THREADS = 1024
 _MANIFEST = "manifest.json"
 _HOST = "host.onnx"
 _WEIGHTS = "weights.safetensors"
+_MANIFEST_KEYS = {
+    "format",
+    "version",
+    "producer",
+    "model_name",
+    "dims",
+    "num_threads",
+    "target",
+    "inputs",
+    "outputs",
+    "tensors",
+    "steps",
+    "num_programs",
+    "host_turn",
+    "left_to_host",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +84,9 @@ class Artifact:
         tensors: Every tensor that crosses the border of a step, by name.
         steps: In the order in which they run.
         programs: Serialised programs, each used by one or more attention steps.
-        host_model: Serialised ONNX of all host steps; an int64 scalar input named ``TURN`` says
-            which of them to compute. With a single host step there is no such input.
+        host_model: Serialised ONNX of all host steps.
+        host_turn: Name of its int64 scalar input that says which of the host steps to compute;
+            empty with a single one, which has no turns.
         weights: The host model's larger initializers, by name; it names but does not hold them.
         left_to_host: What looked like attention and was not taken.
         dims: Sizes given to the model's symbolic dimensions.
@@ -85,6 +104,7 @@ class Artifact:
     steps: tuple[Step, ...]
     programs: tuple[bytes, ...]
     host_model: bytes
+    host_turn: str
     weights: Mapping[str, NDArray[Any]]
     left_to_host: tuple[LeftToHost, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -158,8 +178,8 @@ def check_artifact(artifact: Artifact) -> None:
         if spec.name not in available:
             raise ArtifactError(f"output {spec.name!r}: no step makes it")
         _check_listed(spec.name, artifact, "output")
-    if artifact.num_threads < 0:
-        raise ArtifactError(f"num_threads must be 0 or more, got {artifact.num_threads}")
+    if not 0 <= artifact.num_threads <= MAX_THREADS:
+        raise ArtifactError(f"num_threads must be 0 to {MAX_THREADS}, got {artifact.num_threads}")
 
 
 def _check_step(step: Step, artifact: Artifact, available: set[str]) -> None:
@@ -260,6 +280,7 @@ def _encode(artifact: Artifact) -> dict[str, bytes]:
         "tensors": [spec.to_json() for spec in artifact.tensors.values()],
         "steps": [step_to_json(step) for step in artifact.steps],
         "num_programs": len(artifact.programs),
+        "host_turn": artifact.host_turn,
         "left_to_host": [vars(left) for left in artifact.left_to_host],
     }
     entries = {_MANIFEST: json.dumps(manifest, indent=1).encode()}
@@ -273,9 +294,17 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
     try:
         manifest = json.loads(bytes(entries[_MANIFEST]))
         _check_version(manifest)
+        if set(manifest) != _MANIFEST_KEYS:
+            odd = sorted(set(manifest) ^ _MANIFEST_KEYS)
+            raise ArtifactError(f"has missing or unknown keys in its manifest: {odd}")
         steps = tuple(step_from_json(fields) for fields in manifest["steps"])
-        tensors = {spec.name: spec for spec in map(TensorSpec.from_json, manifest["tensors"])}
-        num_programs = manifest["num_programs"]
+        specs = [TensorSpec.from_json(fields) for fields in manifest["tensors"]]
+        tensors = {spec.name: spec for spec in specs}
+        if len(tensors) != len(specs):
+            raise ArtifactError("describes a tensor twice")
+        num_programs = whole_field(manifest["num_programs"])
+        if num_programs > len(entries):
+            raise ArtifactError(f"has {len(entries)} entries, not {num_programs} programs")
         wanted = {_MANIFEST, _HOST, _WEIGHTS}
         wanted |= {f"programs/{index}.json" for index in range(num_programs)}
         if set(entries) != wanted:
@@ -285,13 +314,14 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
             producer=text_field(manifest["producer"]),
             target=target_from_dict(manifest["target"], "target"),
             signature=Signature(
-                tuple(tensors[name] for name in manifest["inputs"]),
-                tuple(tensors[name] for name in manifest["outputs"]),
+                tuple(tensors[name] for name in list_field(manifest["inputs"])),
+                tuple(tensors[name] for name in list_field(manifest["outputs"])),
             ),
             tensors=tensors,
             steps=steps,
             programs=tuple(bytes(entries[f"programs/{i}.json"]) for i in range(num_programs)),
             host_model=bytes(entries[_HOST]),
+            host_turn=text_field(manifest["host_turn"]),
             weights=view_tensors(entries[_WEIGHTS]),
             left_to_host=tuple(
                 LeftToHost(
@@ -304,16 +334,16 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
         )
     except (TargetError, ProgramError, UnsupportedError) as error:
         raise ArtifactError(str(error)) from error
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"is malformed: {type(error).__name__}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"has an unreadable manifest: {error}") from error
 
 
 def _check_version(manifest: Mapping[str, Any]) -> None:
     if manifest["format"] != FORMAT_NAME:
         raise ArtifactError(f"is of format {manifest['format']!r}, want {FORMAT_NAME!r}")
-    if manifest["version"] != FORMAT_VERSION:
+    if type(manifest["version"]) is not int or manifest["version"] != FORMAT_VERSION:
         raise ArtifactError(
             f"has format version {manifest['version']!r}, this Hocket reads {FORMAT_VERSION}; "
             "compile the model again"

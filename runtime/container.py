@@ -14,10 +14,10 @@ import os
 import struct
 import tempfile
 import zipfile
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from hocket.runtime.errors import ArtifactError
+from hocket.runtime.files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,23 +35,10 @@ def save_container(entries: Mapping[str, bytes], path: str | os.PathLike[str]) -
     """Write entries to a file, which appears whole or not at all, and return the digest.
 
     Raises:
-        OSError: The folder does not exist or cannot be written to.
+        OSError: As ``atomic_file``.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            digest = _write(entries, file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return digest
+    with atomic_file(path) as file:
+        return _write(entries, file)
 
 
 def container_digest(entries: Mapping[str, bytes]) -> str:

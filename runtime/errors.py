@@ -15,3 +15,7 @@ class UnsupportedError(ValueError):
 
 class HostStepError(RuntimeError):
     """A step that onnxruntime loaded but could not run: which one, and what it said."""
+
+
+class KernelCacheError(OSError):
+    """A folder for compiled kernels that cannot be used, and how to choose another one."""

@@ -33,7 +33,7 @@ One core takes some 0.1 ms for them; to wake a thread takes about half of that.
 
 
 class Executor:
-    """All that runs of one artifact share: kernels, onnxruntime sessions, threads, the memory plan.
+    """All that runs of one artifact share: kernels, an onnxruntime session, threads, memory plan.
 
     It keeps the steps but not the weights: onnxruntime has copies of its own, and a device has no
     room for them twice.
@@ -119,7 +119,12 @@ class ExecutionContext:
             All outputs in newly allocated arrays, and the profile if asked for.
         """
         wanted = self._executor.signature.outputs
-        outputs = {spec.name: np.empty(spec.shape, spec.dtype.to_numpy()) for spec in wanted}
+        outputs = {
+            spec.name: feeds[spec.name].copy()  # an output that is an input: nobody makes it
+            if spec.name in feeds
+            else np.empty(spec.shape, spec.dtype.to_numpy())
+            for spec in wanted
+        }
         arrays = {**self._arrays, **feeds, **outputs}
         times: list[StepTime] = []
         for step in self._executor.steps:

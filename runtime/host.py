@@ -5,14 +5,12 @@ The only file of the runtime that loads onnxruntime.
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hocket.runtime.errors import ArtifactError, HostStepError
-from hocket.runtime.steps import TURN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,6 +44,7 @@ class HostModel:
     def __init__(self, artifact: Artifact, num_threads: int) -> None:
         import onnxruntime
 
+        self._turn = artifact.host_turn
         self._turns = {step.name: turn for turn, step in enumerate(artifact.host_steps)}
         self._tensors = artifact.tensors
         options = onnxruntime.SessionOptions()
@@ -55,39 +54,45 @@ class HostModel:
         # Between two turns the threads would spin for work that does not come, on cores that our
         # kernels need.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # An artifact may come from a stranger. A model from memory may name files for its weights,
-        # and would read them from the working directory: point it to an empty folder instead.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", _empty_folder()
-        )
+        # A product with dequantised weights may be rewritten to one that rounds the activations to
+        # int8 as well; level 1 keeps those in float32, as the model says.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         names = list(artifact.weights)
         if names:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(artifact.weights[n]) for n in names]
             options.add_external_initializers(names, values)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                artifact.host_model,
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(SLOW_FUSIONS),
-                enable_fallback=False,  # it would try again, and print to standard output
+        # An artifact may come from a stranger. A model from memory may name files for its weights,
+        # and would read them from the working directory: point it to an empty folder instead.
+        with tempfile.TemporaryDirectory(prefix="hocket-empty-") as empty:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", empty
             )
-        except Exception as error:  # its errors share no other base
-            raise ArtifactError(f"onnxruntime refuses the host model: {error}") from error
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    artifact.host_model,
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    disabled_optimizers=list(SLOW_FUSIONS),
+                    enable_fallback=False,  # it would try again, and print to standard output
+                )
+            except Exception as error:  # its errors share no other base
+                raise ArtifactError(f"onnxruntime refuses the host model: {error}") from error
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._check(artifact)
 
     def new_binding(self, step: HostStep) -> HostBinding:
         """Return a binding of its own for a step; one thread may use it at a time."""
-        return HostBinding(self._session, step, self._turns[step.name], self._unread(step))
+        return HostBinding(
+            self._session, step, self._turn, self._turns[step.name], self._unread(step)
+        )
 
     def _unread(self, step: HostStep) -> list[TensorSpec]:
         """Return the model's inputs that belong to other steps; it wants them all the same."""
-        others = self._inputs - {TURN} - set(step.inputs)
+        others = self._inputs - {self._turn} - set(step.inputs)
         return [self._tensors[name] for name in sorted(others)]
 
     def _check(self, artifact: Artifact) -> None:
-        known = {TURN, *(name for step in artifact.host_steps for name in step.inputs)}
+        known = {self._turn, *(name for step in artifact.host_steps for name in step.inputs)}
         outputs = {each.name for each in self._session.get_outputs()}
         made = {name for step in artifact.host_steps for name in step.model_outputs}
         if not self._inputs <= known or not made <= outputs:
@@ -99,20 +104,24 @@ class HostBinding:
     """A host step with arrays to read and write, ready to run."""
 
     def __init__(
-        self, session: Any, step: HostStep, turn: int, unread: Iterable[TensorSpec]
+        self,
+        session: Any,
+        step: HostStep,
+        turn_name: str,
+        turn: int,
+        unread: Iterable[TensorSpec],
     ) -> None:
         self._session = session
         self._name = step.name
         self._binding = session.io_binding()
-        self._model_inputs = {each.name for each in session.get_inputs()}
-        self._inputs = self._model_inputs & set(step.inputs)
+        self._inputs = {each.name for each in session.get_inputs()} & set(step.inputs)
         self._outputs = dict(zip(step.outputs, step.model_outputs, strict=True))
         # One shared stretch of memory stands in for what other steps read; nobody looks at it.
         specs = list(unread)
         self._unread = np.zeros(max((spec.nbytes for spec in specs), default=0), np.uint8)
         self._turn = np.array(turn, np.int64)
-        if TURN in self._model_inputs:
-            self._bind_input(TURN, self._turn)
+        if turn_name:
+            self._bind_input(turn_name, self._turn)
         for spec in specs:
             part = self._unread[: spec.nbytes].view(spec.dtype.to_numpy()).reshape(spec.shape)
             self._bind_input(spec.name, part)
@@ -147,13 +156,3 @@ class HostBinding:
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-@functools.cache
-def _empty_folder() -> str:
-    # Kept for the life of the process, and removed with it.
-    _EMPTY.append(tempfile.TemporaryDirectory(prefix="hocket-empty-"))
-    return _EMPTY[0].name
-
-
-_EMPTY: list[tempfile.TemporaryDirectory[str]] = []

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from hocket.runtime.errors import KernelCacheError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType
@@ -44,12 +46,19 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
             without it the user's cache folder.
 
     Raises:
+        KernelCacheError: The folder cannot be made.
         PermissionError: The folder belongs to someone else, who could put code there that we
             would run.
     """
     root = cache_dir or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hocket")
     folder = Path(root).expanduser().absolute() / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelCacheError(
+            f"the kernel cache {folder} cannot be made: {error.strerror}; "
+            f"set {CACHE_VARIABLE} to a folder that can be written to"
+        ) from error
     if hasattr(os, "getuid"):
         status = folder.stat()
         if status.st_uid != os.getuid():

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hocket.runtime.files import atomic_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -70,6 +72,5 @@ def write_trace(profiles: Iterable[Profile], path: Path) -> None:
         for number, profile in enumerate(profiles)
         for step in profile.steps
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        file.write(json.dumps({"traceEvents": events}).encode())

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hocket.runtime.signature import TensorSpec
 
 PROVIDERS = ("CPUExecutionProvider",)
+MAX_IDLE_CONTEXTS = 4
+"""Memory of so many runs is kept for the next ones; more is given back."""
 
 
 @dataclass
@@ -180,7 +182,8 @@ class InferenceSession:
             outputs, profile = context.run(feeds, profiled)
         finally:
             with self._lock:
-                self._idle.append(context)
+                if len(self._idle) < MAX_IDLE_CONTEXTS:
+                    self._idle.append(context)
         return [outputs[position] for position in positions], profile
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hocket.hwmodels.dtypes import DType
 from hocket.runtime.errors import ArtifactError, FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -53,6 +54,10 @@ class TensorSpec:
             raise ArtifactError(f"tensor {self.name!r} has an unusable shape {self.shape!r}")
         if math.prod(self.shape) > MAX_ELEMENTS:
             raise ArtifactError(f"tensor {self.name!r} of shape {self.shape} is too large")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not -(2**63) <= low < high <= 2**63:
+                raise ArtifactError(f"tensor {self.name!r} has an unusable value range")
 
     @property
     def type(self) -> str:
@@ -117,6 +122,8 @@ class Signature:
         Raises:
             FeedError: A name is missing or unknown, or an array has another type or shape.
         """
+        if not isinstance(feeds, Mapping):
+            raise FeedError(f"feeds: want arrays by input name, got {type(feeds).__name__}")
         wanted = {spec.name for spec in self.inputs}
         unknown = sorted(set(feeds) - wanted)
         missing = sorted(wanted - set(feeds))

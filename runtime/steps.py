@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-TURN = "hocket.turn"
-"""Input of a host model of several steps: which of them to compute, an int64 scalar."""
-
-
 @dataclass(frozen=True)
 class HostStep:
     """A part of the model that onnxruntime runs: one turn of ``Artifact.host_model``.
@@ -132,9 +128,9 @@ def step_from_json(fields: Mapping[str, Any]) -> Step:
     if fields["kind"] == "host":
         return HostStep(
             name=text_field(fields["name"]),
-            inputs=tuple(map(text_field, fields["inputs"])),
-            outputs=tuple(map(text_field, fields["outputs"])),
-            model_outputs=tuple(map(text_field, fields["model_outputs"])),
+            inputs=tuple(map(text_field, list_field(fields["inputs"]))),
+            outputs=tuple(map(text_field, list_field(fields["outputs"]))),
+            model_outputs=tuple(map(text_field, list_field(fields["model_outputs"]))),
             num_nodes=whole_field(fields["num_nodes"]),
         )
     if fields["kind"] != "attention":
@@ -163,6 +159,17 @@ def text_field(value: object) -> str:
     """
     if not isinstance(value, str):
         raise ArtifactError(f"is malformed: want text, got {value!r}")
+    return value
+
+
+def list_field(value: object) -> list[Any]:
+    """Return a value that must be a list.
+
+    Raises:
+        ArtifactError: It is not.
+    """
+    if not isinstance(value, list):
+        raise ArtifactError(f"is malformed: want a list, got {value!r}")
     return value
 
 

@@ -31,6 +31,10 @@ class _Axis:
     name: str | None
 
 
+MAX_SIZE = 1 << 24
+"""Largest size of an open dimension; kernels index no further."""
+
+
 def bind_dimensions(model: ir.Model, dims: Mapping[str, int], source: str) -> dict[str, int]:
     """Give every open dimension of the inputs its size, in place, and return what was bound.
 
@@ -129,9 +133,10 @@ def _checked_size(label: str, given: object, source: str) -> int:
         raise DimensionError(
             f"{source}: the size of dimension {label!r} must be a whole number, got {given!r}"
         ) from error
-    if isinstance(given, bool) or size < 1:
+    if isinstance(given, bool) or not 1 <= size <= MAX_SIZE:
         raise DimensionError(
-            f"{source}: the size of dimension {label!r} must be at least 1, got {given!r}"
+            f"{source}: the size of dimension {label!r} must be at least 1 and at most {MAX_SIZE}, "
+            f"got {given!r}"
         )
     return size
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WEIGHTS_LOCATION = "weights"
 """What the ONNX names as the file of its weights; there is none, whoever loads it gives them."""
 
+_QUANTIZED_OPS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _SEPARABLE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 
 
@@ -31,18 +32,19 @@ class HostModel:
 
     Attributes:
         content: Serialised ONNX. Its inputs are those of all regions, by the names of the values,
-            and an int64 scalar that says which region's turn it is; with a single region there is
-            no turn.
+            and an int64 scalar that says which region's turn it is.
+        turn: Name of that input; empty with a single region, which has no turns.
         weights: Initializers that it names but does not hold.
         outputs: For each region in turn, the model's names of its outputs, in the region's order.
     """
 
     content: bytes
+    turn: str
     weights: Mapping[str, NDArray[Any]]
     outputs: tuple[tuple[str, ...], ...]
 
 
-def build_host_model(regions: Sequence[HostRegion], turn: str) -> HostModel:
+def build_host_model(regions: Sequence[HostRegion]) -> HostModel:
     """Merge host regions into one model in which a run computes the one whose turn it is.
 
     Before and after, with two regions::
@@ -55,23 +57,38 @@ def build_host_model(regions: Sequence[HostRegion], turn: str) -> HostModel:
     integers (shapes, axes, epsilons) stay, so that onnxruntime can fold them.
 
     The regions' models are not changed.
-
-    Args:
-        regions: In the order of their turns.
-        turn: Name of the input that says whose turn it is.
     """
     if not regions:
-        return HostModel(b"", {}, ())
+        return HostModel(b"", "", {}, ())
+    turn = ""
     if len(regions) == 1:
         model = regions[0].model.clone()
         outputs = [tuple(regions[0].outputs)]
     else:
-        model, outputs = _merge(regions, turn)
+        prefix = _unused_prefix(regions)
+        turn = f"{prefix}turn"
+        model, outputs = _merge(regions, prefix, turn)
     weights = _take_weights(model.graph)
-    return HostModel(ir.to_proto(model).SerializeToString(), weights, tuple(outputs))
+    return HostModel(ir.to_proto(model).SerializeToString(), turn, weights, tuple(outputs))
 
 
-def _merge(regions: Sequence[HostRegion], turn_name: str) -> tuple[ir.Model, list[tuple[str, ...]]]:
+def _unused_prefix(regions: Sequence[HostRegion]) -> str:
+    """Return a prefix that no name in the regions has, for the names that are made here."""
+    names: set[str] = set()
+    for region in regions:
+        graph = region.model.graph
+        names.update(graph.initializers, region.inputs, region.outputs)
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            names.update(value.name or "" for value in node.outputs)
+    prefix = "hocket."
+    while any(name.startswith(prefix) for name in names):
+        prefix = f"_{prefix}"
+    return prefix
+
+
+def _merge(
+    regions: Sequence[HostRegion], prefix: str, turn_name: str
+) -> tuple[ir.Model, list[tuple[str, ...]]]:
     turn = ir.Value(name=turn_name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(()))
     inputs: dict[str, ir.Value] = {}
     initializers: dict[str, ir.Value] = {}
@@ -79,22 +96,23 @@ def _merge(regions: Sequence[HostRegion], turn_name: str) -> tuple[ir.Model, lis
     outputs: list[ir.Value] = []
     opsets: dict[str, int] = {}
     for number, region in enumerate(regions):
+        own = f"{prefix}{region.name}"
         model = region.model.clone()
         opsets |= model.opset_imports
-        branch = _as_branch(model.graph, region.name, inputs, initializers)
-        index = ir.Value(name=f"{region.name}.turn", const_value=ir.tensor(np.array(number)))
-        initializers[f"{region.name}.turn"] = index
-        is_turn = ir.node("Equal", [turn, index], name=f"{region.name}.is_turn")
-        is_turn.outputs[0].name = f"{region.name}.is_turn"
+        branch = _as_branch(model.graph, own, inputs, initializers)
+        index = ir.Value(name=f"{own}.turn", const_value=ir.tensor(np.array(number)))
+        initializers[f"{own}.turn"] = index
+        is_turn = ir.node("Equal", [turn, index], name=f"{own}.is_turn")
+        is_turn.outputs[0].name = f"{own}.is_turn"
         made = [
-            ir.Value(name=f"{region.name}:{name}", type=value.type)
+            ir.Value(name=f"{own}:{name}", type=value.type)
             for name, value in zip(region.outputs, branch.outputs, strict=True)
         ]
         branches = {
             "then_branch": branch,
-            "else_branch": _nothing(branch.outputs, f"{region.name}.nothing"),
+            "else_branch": _nothing(branch.outputs, f"{own}.nothing"),
         }
-        nodes += [is_turn, ir.node("If", is_turn.outputs, branches, outputs=made, name=region.name)]
+        nodes += [is_turn, ir.node("If", is_turn.outputs, branches, outputs=made, name=own)]
         outputs += made
     graph = ir.Graph(
         [turn, *inputs.values()],
@@ -104,17 +122,19 @@ def _merge(regions: Sequence[HostRegion], turn_name: str) -> tuple[ir.Model, lis
         opset_imports=opsets,
         name="host",
     )
-    names = [tuple(f"{region.name}:{name}" for name in region.outputs) for region in regions]
+    names = [
+        tuple(f"{prefix}{region.name}:{name}" for name in region.outputs) for region in regions
+    ]
     return ir.Model(graph, ir_version=regions[0].model.ir_version), names
 
 
 def _as_branch(
     graph: ir.Graph,
-    region: str,
+    prefix: str,
     inputs: dict[str, ir.Value],
     initializers: dict[str, ir.Value],
 ) -> ir.Graph:
-    """Return a region's graph as one that takes its inputs and initializers from around it.
+    """Return a region's graph as one that takes its inputs and weights from around it.
 
     What it makes is renamed: the same values are inputs of the model, for the regions that read
     them.
@@ -124,7 +144,14 @@ def _as_branch(
             value.name or "", ir.Value(name=value.name, type=value.type, shape=value.shape)
         )
         ir.convenience.replace_all_uses_with(value, shared)
-    for name, value in graph.initializers.items():
+    quantized = []
+    for name, value in tuple(graph.initializers.items()):
+        if _is_quantized(value):
+            # onnxruntime's rewrites of quantised operators look for these in their own graph.
+            del graph.initializers[name]
+            value.name = f"{prefix}/{name}"
+            quantized.append(value)
+            continue
         shared = initializers.setdefault(
             name,
             ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value),
@@ -134,12 +161,17 @@ def _as_branch(
     nodes = list(graph)
     graph.outputs.clear()
     graph.remove(nodes)
-    branch = ir.Graph((), outputs, nodes=nodes, name=region)
+    branch = ir.Graph((), outputs, nodes=nodes, initializers=quantized, name=prefix)
     for node in ir.traversal.RecursiveGraphIterator(branch):
-        node.name = f"{region}/{node.name}"
+        node.name = f"{prefix}/{node.name}"
         for value in node.outputs:
-            value.name = f"{region}/{value.name}"
+            value.name = f"{prefix}/{value.name}"
     return branch
+
+
+def _is_quantized(value: ir.Value) -> bool:
+    """Return whether an initializer is a quantised tensor, or a scale or zero point of one."""
+    return any(node.op_type in _QUANTIZED_OPS for node, _ in value.uses())
 
 
 def _nothing(outputs: Sequence[ir.Value], name: str) -> ir.Graph:
@@ -164,6 +196,8 @@ def _take_weights(graph: ir.Graph) -> dict[str, NDArray[Any]]:
         tensor = value.const_value
         if tensor is None or tensor.dtype not in _SEPARABLE or tensor.size <= 1:
             continue
+        if name == "__metadata__":
+            continue  # safetensors keeps that name for itself
         array: NDArray[Any] = tensor.numpy()
         weights[name] = array
         value.const_value = ir.ExternalTensor(

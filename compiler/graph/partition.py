@@ -234,9 +234,13 @@ def _with_consecutive_names(regions: list[Region]) -> list[Region]:
     """Number the host regions that there are: a stage without host nodes has none."""
     result: list[Region] = []
     count = 0
+    base = "host"
+    taken = {region.name for region in regions if not isinstance(region, HostRegion)}
+    while any(name.startswith(f"{base}.") for name in taken):
+        base = f"_{base}"
     for region in regions:
         if isinstance(region, HostRegion):
-            name = f"host.{count}"
+            name = f"{base}.{count}"
             region.model.graph.name = name
             count += 1
             result.append(

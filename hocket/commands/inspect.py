@@ -70,6 +70,8 @@ def inspect_command(
     - `hocket inspect model.onnx --dim batch=1 --dim seq=512 --json`
     - `hocket inspect model.hkt --layer 2 --plot schedule.png --trace schedule.json`
     """
+    if path.is_dir():
+        raise IsADirectoryError(21, "this is a folder, not a file", str(path))
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     with path.open("rb") as file:

@@ -63,6 +63,8 @@ def run_command(
     if not pairs and not random:
         raise typer.BadParameter("give each input, or --random", param_hint="--input")
     options = SessionOptions(intra_op_num_threads=threads, enable_profiling=profile is not None)
+    if profile is not None:
+        options.profile_file_prefix = str(profile.parent / f".{profile.name}.")
     session = InferenceSession(module, options, expected_digest=digest)
     feeds = _read_feeds(session, pairs, seed if random else None)
     start = time.perf_counter()
@@ -94,19 +96,26 @@ def _read_feeds(session: Any, pairs: dict[str, str], seed: int | None) -> dict[s
     feeds = {} if seed is None else random_feeds(session.get_inputs(), seed)
     for name, file in pairs.items():
         try:
-            feeds[name] = np.load(file, allow_pickle=False)
+            array = np.load(file, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise typer.BadParameter(
                 f"{file}: not a .npy file: {error}", param_hint="--input"
             ) from error
+        if not isinstance(array, np.ndarray):
+            raise typer.BadParameter(
+                f"{file}: holds several arrays; give one .npy file an input", param_hint="--input"
+            )
+        feeds[name] = array
     return feeds
 
 
 def _write_outputs(path: Path, results: dict[str, Any]) -> None:
     import numpy as np
 
+    from hocket.runtime.files import atomic_file
+
     # Through a file of our own: given a name, savez appends .npz to it.
-    with path.open("wb") as file:
+    with atomic_file(path) as file:
         np.savez(file, **results)
 
 

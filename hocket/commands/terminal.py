@@ -20,7 +20,7 @@ JsonFlag = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, help="Threads; 0 for one a core.", show_default=True)
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of random inputs.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random inputs.")]
 ArtifactArgument = Annotated[
     Path,
     typer.Argument(metavar="MODULE.hkt", help="A compiled module.", show_default=False),
@@ -121,7 +121,7 @@ def parse_dims(texts: list[str]) -> dict[str, int]:
     """
     dims = {}
     for name, value in parse_pairs(texts, "--dim").items():
-        if not value.isdecimal() or int(value) < 1:
+        if not (value.isascii() and value.isdecimal()) or int(value) < 1:
             raise typer.BadParameter(
                 f"the size of {name!r} must be a positive integer, got {value!r}",
                 param_hint="--dim",

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 from support.modules import BATCH, LENGTH, tiny_artifact, tiny_feeds
 from support.tiny_encoder import make_tiny_encoder
 
+from hocket.compiler.driver import compile_model
 from hocket.runtime.arena import plan_arena
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.errors import ArtifactError, FeedError, HostStepError
-from hocket.runtime.session import InferenceSession, SessionOptions
+from hocket.runtime.session import MAX_IDLE_CONTEXTS, InferenceSession, SessionOptions
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +175,128 @@ def test_tensors_alive_together_do_not_overlap_in_the_arena() -> None:
             start, end = plan.offsets[one], plan.offsets[one] + artifact.tensors[one].nbytes
             low, high = plan.offsets[other], plan.offsets[other] + artifact.tensors[other].nbytes
             assert end <= low or high <= start
+
+
+def make_model(nodes: list[Any], inputs: Any, outputs: Any, weights: Any = ()) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
+        [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in dict(weights).items()],
+    )
+    opsets = [helper.make_opsetid("", 23)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def attention(query: str, output: str, name: str = "") -> Any:
+    return helper.make_node("Attention", [query, query, query], [output], name=name)
+
+
+FLOATS = (1, [1, 2, 4, 8])
+
+
+def assert_same_as_onnxruntime(model: Any, runs: int = 2) -> None:
+    artifact = compile_model(model)
+    session = InferenceSession(artifact)
+    generator = np.random.default_rng(0)
+    peer = onnxruntime.InferenceSession(model.SerializeToString())
+    for _ in range(runs):
+        feeds = {
+            spec.name: generator.standard_normal(spec.shape).astype(np.float32)
+            for spec in session.get_inputs()
+        }
+        for ours, theirs in zip(session.run(None, feeds), peer.run(None, feeds), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_that_is_an_input_is_handed_on() -> None:
+    assert_same_as_onnxruntime(make_model([], {"x": FLOATS}, {"x": FLOATS}))
+    both = {"y": FLOATS, "x": FLOATS}
+    model = make_model([attention("x", "y")], {"x": FLOATS}, both)
+    assert_same_as_onnxruntime(model)
+    session = InferenceSession(compile_model(model))
+    feeds = {"x": np.ones((1, 2, 4, 8), np.float32)}
+    session.run(["x"], feeds)[0][...] = 7  # the caller's own array, not the feed
+    assert (feeds["x"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["hocket.turn", "hocket.host.0.turn", "hocket.host.1/o", "host.1:o", "__metadata__"]
+)
+def test_a_weight_may_have_any_name(name: str) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", name], ["a"]),
+        attention("a", "b"),
+        helper.make_node("Mul", ["b", name], ["o"]),
+    ]
+    weights = {name: np.linspace(0.5, 2, 8, dtype=np.float32)}
+    assert_same_as_onnxruntime(make_model(nodes, {"x": FLOATS}, {"o": FLOATS}, weights))
+
+
+def test_an_attention_may_be_named_like_a_host_region() -> None:
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"]),
+        attention("a", "b", name="host.0"),
+        helper.make_node("Neg", ["b"], ["c"]),
+        attention("c", "d", name="host.1"),
+        helper.make_node("Neg", ["d"], ["o"]),
+    ]
+    assert_same_as_onnxruntime(make_model(nodes, {"x": FLOATS}, {"o": FLOATS}))
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_quantised_weights_in_several_regions(shares: bool) -> None:
+    generator = np.random.default_rng(1)
+    nodes, weights, value = [], {}, "x"
+    for layer in range(2):
+        number = 0 if shares else layer
+        weights[f"w{number}"] = generator.integers(-99, 99, (8, 8)).astype(np.int8)
+        weights[f"s{number}"] = np.full(8, 0.01, np.float32)
+        nodes += [
+            helper.make_node(
+                "DequantizeLinear", [f"w{number}", f"s{number}"], [f"d{layer}"], axis=1
+            ),
+            attention(value, f"a{layer}"),
+            helper.make_node("MatMul", [f"a{layer}", f"d{layer}"], [f"m{layer}"]),
+        ]
+        value = f"m{layer}"
+    assert_same_as_onnxruntime(make_model(nodes, {"x": FLOATS}, {value: FLOATS}, weights))
+
+
+def test_regions_with_scalars_flags_and_branches_take_turns() -> None:
+    then = helper.make_graph(
+        [helper.make_node("Neg", ["b"], ["t"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", *FLOATS)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Abs", ["b"], ["e"])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("e", *FLOATS)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),  # a scalar crosses the border
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),  # and a flag
+        attention("x", "b"),
+        helper.make_node("If", ["positive"], ["i"], then_branch=then, else_branch=other),
+        attention("i", "c"),
+        helper.make_node("Mul", ["c", "sum"], ["o"]),
+    ]
+    weights = {"zero": np.array(0, np.float32)}
+    model = make_model(nodes, {"x": FLOATS}, {"o": FLOATS, "positive": (9, [])}, weights)
+    assert_same_as_onnxruntime(model, runs=6)
+
+
+def test_memory_of_runs_that_overlapped_is_given_back() -> None:
+    session = InferenceSession(tiny_artifact())
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda seed: session.run(None, tiny_feeds(seed)), range(60)))
+    assert len(session._idle) <= MAX_IDLE_CONTEXTS
+
+
+def test_feeds_of_the_wrong_kind_are_named(session: InferenceSession) -> None:
+    with pytest.raises(FeedError, match="want arrays by input name, got NoneType"):
+        session.run(None, None)  # type: ignore[arg-type]

@@ -1,0 +1,43 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a new file beside ``path`` and put it in its place when the block ends well.
+
+    If the block fails, nothing has changed. A link is followed, what it points to is replaced.
+
+    Raises:
+        OSError: The folder is missing or cannot be written to, or something that is no regular file
+            (a folder, a device) stands in the place.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        kind = IsADirectoryError if target.is_dir() else FileExistsError
+        raise kind(17, "cannot be replaced, it is not a regular file", str(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        # The name that the user gave, not that of our temporary file.
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
