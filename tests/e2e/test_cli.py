@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -403,3 +404,60 @@ def test_ids_are_sampled_from_the_whole_table(folder: Path) -> None:
     """What the compiler found of the range of ids reaches the sampler through the module."""
     inputs = ask("inspect", folder / "tiny.hkt")["inputs"]
     assert inputs[0]["value_range"] == [0, VOCABULARY]
+
+
+def test_what_stands_at_the_output_and_is_no_file_stays(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for output in (tmp_path / "pipe", tmp_path):
+        message = refuse("compile", folder / "tiny.onnx", *DIMS, "-o", output)
+        assert output.name in message
+    message = refuse("compile", folder / "tiny.onnx", *DIMS, "-o", tmp_path / "no" / "a.hkt")
+    assert "a.hkt" in message
+    assert ".tmp" not in message
+    assert (tmp_path / "pipe").is_fifo()
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
+
+
+def test_the_trace_of_a_run_leaves_nothing_else_behind(folder: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    ask("run", folder / "tiny.hkt", "--random", "--profile", trace)
+    assert list(tmp_path.iterdir()) == [trace]
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--seed", "-1"), ("--threads", "-1")],
+)
+def test_numbers_out_of_range_are_wrong_use(folder: Path, arguments: tuple[str, ...]) -> None:
+    assert arguments[0] in refuse("run", folder / "tiny.hkt", "--random", *arguments)
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "٣", "99999999999999999999999"])
+def test_odd_sizes_are_refused(folder: Path, size: str) -> None:
+    message = refuse("compile", folder / "tiny.onnx", "--dim", f"batch={size}", "--dim", "seq=8")
+    assert "batch" in message
+
+
+def test_a_cache_that_cannot_be_used_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HOCKET_CACHE_DIR", str(tmp_path / "file"))
+    answer = ask("doctor", status=1)
+    assert any("HOCKET_CACHE_DIR" in problem for problem in answer["problems"])
+    assert "HOCKET_CACHE_DIR" in refuse("run", folder / "tiny.hkt", "--random")
+
+
+def test_an_id_past_the_table_names_the_step(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.full((2, 8), 10_000))
+    np.save(tmp_path / "mask.npy", np.ones((2, 8), np.int64))
+    message = refuse(
+        "run",
+        folder / "tiny.hkt",
+        "-i",
+        f"ids={tmp_path / 'ids.npy'}",
+        "-i",
+        f"mask={tmp_path / 'mask.npy'}",
+    )
+    assert "step 'host.0'" in message
