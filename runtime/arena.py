@@ -10,12 +10,12 @@ import numpy as np
 from hocket.hwmodels.units import align_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from hocket.runtime.artifact import Artifact
-    from hocket.runtime.signature import TensorSpec
+    from hocket.runtime.signature import Signature, TensorSpec
+    from hocket.runtime.steps import Step
 
 ALIGNMENT = 64
 """Bytes; a cache line, and the widest vector there is."""
@@ -34,14 +34,16 @@ class ArenaPlan:
     size_bytes: int
 
 
-def plan_arena(artifact: Artifact) -> ArenaPlan:
+def plan_arena(
+    steps: Sequence[Step], signature: Signature, tensors: Mapping[str, TensorSpec]
+) -> ArenaPlan:
     """Place every tensor between steps; inputs and outputs of the module belong to the caller.
 
     Largest first, each at the lowest place where no tensor alive at the same time lies.
     """
-    outside = {spec.name for spec in (*artifact.signature.inputs, *artifact.signature.outputs)}
+    outside = {spec.name for spec in (*signature.inputs, *signature.outputs)}
     live: dict[str, tuple[int, int]] = {}
-    for index, step in enumerate(artifact.steps):
+    for index, step in enumerate(steps):
         for name in step.outputs:
             live[name] = (index, index)
         for name in step.inputs:
@@ -49,12 +51,12 @@ def plan_arena(artifact: Artifact) -> ArenaPlan:
                 live[name] = (live[name][0], index)
     names = sorted(
         (name for name in live if name not in outside),
-        key=lambda name: (-artifact.tensors[name].nbytes, name),
+        key=lambda name: (-tensors[name].nbytes, name),
     )
     placed: list[tuple[int, int, str]] = []  # (first byte, one past the last, name)
     offsets: dict[str, int] = {}
     for name in names:
-        size = align_up(max(artifact.tensors[name].nbytes, 1), ALIGNMENT)
+        size = align_up(max(tensors[name].nbytes, 1), ALIGNMENT)
         offset = 0
         for low, high, other in sorted(placed):
             together = live[other][0] <= live[name][1] and live[name][0] <= live[other][1]

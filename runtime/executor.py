@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.runtime.arena import aligned_bytes, allocate, plan_arena
-from hocket.runtime.host import HostBinding, HostModel
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.profile import Profile, StepTime
 from hocket.runtime.steps import AttentionStep, HostStep
@@ -20,9 +19,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hocket.runtime.artifact import Artifact
+    from hocket.runtime.host import HostBinding, HostModel
     from hocket.runtime.kernels.attention import AttentionKernel, BoundAttention
     from hocket.runtime.kernels.parameters import AttentionParameters
+    from hocket.runtime.signature import Signature, TensorSpec
+    from hocket.runtime.steps import Step
 
 
 MIN_PARALLEL_MACS = 8_000_000
@@ -35,28 +36,37 @@ One core takes some 0.1 ms for them; to wake a thread takes about half of that.
 class Executor:
     """All that runs of one artifact share: kernels, an onnxruntime session, threads, memory plan.
 
-    It keeps the steps but not the weights: onnxruntime has copies of its own, and a device has no
+    It knows the steps but not the weights: onnxruntime has copies of its own, and a device has no
     room for them twice.
 
     Args:
-        artifact: What to run.
+        steps, signature, tensors: Of the artifact.
+        host: Its host steps; None if it has none.
         num_threads: Threads for kernels and host steps alike.
     """
 
-    def __init__(self, artifact: Artifact, num_threads: int) -> None:
-        self.steps = artifact.steps
-        self.signature = artifact.signature
-        self.tensors = artifact.tensors
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        signature: Signature,
+        tensors: Mapping[str, TensorSpec],
+        host: HostModel | None,
+        num_threads: int,
+    ) -> None:
+        self.steps = steps
+        self.signature = signature
+        self.tensors = tensors
+        self.host = host
         self.num_threads = num_threads
         self.pool = WorkerPool(num_threads) if num_threads > 1 else None
         made: dict[AttentionParameters, AttentionKernel] = {}
         self.kernels: dict[str, AttentionKernel] = {}
-        for step in artifact.attention_steps:
-            if step.parameters not in made:
-                made[step.parameters] = make_attention_kernel(step.parameters)
-            self.kernels[step.name] = made[step.parameters]
-        self.host = HostModel(artifact, num_threads) if artifact.host_steps else None
-        self.plan = plan_arena(artifact)
+        for step in steps:
+            if isinstance(step, AttentionStep):
+                if step.parameters not in made:
+                    made[step.parameters] = make_attention_kernel(step.parameters)
+                self.kernels[step.name] = made[step.parameters]
+        self.plan = plan_arena(steps, signature, tensors)
         self.scratch_bytes = max(
             (kernel.scratch_bytes(num_threads) for kernel in made.values()), default=0
         )

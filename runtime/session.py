@@ -15,6 +15,7 @@ import numpy as np
 from hocket.runtime.artifact import Artifact, load_artifact
 from hocket.runtime.errors import ArtifactError
 from hocket.runtime.executor import ExecutionContext, Executor
+from hocket.runtime.host import HostModel
 from hocket.runtime.profile import Profile, write_trace
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ class InferenceSession:
         num_threads = options.intra_op_num_threads or artifact.num_threads or _num_usable_cores()
         self._options = options
         self._signature = artifact.signature
-        self._executor = Executor(artifact, num_threads)
+        host = HostModel(artifact, num_threads) if artifact.host_steps else None
+        parts = (artifact.steps, artifact.signature, artifact.tensors)
+        # Gives back the weights of a file, which onnxruntime has copied, before the compiler of the
+        # kernels takes its share: that is when memory peaks.
+        del artifact
+        self._executor = Executor(*parts, host, num_threads)
         self._idle: list[ExecutionContext] = [self._executor.new_context()]
         self._lock = threading.Lock()
         self._profiles: list[Profile] = []

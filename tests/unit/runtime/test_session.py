@@ -160,7 +160,7 @@ def test_options_and_digests_are_checked(tmp_path: Path) -> None:
 
 def test_tensors_alive_together_do_not_overlap_in_the_arena() -> None:
     artifact = tiny_artifact()
-    plan = plan_arena(artifact)
+    plan = plan_arena(artifact.steps, artifact.signature, artifact.tensors)
     made, read = {}, {}
     for index, step in enumerate(artifact.steps):
         made.update(dict.fromkeys(step.outputs, index))
