@@ -1,7 +1,7 @@
 """All host regions as one ONNX model, with its larger numbers taken out.
 
-One model and not one a region, because each onnxruntime session has threads of its own: sessions
-that take turns fight over the cores, or wake sleeping threads at each turn.
+One model and not one a region, because each onnxruntime session has threads of its own, which
+small models feel; ``docs/architecture.md`` has the figures.
 """
 
 from __future__ import annotations
