@@ -71,5 +71,10 @@ def compulsory_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
     elements = (query_rows + kv_rows) * (problem.head_dim + problem.value_dim)
     if problem.mask_shape is not None:
         mask_batch, mask_heads, mask_rows, mask_columns = problem.mask_shape
-        elements += mask_batch * mask_heads * mask_rows * min(mask_columns, kv_length)
+        if mask_rows > 1 and mask_columns > 1:
+            # Of a full mask, only the entries of scores that are computed: causality reads no more.
+            per_matrix = problem.num_score_elements // (problem.batch * problem.query_heads)
+        else:
+            per_matrix = mask_rows * min(mask_columns, kv_length)
+        elements += mask_batch * mask_heads * per_matrix
     return elements * machine.element_bytes

@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.problems import machines, make_tensors, problems, reference_attention, tilings
 
@@ -49,6 +49,17 @@ def plan_or_none(schedule: Schedule, machine: HardwareModel) -> Program | None:
         return None
 
 
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[AttentionProblem, HardwareModel, Program]:
+    """A problem, a machine and a program for it; a schedule that finds no room is drawn anew."""
+    problem, machine, schedule = draw(schedules())
+    verify_schedule(schedule, machine)
+    program = plan_or_none(schedule, machine)
+    assume(program is not None)
+    assert program is not None
+    return problem, machine, program
+
+
 def random_order(schedule: Schedule, seed: int) -> list[int]:
     """An order that keeps streams and waits, and is otherwise as odd as chance makes it."""
     generator = random.Random(seed)
@@ -75,15 +86,11 @@ def random_order(schedule: Schedule, seed: int) -> list[int]:
     return order
 
 
-@given(schedules(), st.integers(0, 2**32 - 1))
+@given(programs(), st.integers(0, 2**32 - 1))
 def test_every_dataflow_with_every_tiling_computes_attention(
-    made: tuple[AttentionProblem, HardwareModel, Schedule], seed: int
+    made: tuple[AttentionProblem, HardwareModel, Program], seed: int
 ) -> None:
-    problem, machine, schedule = made
-    verify_schedule(schedule, machine)
-    program = plan_or_none(schedule, machine)
-    if program is None:
-        return
+    problem, machine, program = made
     verify_program(program, machine)
     tensors = make_tensors(problem, seed)
     expected = reference_attention(problem, tensors)
@@ -93,15 +100,12 @@ def test_every_dataflow_with_every_tiling_computes_attention(
         np.testing.assert_allclose(tensors["output"], expected, rtol=1e-9, atol=1e-9)
 
 
-@given(schedules())
+@given(programs())
 def test_buffers_alive_together_never_share_addresses(
-    made: tuple[AttentionProblem, HardwareModel, Schedule],
+    made: tuple[AttentionProblem, HardwareModel, Program],
 ) -> None:
-    _, machine, schedule = made
-    program = plan_or_none(schedule, machine)
-    if program is None:
-        return
-    ranges = live_ranges(schedule)
+    _, machine, program = made
+    ranges = live_ranges(program.schedule)
     for one, first in enumerate(ranges):
         for other in range(one):
             second = ranges[other]
@@ -112,14 +116,11 @@ def test_buffers_alive_together_never_share_addresses(
     assert program.peak_on_chip_bytes <= machine.on_chip_memory.capacity_bytes
 
 
-@given(schedules())
+@given(programs())
 def test_simulated_time_lies_between_each_units_bound_and_the_sum_of_all_tasks(
-    made: tuple[AttentionProblem, HardwareModel, Schedule],
+    made: tuple[AttentionProblem, HardwareModel, Program],
 ) -> None:
-    problem, machine, schedule = made
-    program = plan_or_none(schedule, machine)
-    if program is None:
-        return
+    problem, machine, program = made
     bounds = lower_bounds(problem, machine)
     estimate, _ = estimate_program(program, machine, bounds.cycles)
     costs = task_costs(program.schedule, machine)
@@ -135,14 +136,11 @@ def test_simulated_time_lies_between_each_units_bound_and_the_sum_of_all_tasks(
     assert estimate.joules >= sum(cost.joules for cost in costs) / slack
 
 
-@given(schedules())
+@given(programs())
 def test_no_task_starts_before_what_it_waits_for(
-    made: tuple[AttentionProblem, HardwareModel, Schedule],
+    made: tuple[AttentionProblem, HardwareModel, Program],
 ) -> None:
-    _, machine, schedule = made
-    program = plan_or_none(schedule, machine)
-    if program is None:
-        return
+    _, machine, program = made
     timeline = simulate(program, machine)
     port: list[tuple[float, float]] = []
     for task, span in zip(program.schedule.tasks, timeline.spans, strict=True):
@@ -166,23 +164,18 @@ def test_no_task_starts_before_what_it_waits_for(
         ) / (1 + 1e-9)
 
 
-@given(schedules())
-def test_programs_survive_json(made: tuple[AttentionProblem, HardwareModel, Schedule]) -> None:
-    _, machine, schedule = made
-    program = plan_or_none(schedule, machine)
-    if program is not None:
-        assert program_from_json(program_to_json(program)) == program
+@given(programs())
+def test_programs_survive_json(made: tuple[AttentionProblem, HardwareModel, Program]) -> None:
+    _, _, program = made
+    assert program_from_json(program_to_json(program)) == program
 
 
-@given(schedules(), st.randoms(use_true_random=False))
+@given(programs(), st.randoms(use_true_random=False))
 def test_a_dropped_wait_is_found(
-    made: tuple[AttentionProblem, HardwareModel, Schedule], generator: random.Random
+    made: tuple[AttentionProblem, HardwareModel, Program], generator: random.Random
 ) -> None:
     """A wait that nothing else implies is needed: without it, verify must refuse the program."""
-    _, machine, schedule = made
-    program = plan_or_none(schedule, machine)
-    if program is None:
-        return
+    _, machine, program = made
     tasks = list(program.schedule.tasks)
     index = generator.choice([i for i, task in enumerate(tasks) if task.waits])
     waits = tasks[index].waits

@@ -60,6 +60,14 @@ def test_a_full_mask_is_read_once() -> None:
     assert difference == 64 * 64 * machine.element_bytes
 
 
+def test_of_a_full_mask_causality_reads_the_triangle_alone() -> None:
+    machine = load_target("mas-edge")
+    plain = make_problem(1, 6, 1, is_causal=True)
+    masked = dataclasses.replace(plain, mask=MaskKind.ADDITIVE, mask_shape=(1, 1, 6, 6))
+    difference = compulsory_bytes(masked, machine) - compulsory_bytes(plain, machine)
+    assert difference == (6 * 7 // 2) * machine.element_bytes
+
+
 def test_units_that_take_turns_add_up() -> None:
     machine = dataclasses.replace(load_target("mas-edge"), has_concurrent_units=False)
     bounds = lower_bounds(make_problem(12, 512, 64), machine)
