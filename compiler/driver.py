@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from hocket.compiler.assemble import AttentionPlan, assemble_artifact, kernel_parameters
 from hocket.compiler.attention.lower import lower_attention
+from hocket.compiler.attention.search.objective import OBJECTIVES
+from hocket.compiler.attention.search.searcher import Budget
+from hocket.compiler.attention.search.tuning_log import TuningLog
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.load import load_model
 from hocket.compiler.graph.partition import partition
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
+    from hocket.compiler.attention.search.objective import Objective
     from hocket.compiler.graph.regions import PartitionedModel
     from hocket.compiler.problem import AttentionProblem
     from hocket.runtime.artifact import Artifact
@@ -73,10 +77,11 @@ def compile_model(
             region.problem for region in cut.regions if isinstance(region, AttentionRegion)
         )
     )
+    log = TuningLog(options.tuning_log) if options.tuning_log else None
     plans: dict[AttentionProblem, AttentionPlan] = {}
     for number, problem in enumerate(problems):
         report("searching tilings", number, len(problems))
-        plans[problem] = _plan(problem, machine, options)
+        plans[problem] = _plan(problem, machine, options, log)
     report("assembling", len(problems), len(problems))
     return assemble_artifact(
         cut,
@@ -112,15 +117,21 @@ def kernels_refuse(problem: AttentionProblem) -> str | None:
 
 
 def _plan(
-    problem: AttentionProblem, machine: HardwareModel, options: CompileOptions
+    problem: AttentionProblem,
+    machine: HardwareModel,
+    options: CompileOptions,
+    log: TuningLog | None,
 ) -> AttentionPlan:
     result = lower_attention(
         problem,
         machine,
         dataflow=options.dataflow,
-        max_candidates=options.max_candidates,
+        searcher=options.searcher,
+        objective=_objective(options.objective),
+        budget=Budget(tasks=options.search_tasks),
         seed=options.seed,
         verify=options.verify,
+        log=log,
     )
     best = result.best
     logger.info("%s: %s; %s; %s", problem, best.tiling, best.estimate, result.stop_reason)
@@ -132,6 +143,12 @@ def _plan(
         dataflow=result.dataflow,
         estimate=best.estimate,
     )
+
+
+def _objective(name: str) -> Objective:
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
 
 
 def _machine(

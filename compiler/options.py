@@ -13,20 +13,27 @@ class CompileOptions:
         num_threads: Threads a session of the compiled module uses unless told otherwise; 0 leaves
             it to the runtime, one a core. For the ``host`` target the plan is made for that many.
         dataflow: Key of ``hocket.compiler.attention.schedule.dataflows.DATAFLOWS``, or ``auto`` for
-            the one that suits the machine.
-        max_candidates: Tilings that are scheduled and simulated, out of all that are scored.
+            the one that suits any machine.
+        searcher: Key of ``hocket.compiler.attention.search.searchers.SEARCHERS``.
+        objective: Key of ``hocket.compiler.attention.search.objective.OBJECTIVES``.
+        search_tasks: Tasks that the programs simulated during one search may have together.
         seed: Of searchers that draw at random.
         verify: Whether each pass's result is checked before the next one sees it.
+        tuning_log: File in which results of searches are kept and looked up; empty for none. Where
+            the command line has it, ``search.tuning_log.default_path`` says.
     """
 
     num_threads: int = 0
     dataflow: str = "auto"
-    max_candidates: int = 12
+    searcher: str = "exhaustive"
+    objective: str = "latency"
+    search_tasks: int = 1_000_000
     seed: int = 0
     verify: bool = False
+    tuning_log: str = ""
 
     def __post_init__(self) -> None:
         if self.num_threads < 0:
             raise ValueError(f"num_threads must be 0 or more, got {self.num_threads}")
-        if self.max_candidates < 1:
-            raise ValueError(f"max_candidates must be at least 1, got {self.max_candidates}")
+        if self.search_tasks < 1:
+            raise ValueError(f"search_tasks must be at least 1, got {self.search_tasks}")

@@ -6,11 +6,12 @@ import dataclasses
 import difflib
 import math
 import re
+import textwrap
 import tomllib
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hocket.hwmodels.errors import TargetError
 from hocket.hwmodels.machine import (
@@ -21,7 +22,11 @@ from hocket.hwmodels.machine import (
     VectorUnit,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _TARGETS = "hocket.hwmodels.targets"
+_COLUMNS = 100
 _TABLES: dict[str, type] = {
     "matrix_unit": MatrixUnit,
     "vector_unit": VectorUnit,
@@ -101,6 +106,90 @@ def target_from_dict(fields: object, origin: str) -> HardwareModel:
 def target_to_dict(machine: HardwareModel) -> dict[str, Any]:
     """Return the nested dicts from which ``target_from_dict`` makes an equal machine."""
     return dataclasses.asdict(machine)
+
+
+def figures_by_path(machine: HardwareModel) -> dict[str, Any]:
+    """Return all fields by the paths of their keys, ``dma.latency_cycles``."""
+    figures: dict[str, Any] = {}
+    for key, value in target_to_dict(machine).items():
+        if isinstance(value, dict):
+            figures |= {f"{key}.{name}": figure for name, figure in value.items()}
+        else:
+            figures[key] = value
+    return figures
+
+
+def format_target(
+    machine: HardwareModel, header: str = "", comments: Mapping[str, str] | None = None
+) -> str:
+    """Write a machine as TOML text, from which ``parse_target`` makes an equal one.
+
+    Args:
+        machine: What to write.
+        header: Comment at the top of the text; its lines are paragraphs.
+        comments: What to say of a key, by its path (``clock_hz``, ``dma.latency_cycles``), or of a
+            table (``dma``).
+
+    Raises:
+        TargetError: A figure is not finite, so that it could not be loaded again.
+        ValueError: A comment is about a key that there is not.
+    """
+    left = dict(comments or {})
+    figures = target_to_dict(machine)
+    tables = {key: value for key, value in figures.items() if isinstance(value, dict)}
+    top = {key: value for key, value in figures.items() if key not in tables}
+    lines = [line for paragraph in header.splitlines() for line in _comment_lines(paragraph)]
+    lines += ["", *_figure_lines(top, "", left)]
+    for name, table in tables.items():
+        lines += ["", *_comment_lines(left.pop(name, "")), f"[{name}]"]
+        lines += _figure_lines(table, f"{name}.", left)
+    if left:
+        raise ValueError(f"comments on keys that a machine has not: {', '.join(left)}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _figure_lines(figures: dict[str, Any], prefix: str, comments: dict[str, str]) -> list[str]:
+    """Return the lines of one table; comments that are used are taken out of ``comments``."""
+    texts = {key: f"{key} = {_toml_value(value, key)}" for key, value in figures.items()}
+    said = {key: _printable(comments.pop(prefix + key, "")) for key in texts}
+    width = max((len(text) for key, text in texts.items() if said[key]), default=0)
+    lines = []
+    for key, text in texts.items():
+        comment = said[key]
+        beside = f"{text:<{width}}  # {comment}"
+        if not comment:
+            lines.append(text)
+        elif len(beside) <= _COLUMNS:
+            lines.append(beside)
+        else:
+            lines += [*_comment_lines(comment), text]
+    return lines
+
+
+def _comment_lines(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(_printable(text), _COLUMNS - 2)]
+
+
+def _printable(text: str) -> str:
+    """Return a text on one line, without what a TOML comment may not hold."""
+    return "".join(mark if mark.isprintable() else "?" for mark in " ".join(text.split()))
+
+
+def _toml_value(value: str | float, key: str) -> str:
+    if isinstance(value, str):
+        return f'"{"".join(map(_escape, value))}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not math.isfinite(value):
+        raise TargetError(f"{key}: want a finite number, got {value}")
+    return f"{value:_}" if isinstance(value, int) else repr(value)
+
+
+def _escape(mark: str) -> str:
+    """Return a character as a basic string of TOML spells it."""
+    if mark in '"\\':
+        return f"\\{mark}"
+    return mark if mark.isprintable() else f"\\U{ord(mark):08x}"
 
 
 def _build(kind: type, fields: object, where: str) -> Any:

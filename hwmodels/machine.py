@@ -27,6 +27,8 @@ class MatrixUnit:
             remainder takes as long as a whole block.
         macs_per_cycle: Multiply-accumulates it completes a cycle.
         startup_cycles: Cycles from the start of a product to the full rate.
+        port_bytes_per_cycle: Bytes its port to on-chip memory moves a cycle, reads and writes
+            together; 0 for a port that never holds it up.
         pj_per_mac: Picojoules of one multiply-accumulate, memory not counted.
     """
 
@@ -34,13 +36,14 @@ class MatrixUnit:
     block_columns: int
     macs_per_cycle: int
     startup_cycles: int
+    port_bytes_per_cycle: float
     pj_per_mac: float
 
     def __post_init__(self) -> None:
         for name in ("block_rows", "block_columns", "macs_per_cycle"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        _require(self.startup_cycles >= 0, "startup_cycles must not be negative")
-        _require(self.pj_per_mac >= 0, "pj_per_mac must not be negative")
+        for name in ("startup_cycles", "port_bytes_per_cycle", "pj_per_mac"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,14 @@ class VectorUnit:
         max_lane_cycles, subtract_lane_cycles, exp_lane_cycles, sum_lane_cycles,
             divide_lane_cycles: Cycles one lane spends on one score, in each step of softmax.
         mask_lane_cycles: Cycles one lane spends to scale a score and add or select its mask.
-        softmax_reads_per_element, softmax_writes_per_element: How often softmax reads and writes
-            each score in on-chip memory.
+        rescale_lane_cycles: Cycles one lane spends to multiply an element of the output by its
+            row's factor and add another, as the online softmax asks for.
+        exponentials_reads_per_element, exponentials_writes_per_element: How often the steps up to
+            and with the sum read and write each score in on-chip memory.
+        divide_reads_per_element, divide_writes_per_element: How often the division reads and writes
+            each element.
+        port_bytes_per_cycle: Bytes its port to on-chip memory moves a cycle, reads and writes
+            together; 0 for a port that never holds it up.
         pj_per_lane_cycle: Picojoules of one lane for one cycle, memory not counted.
     """
 
@@ -69,8 +78,12 @@ class VectorUnit:
     sum_lane_cycles: float
     divide_lane_cycles: float
     mask_lane_cycles: float
-    softmax_reads_per_element: float
-    softmax_writes_per_element: float
+    rescale_lane_cycles: float
+    exponentials_reads_per_element: float
+    exponentials_writes_per_element: float
+    divide_reads_per_element: float
+    divide_writes_per_element: float
+    port_bytes_per_cycle: float
     pj_per_lane_cycle: float
 
     def __post_init__(self) -> None:
@@ -79,15 +92,19 @@ class VectorUnit:
             _require(value >= 0, f"{name} must not be negative")
 
     @property
-    def softmax_lane_cycles(self) -> float:
-        """Cycles one lane spends on one score in all steps of softmax, masks not counted."""
+    def exponentials_lane_cycles(self) -> float:
+        """Cycles one lane spends on one score up to and with the sum, masks not counted."""
         return (
             self.max_lane_cycles
             + self.subtract_lane_cycles
             + self.exp_lane_cycles
             + self.sum_lane_cycles
-            + self.divide_lane_cycles
         )
+
+    @property
+    def softmax_lane_cycles(self) -> float:
+        """Cycles one lane spends on one score in all steps of softmax, masks not counted."""
+        return self.exponentials_lane_cycles + self.divide_lane_cycles
 
 
 @dataclass(frozen=True)
@@ -113,16 +130,21 @@ class MemoryLevel:
 
 @dataclass(frozen=True)
 class DmaEngine:
-    """What moves tensors between the outer and the on-chip memory; the cores share its port.
+    """What moves tensors between the outer and the on-chip memory, for all cores.
+
+    It works through the transfers of a program in order, one at a time on each port.
 
     Attributes:
-        bandwidth_bytes_per_second: Bytes the port moves a second, in either direction.
+        bandwidth_bytes_per_second: Bytes a port moves a second.
         latency_cycles: Cycles from the end of a transfer until its data can be used. The port is
             free meanwhile.
+        has_separate_write_port: Whether stores have a port of their own, beside that for loads;
+            else both take turns on one.
     """
 
     bandwidth_bytes_per_second: float
     latency_cycles: int
+    has_separate_write_port: bool
 
     def __post_init__(self) -> None:
         _require(self.bandwidth_bytes_per_second > 0, "bandwidth_bytes_per_second must be positive")
@@ -174,7 +196,7 @@ class HardwareModel:
 
     @property
     def bandwidth_bytes_per_cycle(self) -> float:
-        """Bytes the DMA port moves a cycle."""
+        """Bytes a DMA port moves a cycle."""
         return self.dma.bandwidth_bytes_per_second / self.clock_hz
 
     def __str__(self) -> str:

@@ -1,59 +1,30 @@
 """The machine's language: tasks on streams, the buffers they share, and where those lie.
 
 A schedule is a list of tasks in an order in which they could run one after the other. Each task
-belongs to one unit of one core; the tasks of one unit of one core are its stream, and a unit works
-through its stream in order. Between streams only ``waits`` order anything. A program is a schedule
-whose buffers have addresses.
+belongs to one unit; the tasks of one unit are its stream, and a unit works through its stream in
+order. Every core has a matrix and a vector unit; the machine has one queue of loads and one of
+stores. Between streams only ``waits`` order anything. A program is a schedule whose buffers have
+addresses.
+
+Schedules run to a million tasks, so they are kept as columns of integers (``columns.py``);
+``Schedule.tasks`` shows them as objects.
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
 
-class Unit(enum.Enum):
-    """A part of a core that works on its own."""
+from hocket.hwmodels.columns import TaskTable
+from hocket.hwmodels.tasks import TENSORS, SoftmaxArguments, Task, Unit
 
-    MATRIX = "matrix"
-    VECTOR = "vector"
-    DMA = "dma"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-    def __str__(self) -> str:
-        return self.value
-
-
-class Operation(enum.Enum):
-    """What a task does.
-
-    LOAD copies a slice of an outer tensor into a buffer, STORE the other way. SCORES writes
-    ``a @ b.T`` and OUTPUT writes ``a @ b`` (added to what is there if the task accumulates); both
-    read ``a`` and ``b`` in this order. SOFTMAX scales, masks and normalises whole rows in place.
-    """
-
-    LOAD = "load"
-    STORE = "store"
-    SCORES = "scores"
-    SOFTMAX = "softmax"
-    OUTPUT = "output"
-
-    @property
-    def unit(self) -> Unit:
-        """The unit that can do it."""
-        return _UNIT_OF[self]
-
-    def __str__(self) -> str:
-        return self.value
-
-
-_UNIT_OF = {
-    Operation.LOAD: Unit.DMA,
-    Operation.STORE: Unit.DMA,
-    Operation.SCORES: Unit.MATRIX,
-    Operation.OUTPUT: Unit.MATRIX,
-    Operation.SOFTMAX: Unit.VECTOR,
-}
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +32,7 @@ class Buffer:
     """A row-major matrix in on-chip memory.
 
     Attributes:
-        tensor: What it holds a part of: ``query``, ``key``, ``value``, ``mask``, ``scores`` or
-            ``output``.
+        tensor: One of ``TENSORS``.
         rows, columns: Its size in elements.
     """
 
@@ -77,128 +47,89 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A rectangle of a buffer: ``rows`` x ``columns`` from (``row``, ``column``) on."""
-
-    buffer: int
-    row: int
-    column: int
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A rectangle of one matrix of an outer tensor.
-
-    ``matrix`` counts the tensor's leading axes flattened: ``batch * heads + head``; for a mask it
-    counts the axes as stored.
-    """
-
-    tensor: str
-    matrix: int
-    row: int
-    column: int
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class SoftmaxArguments:
-    """What a SOFTMAX task needs to know besides its rows.
-
-    Attributes:
-        scale: Factor on each score, before the mask.
-        mask: ``none``, ``additive`` or ``boolean``.
-        masked_value: Score put where a boolean mask is false.
-        zero_masked_rows: Whether a row of scores that are all minus infinity becomes zeros; else it
-            becomes NaN.
-        causal_row: With causality, the row of the whole scores at which this block begins: column
-            ``j`` of row ``i`` counts only if ``j <= i + causal_row``. None without causality.
-    """
-
-    scale: float
-    mask: str = "none"
-    masked_value: float = float("-inf")
-    zero_masked_rows: bool = False
-    causal_row: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One piece of work of one unit.
-
-    Attributes:
-        operation: What it does; that also says on which unit.
-        core: Which core.
-        reads, writes: Blocks of buffers. A SOFTMAX reads its mask block, if any, and then works on
-            the block it writes.
-        outer: The slice of the outer tensor, of LOAD and STORE.
-        waits: Indices of earlier tasks that must have finished.
-        accumulates: Of OUTPUT, whether the product is added to what is there.
-        softmax: Of SOFTMAX.
-    """
-
-    operation: Operation
-    core: int
-    reads: tuple[Block, ...]
-    writes: tuple[Block, ...]
-    outer: Slice | None = None
-    waits: tuple[int, ...] = ()
-    accumulates: bool = False
-    softmax: SoftmaxArguments | None = None
-
-    @property
-    def unit(self) -> Unit:
-        """The unit that does it."""
-        return self.operation.unit
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Every block it touches."""
-        return self.reads + self.writes
-
-    def __str__(self) -> str:
-        where = f" {self.outer.tensor}[{self.outer.matrix}]" if self.outer else ""
-        size = self.writes[0] if self.writes else self.reads[0]
-        return f"{self.operation}{where} {size.rows}x{size.columns} on core {self.core}"
-
-
-@dataclass(frozen=True, slots=True)
 class Stream:
-    """The tasks of one unit of one core, by index, in the order in which it works."""
+    """The tasks of one unit, by index, in the order in which it works.
+
+    ``core`` is 0 for the queues of loads and stores, which serve all cores.
+    """
 
     unit: Unit
     core: int
     tasks: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """Tasks and the buffers they share, without addresses.
 
     Attributes:
-        tasks: In an order in which they could run one after the other.
-        buffers: Referred to by index.
+        table: The tasks, in an order in which they could run one after the other.
+        buffers: Tensor (index into ``TENSORS``), rows and columns of each buffer, ``[buffers, 3]``
+            in int64; tasks refer to them by index.
+        softmax: Of all softmax tasks.
     """
 
-    tasks: tuple[Task, ...]
-    buffers: tuple[Buffer, ...]
+    table: TaskTable
+    buffers: NDArray[np.int64]
+    softmax: SoftmaxArguments = field(default_factory=SoftmaxArguments)
+
+    @classmethod
+    def from_tasks(
+        cls,
+        tasks: Sequence[Task],
+        buffers: Sequence[Buffer],
+        softmax: SoftmaxArguments | None = None,
+    ) -> Schedule:
+        """Build a schedule of objects."""
+        rows = [[TENSORS.index(each.tensor), each.rows, each.columns] for each in buffers]
+        return cls(
+            TaskTable.from_tasks(tasks),
+            np.array(rows, dtype=np.int64).reshape(-1, 3),
+            softmax or SoftmaxArguments(),
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        """How many tasks there are."""
+        return len(self.table.rows)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks as objects; for looking at, not for a million of them."""
+        return self.table.to_tasks()
+
+    @cached_property
+    def buffer_list(self) -> tuple[Buffer, ...]:
+        """The buffers as objects."""
+        return tuple(
+            Buffer(TENSORS[tensor], rows, columns)
+            for tensor, rows, columns in self.buffers.tolist()
+        )
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
         """The streams, by core and then unit; a unit without tasks has none."""
         found: dict[tuple[int, str], list[int]] = {}
         for index, task in enumerate(self.tasks):
-            found.setdefault((task.core, task.unit.value), []).append(index)
+            core = 0 if task.unit.is_transfer else task.core
+            found.setdefault((core, task.unit.value), []).append(index)
         return tuple(
             Stream(Unit(unit), core, tuple(tasks)) for (core, unit), tasks in sorted(found.items())
         )
 
-    def __str__(self) -> str:
+    def __eq__(self, other: object) -> bool:
         return (
-            f"{len(self.tasks)} tasks on {len(self.streams)} streams, {len(self.buffers)} buffers"
+            isinstance(other, Schedule)
+            and self.table == other.table
+            and np.array_equal(self.buffers, other.buffers)
+            and self.softmax == other.softmax
         )
+
+    def __hash__(self) -> int:
+        return hash((self.table, self.buffers.tobytes(), self.softmax))
+
+    def __str__(self) -> str:
+        return f"{self.num_tasks} tasks, {len(self.buffers)} buffers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +145,43 @@ class Placement:
         return self.offset_bytes + self.size_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A schedule with an address for every buffer.
 
     Attributes:
         schedule: Its waits include those that the sharing of addresses asks for.
-        placements: One a buffer, in the order of ``schedule.buffers``.
+        places: First byte and size in bytes of each buffer, ``[buffers, 2]`` in int64.
     """
 
     schedule: Schedule
-    placements: tuple[Placement, ...]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def from_placements(cls, schedule: Schedule, placements: Sequence[Placement]) -> Program:
+        """Build a program of objects."""
+        rows = [[place.offset_bytes, place.size_bytes] for place in placements]
+        return cls(schedule, np.array(rows, dtype=np.int64).reshape(-1, 2))
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """The places as objects."""
+        return tuple(Placement(offset, size) for offset, size in self.places.tolist())
 
     @cached_property
     def peak_on_chip_bytes(self) -> int:
         """One past the highest byte in use."""
-        return max((placement.end_bytes for placement in self.placements), default=0)
+        return int(self.places.sum(axis=1).max()) if len(self.places) else 0
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Program)
+            and self.schedule == other.schedule
+            and np.array_equal(self.places, other.places)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.schedule, self.places.tobytes()))
 
     def __str__(self) -> str:
         return f"{self.schedule}, {self.peak_on_chip_bytes} bytes on chip"

@@ -3,59 +3,48 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hocket.hwmodels import columns as col
+from hocket.hwmodels.columns import OPERATIONS, TaskTable
 from hocket.hwmodels.errors import ProgramError
-from hocket.hwmodels.program import (
-    Block,
-    Buffer,
-    Operation,
-    Placement,
-    Program,
-    Schedule,
-    Slice,
-    SoftmaxArguments,
-    Task,
-)
+from hocket.hwmodels.program import Program, Schedule
+from hocket.hwmodels.tasks import TENSORS, SoftmaxArguments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_TASKS = 1 << 20
-TENSORS = ("query", "key", "value", "mask", "scores", "output")
+MAX_WAITS = 1 << 24
+_LARGEST = 1 << 48
 
-_OPERATIONS = tuple(Operation)
-_BLOCK_FIELDS = 5
-_SLICE_FIELDS = 6
-_TASK_COLUMNS = ("operation", "core", "reads", "writes", "outer", "waits", "accumulates", "softmax")
+_MASKS = ("none", "additive", "boolean")
 
 
 def program_to_json(program: Program) -> dict[str, Any]:
     """Return a program as a JSON object; ``program_from_json`` makes an equal one of it.
 
-    Softmax arguments, which most tasks share, are listed once and referred to by index.
+    ``tasks`` has one list a column of ``columns.py``, each with one number a task.
     """
-    arguments: dict[SoftmaxArguments, int] = {}
-    columns: dict[str, list[Any]] = {name: [] for name in _TASK_COLUMNS}
-    for task in program.schedule.tasks:
-        columns["operation"].append(_OPERATIONS.index(task.operation))
-        columns["core"].append(task.core)
-        columns["reads"].append([_block_to_json(block) for block in task.reads])
-        columns["writes"].append([_block_to_json(block) for block in task.writes])
-        columns["outer"].append(None if task.outer is None else _slice_to_json(task.outer))
-        columns["waits"].append(list(task.waits))
-        columns["accumulates"].append(int(task.accumulates))
-        softmax = task.softmax
-        columns["softmax"].append(
-            -1 if softmax is None else arguments.setdefault(softmax, len(arguments))
-        )
+    schedule = program.schedule
+    softmax = schedule.softmax
+    masked = softmax.masked_value
     return {
-        "operations": [operation.value for operation in _OPERATIONS],
+        "operations": [operation.value for operation in OPERATIONS],
         "tensors": list(TENSORS),
-        "softmax_arguments": [_softmax_to_json(each) for each in arguments],
-        "tasks": columns,
-        "buffers": [
-            [TENSORS.index(buffer.tensor), buffer.rows, buffer.columns]
-            for buffer in program.schedule.buffers
-        ],
-        "placements": [[place.offset_bytes, place.size_bytes] for place in program.placements],
+        "softmax": {
+            "scale": softmax.scale,
+            "mask": softmax.mask,
+            "masked_value": str(masked) if math.isinf(masked) else masked,
+            "zero_masked_rows": softmax.zero_masked_rows,
+        },
+        "tasks": schedule.table.rows.T.tolist(),
+        "num_waits": np.diff(schedule.table.wait_ends).tolist(),
+        "waits": schedule.table.waits.tolist(),
+        "buffers": schedule.buffers.tolist(),
+        "places": program.places.tolist(),
     }
 
 
@@ -69,114 +58,86 @@ def program_from_json(fields: object) -> Program:
     """
     try:
         return _program_from_json(fields)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, ProgramError):
             raise
         raise ProgramError(f"malformed program: {type(error).__name__}: {error}") from error
 
 
 def _program_from_json(fields: Any) -> Program:
-    if fields["operations"] != [operation.value for operation in _OPERATIONS]:
+    if fields["operations"] != [operation.value for operation in OPERATIONS]:
         raise ProgramError(f"unknown operations {fields['operations']!r}")
     if fields["tensors"] != list(TENSORS):
         raise ProgramError(f"unknown tensors {fields['tensors']!r}")
-    arguments = [_softmax_from_json(each) for each in fields["softmax_arguments"]]
-    columns = [fields["tasks"][name] for name in _TASK_COLUMNS]
-    if len({len(column) for column in columns}) != 1 or len(columns[0]) > MAX_TASKS:
-        raise ProgramError("the columns of the task table differ in length or are too long")
-    tasks = tuple(
-        Task(
-            operation=_OPERATIONS[_index(operation, len(_OPERATIONS))],
-            core=_integer(core),
-            reads=tuple(_block_from_json(block) for block in reads),
-            writes=tuple(_block_from_json(block) for block in writes),
-            outer=None if outer is None else _slice_from_json(outer),
-            waits=tuple(_integer(wait) for wait in waits),
-            accumulates=bool(_index(accumulates, 2)),
-            softmax=None if softmax == -1 else arguments[_index(softmax, len(arguments))],
-        )
-        for operation, core, reads, writes, outer, waits, accumulates, softmax in zip(
-            *columns, strict=True
-        )
+    columns = fields["tasks"]
+    if type(columns) is not list or len(columns) != col.NUM_COLUMNS:
+        raise ProgramError(f"the task table must have {col.NUM_COLUMNS} columns")
+    num_tasks = len(columns[0])
+    if num_tasks > MAX_TASKS or len(fields["waits"]) > MAX_WAITS:
+        raise ProgramError(f"{num_tasks} tasks with {len(fields['waits'])} waits are too many")
+    low = np.iinfo(np.int32).min
+    rows = np.stack(
+        [_integers(column, "tasks", low, num_tasks) for column in columns], axis=1, dtype=np.int32
     )
-    buffers = tuple(
-        Buffer(TENSORS[_index(tensor, len(TENSORS))], _positive(rows), _positive(width))
-        for tensor, rows, width in fields["buffers"]
+    rows = np.ascontiguousarray(rows)
+    _check_range(rows[:, col.OPERATION], len(OPERATIONS), "operation")
+    _check_range(rows[:, col.TENSOR] + 1, len(TENSORS) + 1, "outer tensor")
+    _check_range(rows[:, col.ACCUMULATES], 2, "accumulates")
+    num_waits = _integers(fields["num_waits"], "num_waits", 0, num_tasks)
+    waits = _integers(fields["waits"], "waits", 0)
+    _check_range(waits, num_tasks, "wait")
+    if num_waits.sum() != len(waits):
+        raise ProgramError(f"num_waits says {num_waits.sum()} waits, there are {len(waits)}")
+    ends = np.concatenate([[0], np.cumsum(num_waits)]).astype(np.int64)
+    buffers = _table(fields["buffers"], "buffers", 3)
+    _check_range(buffers[:, 0], len(TENSORS), "tensor of a buffer")
+    if (buffers[:, 1:] < 1).any():
+        raise ProgramError("a buffer has no rows or columns")
+    places = _table(fields["places"], "places", 2)
+    if (places[:, 1:] < 1).any():
+        raise ProgramError("a buffer takes no bytes")
+    schedule = Schedule(
+        TaskTable(rows, ends, waits.astype(np.int32)), buffers, _softmax(fields["softmax"])
     )
-    placements = tuple(
-        Placement(_integer(offset), _positive(size)) for offset, size in fields["placements"]
-    )
-    return Program(Schedule(tasks, buffers), placements)
+    return Program(schedule, places)
 
 
-def _block_to_json(block: Block) -> list[int]:
-    return [block.buffer, block.row, block.column, block.rows, block.columns]
-
-
-def _block_from_json(fields: list[int]) -> Block:
-    if len(fields) != _BLOCK_FIELDS:
-        raise ProgramError(f"a block has {_BLOCK_FIELDS} numbers, got {fields!r}")
-    return Block(*(_integer(field) for field in fields))
-
-
-def _slice_to_json(part: Slice) -> list[int]:
-    return [
-        TENSORS.index(part.tensor),
-        part.matrix,
-        part.row,
-        part.column,
-        part.rows,
-        part.columns,
-    ]
-
-
-def _slice_from_json(fields: list[int]) -> Slice:
-    if len(fields) != _SLICE_FIELDS:
-        raise ProgramError(f"a slice has {_SLICE_FIELDS} numbers, got {fields!r}")
-    return Slice(
-        TENSORS[_index(fields[0], len(TENSORS))], *(_integer(field) for field in fields[1:])
-    )
-
-
-def _softmax_to_json(arguments: SoftmaxArguments) -> dict[str, Any]:
-    masked = arguments.masked_value
-    return {
-        "scale": arguments.scale,
-        "mask": arguments.mask,
-        "masked_value": str(masked) if math.isinf(masked) else masked,
-        "zero_masked_rows": arguments.zero_masked_rows,
-        "causal_row": arguments.causal_row,
-    }
-
-
-def _softmax_from_json(fields: dict[str, Any]) -> SoftmaxArguments:
-    row = fields["causal_row"]
-    if fields["mask"] not in ("none", "additive", "boolean"):
+def _softmax(fields: dict[str, Any]) -> SoftmaxArguments:
+    if fields["mask"] not in _MASKS:
         raise ProgramError(f"unknown mask {fields['mask']!r}")
+    if type(fields["zero_masked_rows"]) is not bool:
+        raise ProgramError(f"zero_masked_rows is {fields['zero_masked_rows']!r}")
     return SoftmaxArguments(
         scale=float(fields["scale"]),
         mask=fields["mask"],
         masked_value=float(fields["masked_value"]),
-        zero_masked_rows=bool(fields["zero_masked_rows"]),
-        causal_row=None if row is None else _integer(row),
+        zero_masked_rows=fields["zero_masked_rows"],
     )
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 48:
-        raise ProgramError(f"want a non-negative integer, got {value!r}")
-    return value
+def _table(value: object, name: str, width: int) -> NDArray[np.int64]:
+    if type(value) is not list or any(type(row) is not list or len(row) != width for row in value):
+        raise ProgramError(f"{name} must be a list of lists of {width} numbers")
+    flat = _integers([number for row in value for number in row], name, 0)
+    return flat.reshape(-1, width)
 
 
-def _positive(value: object) -> int:
-    number = _integer(value)
-    if number < 1:
-        raise ProgramError(f"want a positive integer, got {value!r}")
-    return number
+def _integers(
+    value: object, name: str, smallest: int, length: int | None = None
+) -> NDArray[np.int64]:
+    """Return a list of integers as an array; anything else, also true and 1.0, is refused."""
+    if type(value) is not list or any(type(number) is not int for number in value):
+        raise ProgramError(f"{name}: want a list of integers")
+    if length is not None and len(value) != length:
+        raise ProgramError(f"{name}: {len(value)} numbers for {length} tasks")
+    if value and not (smallest <= min(value) and max(value) < _LARGEST):
+        raise ProgramError(f"{name}: a number is out of range")
+    array = np.array(value, dtype=np.int64)
+    if smallest < 0 and (array > np.iinfo(np.int32).max).any():
+        raise ProgramError(f"{name}: a number is out of range")
+    return array
 
 
-def _index(value: object, length: int) -> int:
-    number = _integer(value)
-    if number >= length:
-        raise ProgramError(f"index {number} is past the end of a table of {length}")
-    return number
+def _check_range(values: NDArray[Any], length: int, name: str) -> None:
+    if ((values < 0) | (values >= length)).any():
+        raise ProgramError(f"{name}: an index is past the end of a table of {length}")

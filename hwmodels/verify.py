@@ -8,21 +8,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numba import njit
+
+from hocket.hwmodels import columns as col
+from hocket.hwmodels.columns import OPERATIONS
 from hocket.hwmodels.errors import ProgramError
-from hocket.hwmodels.program import Block, Operation, Program, Schedule, Task, Unit
+from hocket.hwmodels.tasks import STATE_COLUMNS, TENSORS, Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from numpy.typing import NDArray
 
     from hocket.hwmodels.machine import HardwareModel
+    from hocket.hwmodels.program import Program, Schedule
 
+    Integers = NDArray[np.int32]
+    Flags = NDArray[np.bool_]
+
+# Blocks an operation may read and write, as (fewest reads, most reads, writes).
 _NUM_OPERANDS = {
-    Operation.LOAD: ((0,), 1),
-    Operation.STORE: ((1,), 0),
-    Operation.SCORES: ((2,), 1),
-    Operation.OUTPUT: ((2,), 1),
-    Operation.SOFTMAX: ((0, 1), 1),
+    Operation.LOAD: (0, 0, 1),
+    Operation.STORE: (1, 1, 0),
+    Operation.SCORES: (2, 2, 1),
+    Operation.OUTPUT: (2, 2, 1),
+    Operation.SOFTMAX: (0, 1, 1),
+    Operation.EXPONENTIALS: (0, 2, 2),
+    Operation.RESCALE: (2, 2, 1),
+    Operation.MERGE: (2, 2, 2),
+    Operation.NORMALIZE: (1, 1, 1),
 }
+
+_BLOCKS = (col.READ, col.SECOND_READ, col.WRITE, col.SECOND_WRITE)
 
 
 def verify_schedule(schedule: Schedule, machine: HardwareModel) -> None:
@@ -31,221 +47,401 @@ def verify_schedule(schedule: Schedule, machine: HardwareModel) -> None:
     Raises:
         ProgramError: Names the task and what is wrong.
     """
-    written: set[int] = set()
-    for index, task in enumerate(schedule.tasks):
-        try:
-            _check_task(task, index, schedule, machine)
-        except ProgramError as error:
-            raise ProgramError(f"task {index} ({task.operation}): {error}") from None
-        for block in task.reads:
-            if block.buffer not in written:
-                raise ProgramError(
-                    f"task {index} ({task.operation}): reads buffer {block.buffer} "
-                    f"({schedule.buffers[block.buffer].tensor}) before anything is written to it"
-                )
-        written.update(block.buffer for block in task.writes)
+    rows = schedule.table.rows
+    cores = rows[:, col.CORE]
+    _refuse(
+        schedule,
+        (cores < 0) | (cores >= machine.num_cores),
+        f"its core does not exist; the machine has {machine.num_cores}",
+    )
+    _check_waits(schedule)
+    for at in _BLOCKS:
+        _check_blocks(schedule, at)
+    _check_operands(schedule)
+    _check_sizes(schedule)
+    task, buffer = _first_unwritten(rows, len(schedule.buffers))
+    if task >= 0:
+        raise ProgramError(
+            f"{_name(schedule, task)}: reads buffer {buffer} "
+            f"({_tensor(schedule, buffer)}) before anything is written to it"
+        )
 
 
 def verify_program(program: Program, machine: HardwareModel) -> None:
     """Check that a program is well formed and that no order its streams allow can go wrong.
 
     Beyond ``verify_schedule``: every buffer lies inside on-chip memory and is aligned; tasks that
-    touch the same buffer are ordered unless both read; and a buffer that takes over addresses is
-    touched only after the one that had them is done with. Order means happens-before: by streams
-    and waits alone, not by luck.
+    touch the same buffer are ordered unless both read; a buffer that takes over addresses is
+    touched only after the one that had them is done with; and what is stored and loaded back is
+    loaded only after. Order means happens-before: by streams and waits alone, not by luck.
 
     Raises:
         ProgramError: Names the tasks or buffers and what is wrong.
     """
     schedule = program.schedule
     verify_schedule(schedule, machine)
-    _check_placements(program, machine)
+    _check_places(program, machine)
     order = HappensBefore(schedule)
-    accesses = buffer_accesses(schedule)
-    for buffer, indices in enumerate(accesses):
-        _check_buffer_races(schedule, buffer, indices, order)
-    _check_address_reuse(program, accesses, order)
+    earlier, later, buffer = _first_race(
+        schedule.table.rows, len(schedule.buffers), order.streams, order.clocks
+    )
+    if earlier >= 0:
+        raise ProgramError(
+            f"tasks {earlier} and {later} race for buffer {buffer} "
+            f"({_tensor(schedule, buffer)}); one must wait for the other"
+        )
+    _check_round_trips(schedule, order)
+    earlier, later, old, new = _first_bad_takeover(
+        schedule.table.rows, program.places, order.streams, order.clocks
+    )
+    if earlier >= 0:
+        raise ProgramError(
+            f"task {later} may overwrite buffer {old} ({_tensor(schedule, old)}) "
+            f"with buffer {new} ({_tensor(schedule, new)}) "
+            f"before task {earlier} is done with it"
+        )
 
 
 class HappensBefore:
     """Which task is certain to have finished before another starts, by streams and waits.
 
-    Each task carries a vector clock: how far along each stream everything before it reaches.
+    Attributes:
+        streams: Stream of each task, ``[tasks]``.
+        clocks: Vector clock of each task, ``[tasks, streams]``: how far along each stream
+            everything reaches that comes before it, counted from 1.
     """
 
     def __init__(self, schedule: Schedule) -> None:
-        self._stream: list[int] = [0] * len(schedule.tasks)
-        self._position: list[int] = [0] * len(schedule.tasks)
-        num_streams = len(schedule.streams)
-        for number, stream in enumerate(schedule.streams):
-            for position, index in enumerate(stream.tasks):
-                self._stream[index] = number
-                self._position[index] = position + 1
-        last: list[list[int]] = [[0] * num_streams for _ in range(num_streams)]
-        self._clocks: list[list[int]] = []
-        for index, task in enumerate(schedule.tasks):
-            number = self._stream[index]
-            clock = list(last[number])
-            for wait in task.waits:
-                clock = [max(pair) for pair in zip(clock, self._clocks[wait], strict=True)]
-            clock[number] = self._position[index]
-            self._clocks.append(clock)
-            last[number] = clock
+        table = schedule.table
+        self.streams = table.stream_numbers()
+        num_streams = int(self.streams.max()) + 1 if len(self.streams) else 0
+        self.clocks: Integers = _clocks(self.streams, num_streams, table.wait_ends, table.waits)
 
     def is_ordered(self, first: int, second: int) -> bool:
         """Return whether task ``first`` has surely finished before task ``second`` starts."""
-        if first == second:
-            return False
-        reached = self._clocks[second][self._stream[first]]
-        return reached >= self._position[first]
+        return bool(_is_ordered(first, second, self.streams, self.clocks))
 
 
 def buffer_accesses(schedule: Schedule) -> list[list[int]]:
     """Return for each buffer the indices of the tasks that touch it, ascending."""
     accesses: list[list[int]] = [[] for _ in schedule.buffers]
-    for index, task in enumerate(schedule.tasks):
-        for buffer in {block.buffer for block in task.blocks}:
-            accesses[buffer].append(index)
+    touched = schedule.table.rows[:, list(_BLOCKS)]
+    for task, buffers in enumerate(touched.tolist()):
+        for buffer in dict.fromkeys(buffers):
+            if buffer != col.NOTHING:
+                accesses[buffer].append(task)
     return accesses
 
 
-def _check_task(task: Task, index: int, schedule: Schedule, machine: HardwareModel) -> None:
-    if not 0 <= task.core < machine.num_cores:
-        raise ProgramError(f"core {task.core} does not exist; the machine has {machine.num_cores}")
-    for wait in task.waits:
-        if not 0 <= wait < index:
-            raise ProgramError(f"waits for task {wait}, which does not come before it")
-    for block in task.blocks:
-        _check_block(block, schedule)
-    num_reads, num_writes = _NUM_OPERANDS[task.operation]
-    if len(task.reads) not in num_reads or len(task.writes) != num_writes:
-        raise ProgramError(f"has {len(task.reads)} reads and {len(task.writes)} writes")
-    if (task.outer is not None) != (task.unit is Unit.DMA):
-        raise ProgramError("an outer slice goes with LOAD and STORE, and with nothing else")
-    if (task.softmax is not None) != (task.operation is Operation.SOFTMAX):
-        raise ProgramError("softmax arguments go with SOFTMAX, and with nothing else")
-    if task.accumulates and task.operation is not Operation.OUTPUT:
-        raise ProgramError("only OUTPUT accumulates")
-    _check_sizes(task)
+def _name(schedule: Schedule, task: int) -> str:
+    return f"task {task} ({OPERATIONS[schedule.table.rows[task, col.OPERATION]]})"
 
 
-def _check_block(block: Block, schedule: Schedule) -> None:
-    if not 0 <= block.buffer < len(schedule.buffers):
-        raise ProgramError(f"buffer {block.buffer} does not exist")
-    buffer = schedule.buffers[block.buffer]
-    fits = (
-        block.rows >= 1
-        and block.columns >= 1
-        and 0 <= block.row <= buffer.rows - block.rows
-        and 0 <= block.column <= buffer.columns - block.columns
+def _tensor(schedule: Schedule, buffer: int) -> str:
+    return TENSORS[schedule.buffers[buffer, 0]]
+
+
+def _refuse(schedule: Schedule, is_wrong: Flags, why: str) -> None:
+    if is_wrong.any():
+        raise ProgramError(f"{_name(schedule, int(is_wrong.argmax()))}: {why}")
+
+
+def _check_waits(schedule: Schedule) -> None:
+    table = schedule.table
+    owners = np.repeat(np.arange(schedule.num_tasks), np.diff(table.wait_ends))
+    is_wrong = (table.waits < 0) | (table.waits >= owners)
+    if is_wrong.any():
+        at = int(is_wrong.argmax())
+        raise ProgramError(
+            f"{_name(schedule, int(owners[at]))}: waits for task {table.waits[at]}, "
+            "which does not come before it"
+        )
+
+
+def _check_blocks(schedule: Schedule, at: int) -> None:
+    block = schedule.table.rows[:, at : at + 5].astype(np.int64)
+    is_there = block[:, 0] != col.NOTHING
+    beyond = (block[:, 0] < 0) | (block[:, 0] >= len(schedule.buffers))
+    _refuse(schedule, is_there & beyond, "names a buffer that does not exist")
+    _, row, column, rows, columns = block.T
+    sizes = schedule.buffers[np.where(is_there, block[:, 0], 0)] if is_there.any() else block[:, :3]
+    inside = (rows >= 1) & (columns >= 1) & (row >= 0) & (column >= 0)
+    inside &= (row + rows <= sizes[:, 1]) & (column + columns <= sizes[:, 2])
+    _refuse(schedule, is_there & ~inside, "a block lies outside its buffer")
+
+
+def _check_operands(schedule: Schedule) -> None:
+    rows = schedule.table.rows
+    has = {at: rows[:, at] != col.NOTHING for at in _BLOCKS}
+    num_reads = has[col.READ].astype(int) + has[col.SECOND_READ]
+    num_writes = has[col.WRITE].astype(int) + has[col.SECOND_WRITE]
+    is_gap = (has[col.SECOND_READ] & ~has[col.READ]) | (has[col.SECOND_WRITE] & ~has[col.WRITE])
+    limits = np.array([_NUM_OPERANDS[each] for each in OPERATIONS])[rows[:, col.OPERATION]]
+    is_wrong = (num_reads < limits[:, 0]) | (num_reads > limits[:, 1])
+    _refuse(schedule, is_wrong | (num_writes != limits[:, 2]) | is_gap, "wrong number of operands")
+    is_transfer = np.isin(rows[:, col.OPERATION], (col.LOAD, col.STORE))
+    _refuse(
+        schedule,
+        (rows[:, col.TENSOR] != col.NOTHING) != is_transfer,
+        "an outer slice goes with LOAD and STORE, and with nothing else",
     )
-    if not fits:
-        raise ProgramError(f"{block} lies outside its {buffer.rows}x{buffer.columns} buffer")
+    is_negative = (rows[:, [col.MATRIX, col.ROW, col.COLUMN]] < 0).any(axis=1)
+    _refuse(schedule, is_transfer & is_negative, "its outer slice begins before its tensor")
+    may_accumulate = np.isin(rows[:, col.OPERATION], (col.OUTPUT, col.EXPONENTIALS))
+    _refuse(
+        schedule,
+        (rows[:, col.ACCUMULATES] == 1) & ~may_accumulate,
+        "only OUTPUT and EXPONENTIALS accumulate",
+    )
+    is_softmax = np.isin(rows[:, col.OPERATION], (col.SOFTMAX, col.EXPONENTIALS))
+    # EXPONENTIALS that go on with a state read it last.
+    goes_on = (rows[:, col.OPERATION] == col.EXPONENTIALS) & (rows[:, col.ACCUMULATES] == 1)
+    wanted = int(schedule.softmax.mask != "none") + goes_on
+    _refuse(
+        schedule,
+        is_softmax & (num_reads != wanted),
+        "a mask block goes with a mask kind, and with nothing else",
+    )
+    _refuse(
+        schedule,
+        ~is_softmax & (rows[:, col.CAUSAL_OFFSET] != col.NO_CAUSALITY),
+        "causality goes with softmax, and with nothing else",
+    )
 
 
-def _check_sizes(task: Task) -> None:
-    if task.operation in (Operation.LOAD, Operation.STORE):
-        block = (task.writes or task.reads)[0]
-        outer = task.outer
-        if outer is None or (outer.rows, outer.columns) != (block.rows, block.columns):
-            raise ProgramError("the outer slice and the block differ in size")
-    elif task.operation is Operation.SOFTMAX:
-        scores = task.writes[0]
-        arguments = task.softmax
-        if arguments is None or (arguments.mask != "none") != bool(task.reads):
-            raise ProgramError("a mask block goes with a mask kind, and with nothing else")
-        for mask in task.reads:
-            if mask.rows not in (1, scores.rows) or mask.columns not in (1, scores.columns):
-                raise ProgramError("the mask does not broadcast to the scores")
-    else:
-        left, right = task.reads
-        product = task.writes[0]
-        if task.operation is Operation.SCORES:
-            fits = left.columns == right.columns and product.columns == right.rows
-        else:
-            fits = left.columns == right.rows and product.columns == right.columns
-        if not fits or product.rows != left.rows:
-            raise ProgramError("the sizes of the product and its operands do not agree")
+def _check_sizes(schedule: Schedule) -> None:
+    rows = schedule.table.rows
+    operation = rows[:, col.OPERATION]
+    height = {at: rows[:, at + 3] for at in _BLOCKS}
+    width = {at: rows[:, at + 4] for at in _BLOCKS}
+    out, left, right, state = col.WRITE, col.READ, col.SECOND_READ, col.SECOND_WRITE
+    scores = (width[left] == width[right]) & (width[out] == height[right])
+    product = (width[left] == height[right]) & (width[out] == width[right])
+    fits = np.where(operation == col.SCORES, scores, product) & (height[out] == height[left])
+    is_product = np.isin(operation, (col.SCORES, col.OUTPUT))
+    _refuse(schedule, is_product & ~fits, "the sizes of the product and its operands do not agree")
+
+    is_masked = np.isin(operation, (col.SOFTMAX, col.EXPONENTIALS))
+    is_masked &= schedule.softmax.mask != "none"
+    fits = (height[left] == 1) | (height[left] == height[out])
+    fits &= (width[left] == 1) | (width[left] == width[out])
+    _refuse(schedule, is_masked & ~fits, "the mask does not broadcast to the scores")
+
+    def is_state(at: int) -> Flags:
+        found: Flags = (width[at] == STATE_COLUMNS) & (height[at] == height[out])
+        return found
+
+    same = (height[left] == height[out]) & (width[left] == width[out])
+    goes_on = rows[:, col.ACCUMULATES] == 1
+    before = right if schedule.softmax.mask != "none" else left
+    wanted = {
+        col.EXPONENTIALS: is_state(state) & (is_state(before) | ~goes_on),
+        col.RESCALE: same & is_state(right),
+        col.MERGE: same & is_state(right) & is_state(state),
+        col.NORMALIZE: is_state(left),
+    }
+    for number, fits in wanted.items():
+        _refuse(schedule, (operation == number) & ~fits, "its state or product has another size")
 
 
-def _check_placements(program: Program, machine: HardwareModel) -> None:
-    buffers = program.schedule.buffers
-    if len(program.placements) != len(buffers):
-        raise ProgramError(f"{len(program.placements)} placements for {len(buffers)} buffers")
-    for index, (buffer, placement) in enumerate(zip(buffers, program.placements, strict=True)):
-        if placement.size_bytes < buffer.num_elements * machine.element_bytes:
-            raise ProgramError(f"buffer {index} ({buffer.tensor}) is larger than its placement")
-        if placement.offset_bytes < 0 or placement.offset_bytes % machine.alignment_bytes:
-            raise ProgramError(f"buffer {index} lies at {placement.offset_bytes}, not aligned")
-        if placement.end_bytes > machine.on_chip_memory.capacity_bytes:
+def _check_round_trips(schedule: Schedule, order: HappensBefore) -> None:
+    """Check that what goes to the outer memory and comes back does so in this order."""
+    rows = schedule.table.rows
+    is_load, is_store = (rows[:, col.OPERATION] == each for each in (col.LOAD, col.STORE))
+    written = np.unique(rows[is_store, col.TENSOR])
+    if not np.isin(rows[is_load, col.TENSOR], written).any():
+        return
+    stores: dict[tuple[int, ...], int] = {}
+    for task in np.flatnonzero(is_load | is_store).tolist():
+        row = rows[task]
+        at = col.READ if is_store[task] else col.WRITE
+        part = (*row[col.TENSOR : col.COLUMN + 1].tolist(), *row[at + 3 : at + 5].tolist())
+        if is_store[task]:
+            stores[part] = task
+        elif row[col.TENSOR] in written:
+            before = stores.get(part)
+            if before is None:
+                raise ProgramError(f"{_name(schedule, task)}: loads what was not stored as it is")
+            if not order.is_ordered(before, task):
+                raise ProgramError(
+                    f"{_name(schedule, task)}: may load back what task {before} has yet to store"
+                )
+
+
+def _check_places(program: Program, machine: HardwareModel) -> None:
+    buffers, places = program.schedule.buffers, program.places
+    if len(places) != len(buffers):
+        raise ProgramError(f"{len(places)} placements for {len(buffers)} buffers")
+    memory = machine.on_chip_memory
+    needed = buffers[:, 1] * buffers[:, 2] * machine.element_bytes
+    ends = places[:, 0] + places[:, 1]
+    checks = (
+        (places[:, 1] < needed, "is larger than its placement"),
+        ((places[:, 0] < 0) | (places[:, 0] % machine.alignment_bytes != 0), "is not aligned"),
+        (ends > memory.capacity_bytes, f"ends past the {memory.capacity_bytes} of {memory.name}"),
+    )
+    for is_wrong, why in checks:
+        if is_wrong.any():
+            index = int(is_wrong.argmax())
             raise ProgramError(
-                f"buffer {index} ({buffer.tensor}) ends at byte {placement.end_bytes}; "
-                f"{machine.on_chip_memory.name} has {machine.on_chip_memory.capacity_bytes}"
+                f"buffer {index} ({_tensor(program.schedule, index)}) at bytes "
+                f"{places[index, 0]} to {ends[index]}: {why}"
             )
 
 
-def _check_buffer_races(
-    schedule: Schedule, buffer: int, indices: list[int], order: HappensBefore
-) -> None:
-    """Check that each write is ordered against every access since the write before it."""
-    since_write: list[int] = []
-    last_write: int | None = None
-    for index in indices:
-        is_write = any(block.buffer == buffer for block in schedule.tasks[index].writes)
-        before = since_write if is_write else []
-        if last_write is not None:
-            before = [*before, last_write]
-        for earlier in before:
-            if not order.is_ordered(earlier, index):
-                raise ProgramError(
-                    f"tasks {earlier} and {index} race for buffer {buffer} "
-                    f"({schedule.buffers[buffer].tensor}); one must wait for the other"
-                )
-        if is_write:
-            last_write, since_write = index, []
-        else:
-            since_write.append(index)
+@njit(cache=True)
+def _clocks(
+    streams: Integers, num_streams: int, wait_ends: NDArray[np.int64], waits: Integers
+) -> Integers:
+    num_tasks = len(streams)
+    clocks = np.zeros((num_tasks, num_streams), np.int32)
+    last = np.full(num_streams, -1, np.int64)
+    for i in range(num_tasks):
+        stream = streams[i]
+        before = last[stream]
+        position = 1
+        if before >= 0:
+            position = clocks[before, stream] + 1
+            for s in range(num_streams):
+                clocks[i, s] = clocks[before, s]
+        for at in range(wait_ends[i], wait_ends[i + 1]):
+            wait = waits[at]
+            for s in range(num_streams):
+                clocks[i, s] = max(clocks[i, s], clocks[wait, s])
+        clocks[i, stream] = position
+        last[stream] = i
+    return clocks
 
 
-def _check_address_reuse(program: Program, accesses: list[list[int]], order: HappensBefore) -> None:
-    """Check that a buffer takes over addresses only from buffers that are done with."""
-    owners: list[tuple[int, int, int]] = []  # (first byte, one past the last, buffer)
-    touched = [buffer for buffer, indices in enumerate(accesses) if indices]
-    for buffer in sorted(touched, key=lambda buffer: accesses[buffer][0]):
-        placement = program.placements[buffer]
-        start, end = placement.offset_bytes, placement.end_bytes
-        kept: list[tuple[int, int, int]] = []
-        for low, high, owner in owners:
-            if high <= start or low >= end:
-                kept.append((low, high, owner))
+@njit(cache=True)
+def _is_ordered(first: int, second: int, streams: Integers, clocks: Integers) -> bool:
+    if first == second:
+        return False
+    stream = streams[first]
+    return bool(clocks[second, stream] >= clocks[first, stream])
+
+
+@njit(cache=True)
+def _first_unwritten(rows: Integers, num_buffers: int) -> tuple[int, int]:
+    """Return a task and the buffer it reads before any write, or -1 twice."""
+    written = np.zeros(num_buffers, np.bool_)
+    for i in range(len(rows)):
+        for at in (col.READ, col.SECOND_READ):
+            buffer = rows[i, at]
+            if buffer >= 0 and not written[buffer]:
+                return i, buffer
+        # These work on what they write.
+        operation = rows[i, col.OPERATION]
+        works_in_place = (
+            operation not in (col.LOAD, col.SCORES, col.OUTPUT) or rows[i, col.ACCUMULATES] == 1
+        )
+        buffer = rows[i, col.WRITE]
+        if buffer >= 0:
+            if works_in_place and not written[buffer]:
+                return i, buffer
+            written[buffer] = True
+        buffer = rows[i, col.SECOND_WRITE]
+        if buffer >= 0:
+            if operation == col.MERGE and not written[buffer]:
+                return i, buffer
+            written[buffer] = True
+    return -1, -1
+
+
+@njit(cache=True)
+def _first_race(
+    rows: Integers, num_buffers: int, streams: Integers, clocks: Integers
+) -> tuple[int, int, int]:
+    """Return two unordered tasks and the buffer they race for, or -1 three times.
+
+    Each write must come after every access since the write before it; of accesses on one stream,
+    which are ordered among themselves, only the last counts.
+    """
+    num_streams = clocks.shape[1]
+    last_write = np.full(num_buffers, -1, np.int64)
+    last_read = np.full((num_buffers, num_streams), -1, np.int64)
+    for i in range(len(rows)):
+        for at in (col.READ, col.SECOND_READ):
+            buffer = rows[i, at]
+            if buffer >= 0:
+                write = last_write[buffer]
+                if write >= 0 and write != i and not _is_ordered(write, i, streams, clocks):
+                    return write, i, buffer
+                last_read[buffer, streams[i]] = i
+        for at in (col.WRITE, col.SECOND_WRITE):
+            buffer = rows[i, at]
+            if buffer < 0:
                 continue
-            _check_takeover(program.schedule, owner, buffer, accesses, order)
-            if low < start:
-                kept.append((low, start, owner))
-            if high > end:
-                kept.append((end, high, owner))
-        owners = [*kept, (start, end, buffer)]
+            write = last_write[buffer]
+            if write >= 0 and write != i and not _is_ordered(write, i, streams, clocks):
+                return write, i, buffer
+            for stream in range(num_streams):
+                read = last_read[buffer, stream]
+                if read >= 0 and read != i and not _is_ordered(read, i, streams, clocks):
+                    return read, i, buffer
+                last_read[buffer, stream] = -1
+            last_write[buffer] = i
+    return -1, -1, -1
 
 
-def _check_takeover(
-    schedule: Schedule, old: int, new: int, accesses: list[list[int]], order: HappensBefore
-) -> None:
-    last = _outermost(schedule, reversed(accesses[old]))
-    first = _outermost(schedule, iter(accesses[new]))
-    for earlier in last:
-        for later in first:
-            if not order.is_ordered(earlier, later):
-                raise ProgramError(
-                    f"task {later} may overwrite buffer {old} ({schedule.buffers[old].tensor}) "
-                    f"with buffer {new} ({schedule.buffers[new].tensor}) "
-                    f"before task {earlier} is done with it"
-                )
+@njit(cache=True)
+def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and streams
+    rows: Integers, places: NDArray[np.int64], streams: Integers, clocks: Integers
+) -> tuple[int, int, int, int]:
+    """Return a task, a later one that may take its memory too soon, and both buffers; or -1s.
 
-
-def _outermost(schedule: Schedule, indices: Iterable[int]) -> tuple[int, ...]:
-    """Return the first index met of each stream."""
-    found: dict[tuple[int, Unit], int] = {}
-    for index in indices:
-        task = schedule.tasks[index]
-        found.setdefault((task.core, task.unit), index)
-    return tuple(found.values())
+    A buffer may take over bytes only from buffers that are done with: each of its first tasks, one
+    a stream, must come after each of their last ones.
+    """
+    num_buffers, num_streams = len(places), clocks.shape[1]
+    first = np.full((num_buffers, num_streams), -1, np.int64)
+    last = np.full((num_buffers, num_streams), -1, np.int64)
+    begin = np.full(num_buffers, len(rows), np.int64)
+    for i in range(len(rows)):
+        for at in (col.READ, col.SECOND_READ, col.WRITE, col.SECOND_WRITE):
+            buffer = rows[i, at]
+            if buffer >= 0:
+                if first[buffer, streams[i]] < 0:
+                    first[buffer, streams[i]] = i
+                last[buffer, streams[i]] = i
+                begin[buffer] = min(begin[buffer], i)
+    lows = [np.int64(0) for _ in range(0)]
+    highs = [np.int64(0) for _ in range(0)]
+    owners = [np.int64(0) for _ in range(0)]
+    for new in np.argsort(begin, kind="mergesort"):
+        if begin[new] == len(rows):
+            break
+        start, end = places[new, 0], places[new, 0] + places[new, 1]
+        kept = 0
+        num_owned = len(owners)
+        for k in range(num_owned):
+            low, high, old = lows[k], highs[k], owners[k]
+            if low < end and start < high:
+                for s in range(num_streams):
+                    for t in range(num_streams):
+                        earlier, later = last[old, s], first[new, t]
+                        if earlier < 0 or later < 0:
+                            continue
+                        if not _is_ordered(earlier, later, streams, clocks):
+                            return int(earlier), int(later), int(old), int(new)
+                if high > end:
+                    lows.append(end)
+                    highs.append(high)
+                    owners.append(old)
+                high = start
+                if low >= high:
+                    continue
+            lows[kept], highs[kept], owners[kept] = low, high, old
+            kept += 1
+        # What was split off stands behind the old entries: close the gap.
+        for k in range(num_owned, len(owners)):
+            lows[kept], highs[kept], owners[kept] = lows[k], highs[k], owners[k]
+            kept += 1
+        while len(owners) > kept:
+            lows.pop()
+            highs.pop()
+            owners.pop()
+        lows.append(start)
+        highs.append(end)
+        owners.append(np.int64(new))
+    return -1, -1, -1, -1

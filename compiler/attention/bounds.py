@@ -43,17 +43,24 @@ class Bounds:
 def lower_bounds(problem: AttentionProblem, machine: HardwareModel) -> Bounds:
     """Return the lower bounds of a problem on a machine.
 
-    With M multiply-accumulates and V lanes a cycle over all cores, W bytes a cycle from DRAM and c
-    lane-cycles a score: macs / M, c * scores / V, bytes / W.
+    With M multiply-accumulates and V lanes a cycle over all cores, W bytes a cycle on a DMA port:
+    macs / M; bytes / W, of loads and stores together or, with a port each, of the more; and
+    lane-cycles / V. Every score must take part in a maximum, a subtraction, an exponential and a
+    sum; the division may be done on the probabilities or, where that is less, on the output.
     """
     cores = machine.num_cores
     vector = machine.vector_unit
-    lane_cycles = vector.softmax_lane_cycles
+    scores = problem.num_score_elements
+    outputs = problem.batch * problem.query_heads * problem.query_length * problem.value_dim
+    lane_cycles = vector.exponentials_lane_cycles * scores
+    lane_cycles += vector.divide_lane_cycles * min(scores, outputs)
     if is_masked(problem):
-        lane_cycles += vector.mask_lane_cycles
+        lane_cycles += vector.mask_lane_cycles * scores
     matrix_cycles = problem.num_macs / (machine.matrix_unit.macs_per_cycle * cores)
-    vector_cycles = lane_cycles * problem.num_score_elements / (vector.lanes * cores)
-    dma_cycles = compulsory_bytes(problem, machine) / machine.bandwidth_bytes_per_cycle
+    vector_cycles = lane_cycles / (vector.lanes * cores)
+    loads, stores = compulsory_loads(problem, machine), compulsory_stores(problem, machine)
+    num_bytes = max(loads, stores) if machine.dma.has_separate_write_port else loads + stores
+    dma_cycles = num_bytes / machine.bandwidth_bytes_per_cycle
     if machine.has_concurrent_units:
         compute_cycles = max(matrix_cycles, vector_cycles)
     else:
@@ -62,13 +69,24 @@ def lower_bounds(problem: AttentionProblem, machine: HardwareModel) -> Bounds:
 
 
 def compulsory_bytes(problem: AttentionProblem, machine: HardwareModel) -> int:
-    """Return the bytes that must cross the DMA port: each input once in, the output once out."""
+    """Return the bytes that must cross the DMA ports: each input once in, the output once out."""
+    return compulsory_loads(problem, machine) + compulsory_stores(problem, machine)
+
+
+def compulsory_stores(problem: AttentionProblem, machine: HardwareModel) -> int:
+    """Return the bytes of the output."""
+    rows = problem.batch * problem.query_heads * problem.query_length
+    return rows * problem.value_dim * machine.element_bytes
+
+
+def compulsory_loads(problem: AttentionProblem, machine: HardwareModel) -> int:
+    """Return the bytes of the inputs, as far as they are needed."""
     query_rows = problem.batch * problem.query_heads * problem.query_length
     kv_length = problem.kv_length
     if problem.is_causal:
         kv_length = min(kv_length, problem.query_length)
     kv_rows = problem.batch * problem.kv_heads * kv_length
-    elements = (query_rows + kv_rows) * (problem.head_dim + problem.value_dim)
+    elements = query_rows * problem.head_dim + kv_rows * (problem.head_dim + problem.value_dim)
     if problem.mask_shape is not None:
         mask_batch, mask_heads, mask_rows, mask_columns = problem.mask_shape
         if mask_rows > 1 and mask_columns > 1:

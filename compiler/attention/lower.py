@@ -2,53 +2,107 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING
 
-from hocket.compiler.attention.schedule.dataflows import DATAFLOWS, natural_dataflow
-from hocket.compiler.attention.search.exhaustive import ExhaustiveSearcher
-from hocket.compiler.attention.search.objective import LatencyThenEnergy
-from hocket.compiler.attention.tiling import TilingSpace
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.search.objective import Latency
+from hocket.compiler.attention.search.searcher import Budget, Evaluator
+from hocket.compiler.attention.search.searchers import SEARCHERS
+from hocket.compiler.attention.search.space import TilingSpace
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
+    from hocket.compiler.attention.search.objective import Objective
     from hocket.compiler.attention.search.searcher import SearchResult
+    from hocket.compiler.attention.search.tuning_log import TuningLog
     from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.machine import HardwareModel
+
+_log = logging.getLogger(__name__)
+
+AUTO = "auto"
+NATURAL = "hocket"
+"""The dataflow that ``auto`` stands for: its space holds what suits a machine with one unit at work
+at a time as well as one with two."""
 
 
 def lower_attention(
     problem: AttentionProblem,
     machine: HardwareModel,
     *,
-    dataflow: str = "auto",
-    max_candidates: int = 12,
+    dataflow: str = AUTO,
+    searcher: str = "exhaustive",
+    objective: Objective | None = None,
+    budget: Budget | None = None,
     seed: int = 0,
     verify: bool = False,
+    log: TuningLog | None = None,
 ) -> SearchResult:
     """Return the best program found for an attention problem on a machine.
 
     Args:
         problem: What to compute.
         machine: What to compute it on.
-        dataflow: Key of ``DATAFLOWS``, or ``auto`` for the one that suits the machine.
-        max_candidates: Programs to simulate at most.
+        dataflow: Key of ``DATAFLOWS``, or ``auto`` for the one that suits any machine.
+        searcher: Key of ``SEARCHERS``.
+        objective: What to minimise; cycles, and then energy, by default.
+        budget: When to stop searching.
         seed: For searchers that draw at random.
         verify: Whether to check that the program found is well formed.
+        log: Where to look for the result of an earlier search, and to write this one's. With a
+            result found there only its tiling is built.
 
     Raises:
-        ValueError: No such dataflow.
+        ValueError: No such dataflow or searcher.
         InfeasibleError: Not even the smallest tiling fits the machine.
     """
-    if dataflow != "auto" and dataflow not in DATAFLOWS:
+    if dataflow != AUTO and dataflow not in DATAFLOWS:
         raise ValueError(f"unknown dataflow {dataflow!r}; there are auto, {', '.join(DATAFLOWS)}")
-    chosen = natural_dataflow(machine) if dataflow == "auto" else DATAFLOWS[dataflow]
-    result = ExhaustiveSearcher().search(
-        TilingSpace(problem, machine, chosen.num_live_row_blocks),
-        chosen,
-        LatencyThenEnergy(),
-        max_candidates,
-        seed,
-    )
+    if searcher not in SEARCHERS:
+        raise ValueError(f"unknown searcher {searcher!r}; there are {', '.join(SEARCHERS)}")
+    chosen = DATAFLOWS[NATURAL if dataflow == AUTO else dataflow]
+    space = TilingSpace(problem, machine, chosen)
+    objective, budget = objective or Latency(), budget or Budget()
+    result = _logged(log, space, objective, budget, searcher, seed) if log is not None else None
+    if result is None:
+        result = SEARCHERS[searcher].search(space, objective, budget, seed)
+        if log is not None:
+            log.record(space, objective, budget, result, searcher=searcher, seed=seed)
     if verify:
         verify_program(result.best.program, machine)
     return result
+
+
+def _logged(
+    log: TuningLog,
+    space: TilingSpace,
+    objective: Objective,
+    budget: Budget,
+    searcher: str,
+    seed: int,
+) -> SearchResult | None:
+    """Return the result of an earlier search, None if there is none or it is no longer true."""
+    found = log.lookup(space, objective, budget, searcher=searcher, seed=seed)
+    if found is None:
+        return None
+    evaluator = Evaluator(space, objective, budget)
+    estimate = evaluator.evaluate(found.tiling)
+    if not (
+        math.isclose(estimate.cycles, found.cycles) and math.isclose(estimate.joules, found.joules)
+    ):
+        _log.warning(
+            "%s: searching again: %s takes %s, not %g cycles and %g J",
+            log.path,
+            found.tiling,
+            estimate,
+            found.cycles,
+            found.joules,
+        )
+        return None
+    return evaluator.result(
+        is_optimal=found.is_optimal,
+        stop_reason="taken from the tuning log",
+        num_legal=found.num_legal,
+    )

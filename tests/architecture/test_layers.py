@@ -56,6 +56,11 @@ TABLE = (
         ("numpy", "ortools"),
     ),
     Row(
+        "hocket.compiler.attention.memory.exact",
+        (*ATTENTION_MAY, "hocket.compiler.attention"),
+        ("numpy", "ortools"),
+    ),
+    Row(
         "hocket.compiler.assemble",
         (
             "hocket.compiler.errors",
@@ -96,6 +101,7 @@ TABLE = (
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
     Row("hocket.verification", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
+    Row("hocket.calibration", EVERYTHING, ("numpy", "numba")),
     Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba")),

@@ -63,10 +63,12 @@ def test_the_front_door_offers_what_it_says() -> None:
         "CompiledModule",
         "InferenceSession",
         "SessionOptions",
+        "SimulationResult",
         "__version__",
         "compile",
         "load",
         "load_target",
+        "simulate",
     }
     assert set(hocket.__all__) <= set(dir(hocket))
     for name in hocket.__all__:

@@ -12,7 +12,7 @@ import pytest
 from support.graph_wing import cut
 from support.onnx_models import bert_like_model
 
-from hocket.compiler.attention.memory.planner import plan_memory
+from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.tiling import Tiling
 from hocket.compiler.graph.report import make_report
@@ -35,8 +35,16 @@ def test_gantt(golden: Golden, dataflow: str) -> None:
     vector = dataclasses.replace(machine.vector_unit, exp_lane_cycles=124.0)
     machine = dataclasses.replace(machine, num_cores=1, vector_unit=vector)
     problem = AttentionProblem(1, 2, 2, 128, 128, 64, 64, DType.FLOAT16, 0.125)
-    tiling = Tiling(1, 32, 128, 16, 16, keeps_kv=True, prefetch_tasks=8)
-    program = plan_memory(DATAFLOWS[dataflow].build(problem, tiling, machine), machine)
+    chosen = DATAFLOWS[dataflow]
+    tiling = Tiling(
+        query_rows=32,
+        kv_columns=64,
+        resident_tiles=8,
+        live_blocks=chosen.live_blocks[-1],
+        softmax=chosen.softmaxes[-1],
+        split=chosen.splits[0],
+    )
+    program = build_program(problem, tiling, chosen, machine)
     golden(f"gantt-{dataflow}", text_gantt(simulate(program, machine)))
 
 

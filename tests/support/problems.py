@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hocket.compiler.attention.tiling import Tiling
+from hocket.compiler.attention.schedule.dataflows import Dataflow
+from hocket.compiler.attention.tiling import Softmax, Split, Tiling
 from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
@@ -67,27 +68,48 @@ def machines(draw: st.DrawFn, min_capacity: int = 1 << 12) -> HardwareModel:
             macs_per_cycle=block[0] * block[1],
         ),
         vector_unit=dataclasses.replace(
-            base.vector_unit, lanes=draw(st.integers(1, 8)), exp_lane_cycles=draw(st.floats(0, 20))
+            base.vector_unit,
+            lanes=draw(st.integers(1, 8)),
+            exp_lane_cycles=draw(st.floats(0, 20)),
+            port_bytes_per_cycle=draw(st.sampled_from([0.0, 16.0])),
         ),
         on_chip_memory=dataclasses.replace(
             base.on_chip_memory,
             capacity_bytes=draw(st.integers(min_capacity, 1 << 18)),
         ),
-        dma=dataclasses.replace(base.dma, latency_cycles=draw(st.integers(0, 50))),
+        dma=dataclasses.replace(
+            base.dma,
+            latency_cycles=draw(st.integers(0, 50)),
+            has_separate_write_port=draw(st.booleans()),
+        ),
     )
 
 
 @st.composite
-def tilings(draw: st.DrawFn, problem: AttentionProblem, machine: HardwareModel) -> Tiling:
-    """Any tiling of a problem, legal or not; sizes need not divide anything."""
+def tilings(
+    draw: st.DrawFn, problem: AttentionProblem, machine: HardwareModel, dataflow: Dataflow
+) -> Tiling:
+    """Any tiling that a dataflow allows, whether it fits or not; sizes need not divide anything."""
+    softmax = draw(st.sampled_from(dataflow.softmaxes))
+    splits = [
+        split
+        for split in dataflow.splits
+        if split is not Split.KEYS or softmax is not Softmax.FULL_ROW
+    ]
+    split = draw(st.sampled_from(splits))
+    live_blocks = draw(st.sampled_from(dataflow.live_blocks))
+    fills = dataflow.fills and split is Split.ROWS and softmax is not Softmax.ONLINE
     return Tiling(
-        heads=draw(st.integers(1, problem.batch * problem.query_heads)),
         query_rows=draw(st.integers(1, problem.query_length)),
         kv_columns=draw(st.integers(1, problem.kv_length)),
-        block_rows=machine.matrix_unit.block_rows,
-        block_columns=machine.matrix_unit.block_columns,
-        keeps_kv=draw(st.booleans()),
-        prefetch_tasks=draw(st.integers(0, 30)),
+        resident_tiles=draw(st.integers(1, 12)),
+        heads=draw(st.integers(1, problem.group_size)) if dataflow.stacks_heads else 1,
+        live_blocks=live_blocks,
+        prefetch_blocks=draw(st.integers(0, 5)),
+        store_blocks=draw(st.integers(0, 4)),
+        softmax=softmax,
+        split=split,
+        fill_columns=draw(st.integers(0, problem.kv_length)) if fills else 0,
     )
 
 
@@ -101,6 +123,8 @@ def make_tensors(problem: AttentionProblem, seed: int) -> Tensors:
         "key": generator.standard_normal((num_kv, problem.kv_length, problem.head_dim)),
         "value": generator.standard_normal((num_kv, problem.kv_length, problem.value_dim)),
         "output": np.full((num_query, problem.query_length, problem.value_dim), np.nan),
+        # Where dataflows put scores that do not stay on chip.
+        "scores": np.full((num_query, problem.query_length, problem.kv_length), np.nan),
     }
     if problem.mask_shape is not None:
         batch, heads, rows, columns = problem.mask_shape

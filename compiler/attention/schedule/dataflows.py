@@ -1,51 +1,149 @@
-"""The dataflows there are, by the name a user gives."""
+"""The dataflows there are, by the name a user gives: who works when, on what, and beside whom.
+
+One row block goes through scores (C), softmax (P) and output (O). Dataflows differ in what runs
+side by side, in what stays on chip, and in which of the tiling's choices they leave open::
+
+    layerwise     matrix C0 C1 C2 ..           O0 O1 O2     scores and probabilities go to DRAM
+                  vector              P0 P1 P2
+    soft_pipe     matrix C0 C1 C2 ..     O0 O1 O2           probabilities go to DRAM
+                  vector    P0 P1 P2
+    flat          matrix C0    O0 C1    O1 C2    O2         all on chip, units take turns
+                  vector    P0       P1       P2
+    tileflow      matrix C0 | C1 | C2 O0 | C3 O1 | O2 | O3  a turn ends when all stages are done
+                  vector    | P0 | P1    | P2    | P3 |
+    fusemax       matrix C00 C01 O00 C02 O01 ..             tile by tile, online softmax
+                  vector     P00 P01 ..
+    mas           matrix C0 C1 O0 C2 O1 C3 O2 O3            MAS-Attention: one row block apart
+                  vector    P0 P1    P2    P3
+    hocket        as mas or fusemax, whichever tiling is best, and more (see below)
+
+``hocket`` is our own. All cores may work on one head, so that its keys and values are on chip once
+and work is shared out row by row; query heads that share keys and values are stacked into one
+product; what causality hides is not computed; the division may move from the probabilities to the
+output, or softmax may be online; more than two row blocks may be in flight; the first ones begin as
+a wave front on the keys that have arrived, and the last ones taper off. For few queries the cores
+may split the keys instead.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from hocket.compiler.attention.schedule.dual_stream import schedule_dual_stream
-from hocket.compiler.attention.schedule.flat import schedule_flat
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hocket.compiler.attention.tiling import Tiling
-    from hocket.compiler.problem import AttentionProblem
-    from hocket.hwmodels.machine import HardwareModel
-    from hocket.hwmodels.program import Schedule
+from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.tiling import Softmax, Split
 
 
 @dataclass(frozen=True)
 class Dataflow:
-    """A way to order the tiles of an attention problem.
+    """A way to order the tiles of an attention problem, and the choices it leaves to a search.
 
     Attributes:
         name: What users call it.
-        build: Makes the schedule of a problem under a tiling; it passes ``verify_schedule``.
-        num_live_row_blocks: Row blocks of scores that are on chip at once on each core.
-        overlaps_units: Whether the matrix and the vector unit work side by side.
+        source: Where it comes from, and what we assumed where that is silent.
+        pace: ``PIPELINE``, ``LOCK_STEP``, ``LAYERS`` or ``LAYERS_WITH_SOFTMAX`` of ``steps.py``.
+        softmaxes, splits, live_blocks: What the tiling may choose from.
+        spills_scores, spills_probabilities: Whether these go to DRAM and back.
+        skips_future: Whether scores that causality hides from a whole row block are left out.
+        stacks_heads: Whether query heads that share keys and values may be stacked.
+        tapers: Whether the last row blocks get smaller.
+        fills: Whether the first row blocks may work as a wave front.
+        overwrites: Whether fewer key and value tiles than a head has may be kept on chip, and the
+            others loaded again over them.
     """
 
     name: str
-    build: Callable[[AttentionProblem, Tiling, HardwareModel], Schedule]
-    num_live_row_blocks: int
-    overlaps_units: bool
+    source: str
+    pace: int
+    softmaxes: tuple[Softmax, ...]
+    splits: tuple[Split, ...]
+    live_blocks: tuple[int, ...]
+    spills_scores: bool = False
+    spills_probabilities: bool = False
+    skips_future: bool = False
+    stacks_heads: bool = False
+    tapers: bool = False
+    fills: bool = False
+    overwrites: bool = True
 
+    @property
+    def overlaps_units(self) -> bool:
+        """Whether the matrix and the vector unit work side by side."""
+        return max(self.live_blocks) > 1
+
+
+_FULL = (Softmax.FULL_ROW,)
+_HEADS = (Split.HEADS,)
 
 DATAFLOWS = {
     dataflow.name: dataflow
     for dataflow in (
-        Dataflow("dual_stream", schedule_dual_stream, num_live_row_blocks=2, overlaps_units=True),
-        Dataflow("flat", schedule_flat, num_live_row_blocks=1, overlaps_units=False),
+        Dataflow(
+            "layerwise",
+            "no fusion: three operators one after the other, each tiled",
+            st.LAYERS,
+            _FULL,
+            _HEADS,
+            live_blocks=(1, 2),
+            spills_scores=True,
+            spills_probabilities=True,
+        ),
+        Dataflow(
+            "soft_pipe",
+            "scores and softmax fused and overlapped, output an operator of its own (a baseline of "
+            "MAS-Attention, arXiv 2411.17720; which two are fused is our assumption)",
+            st.LAYERS_WITH_SOFTMAX,
+            _FULL,
+            _HEADS,
+            live_blocks=(2, 3),
+            spills_probabilities=True,
+        ),
+        Dataflow(
+            "flat",
+            "FLAT, arXiv 2107.06419: row-granular fusion, units in turn, transfers prefetched",
+            st.PIPELINE,
+            _FULL,
+            _HEADS,
+            live_blocks=(1,),
+        ),
+        Dataflow(
+            "tileflow",
+            "a three-stage pipeline whose turn lasts as long as its slowest stage, the way the "
+            "tree model of TileFlow (MICRO 2023) adds up a pipeline scope; row-granular, as exact "
+            "softmax asks for",
+            st.LOCK_STEP,
+            _FULL,
+            _HEADS,
+            live_blocks=(3,),
+        ),
+        Dataflow(
+            "fusemax",
+            "FuseMax, MICRO 2024: one pass over keys with a running maximum and sum, division at "
+            "the end, both units pipelined tile by tile",
+            st.PIPELINE,
+            (Softmax.ONLINE,),
+            _HEADS,
+            live_blocks=(2, 3),
+        ),
+        Dataflow(
+            "mas",
+            "MAS-Attention, MLSys 2025 (arXiv 2411.17720): two streams one row block apart, "
+            "row-granular softmax, keys and values overwritten and reloaded where memory is short",
+            st.PIPELINE,
+            _FULL,
+            _HEADS,
+            live_blocks=(2,),
+        ),
+        Dataflow(
+            "hocket",
+            "our own",
+            st.PIPELINE,
+            tuple(Softmax),
+            tuple(Split),
+            live_blocks=(1, 2, 4, 8),
+            skips_future=True,
+            stacks_heads=True,
+            tapers=True,
+            fills=True,
+        ),
     )
 }
-
-
-def natural_dataflow(machine: HardwareModel) -> Dataflow:
-    """Return the dataflow that suits a machine: dual-stream where there are two units to fill.
-
-    Where matrix and vector work take turns anyway, a second live row block is memory for nothing.
-    """
-    return DATAFLOWS["dual_stream" if machine.has_concurrent_units else "flat"]

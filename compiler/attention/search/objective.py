@@ -1,31 +1,110 @@
-"""What the search minimises."""
+"""What a search minimises."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hocket.hwmodels.estimate import Estimate
 
+    Key = tuple[float, ...]
+
+
+class Objective(Protocol):
+    """Tells better programs from worse ones."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        ...
+
+    def amount(self, estimate: Estimate) -> float:
+        """Return what counts first: cycles, or joules."""
+        ...
+
+    def key(self, estimate: Estimate) -> Key:
+        """Return a key that is smaller for a better program."""
+        ...
+
+    def least_key(self, cycles: float, joules: float) -> Key:
+        """Return a key no larger than that of any program with at least so many of each."""
+        ...
+
 
 @dataclass(frozen=True)
-class LatencyThenEnergy:
+class Latency:
     """Fewest cycles; among programs about as fast, fewest joules.
 
     Latency alone is indifferent between programs that differ severalfold in energy, so those within
     one step of ``tolerance`` on a logarithmic scale count as equally fast.
 
     Attributes:
-        tolerance: Ratio between two steps, minus one.
+        tolerance: Ratio between two steps, minus one; 0 for cycles alone.
     """
 
-    tolerance: float = 0.005
+    tolerance: float = 0.002
 
-    def __call__(self, estimate: Estimate) -> tuple[float, ...]:
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return "latency"
+
+    def amount(self, estimate: Estimate) -> float:
+        """Return the cycles, which count first."""
+        return estimate.cycles
+
+    def key(self, estimate: Estimate) -> Key:
         """Return a key that is smaller for a better program."""
-        step = 0
-        if estimate.cycles > 0:
-            step = math.floor(math.log(estimate.cycles) / math.log1p(self.tolerance))
+        step = self._step(estimate.cycles)
         return (step, estimate.joules, estimate.cycles, estimate.peak_on_chip_bytes)
+
+    def least_key(self, cycles: float, joules: float) -> Key:
+        """Return a key no larger than that of any program with at least so many of each."""
+        return (self._step(cycles), joules, cycles, 0.0)
+
+    def _step(self, cycles: float) -> float:
+        if not self.tolerance or cycles <= 0:
+            return cycles
+        return math.floor(math.log(cycles) / math.log1p(self.tolerance))
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Fewest joules; among programs about as frugal, fewest cycles.
+
+    Attributes:
+        tolerance: Ratio between two steps of energy, minus one; 0 for joules alone.
+    """
+
+    tolerance: float = 0.002
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return "energy"
+
+    def amount(self, estimate: Estimate) -> float:
+        """Return the joules, which count first."""
+        return estimate.joules
+
+    def key(self, estimate: Estimate) -> Key:
+        """Return a key that is smaller for a better program."""
+        step = self._step(estimate.joules)
+        return (step, estimate.cycles, estimate.joules, estimate.peak_on_chip_bytes)
+
+    def least_key(self, cycles: float, joules: float) -> Key:
+        """Return a key no larger than that of any program with at least so many of each."""
+        return (self._step(joules), cycles, joules, 0.0)
+
+    def _step(self, joules: float) -> float:
+        if not self.tolerance or joules <= 0:
+            return joules
+        return math.floor(math.log(joules) / math.log1p(self.tolerance))
+
+
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective for objective in (Latency(), Energy())
+}
+"""By the name a user gives; ``pareto`` is a way to read all results, see ``searcher.py``."""

@@ -8,23 +8,14 @@ import json
 
 import pytest
 
-from hocket.hwmodels.cost import product_cycles, softmax_cycles, task_cost
+from hocket.hwmodels.cost import product_cycles, softmax_cycles, task_costs
 from hocket.hwmodels.errors import ProgramError
 from hocket.hwmodels.estimate import Estimate, add_estimates
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
-from hocket.hwmodels.program import (
-    Block,
-    Buffer,
-    Operation,
-    Placement,
-    Program,
-    Schedule,
-    Slice,
-    SoftmaxArguments,
-    Task,
-)
+from hocket.hwmodels.program import Buffer, Placement, Program, Schedule
 from hocket.hwmodels.simulate import Stall, estimate_program, simulate
+from hocket.hwmodels.tasks import Block, Operation, Slice, Task
 from hocket.hwmodels.trace import text_gantt, trace_events
 from hocket.hwmodels.verify import verify_program
 
@@ -78,7 +69,6 @@ def one_head(core: int = 0, first_buffer: int = 0, first_task: int = 0) -> list[
             (),
             (whole(scores),),
             waits=(at + 2,),
-            softmax=SoftmaxArguments(1.0),
         ),
         load("value", value, core),
         Task(
@@ -103,7 +93,7 @@ def make_program(tasks: list[Task], num_buffers: int) -> Program:
     tensors = ["query", "key", "scores", "value", "output"]
     buffers = tuple(Buffer(tensors[index % 5], SIZE, SIZE) for index in range(num_buffers))
     places = tuple(Placement(512 * index, 512) for index in range(num_buffers))
-    return Program(Schedule(tuple(tasks), buffers), places)
+    return Program.from_placements(Schedule.from_tasks(tasks, buffers), places)
 
 
 def test_costs_of_single_tasks() -> None:
@@ -112,9 +102,9 @@ def test_costs_of_single_tasks() -> None:
     assert product_cycles(17, 16, 64, machine) == 128  # a cut block takes as long as a whole one
     assert softmax_cycles(16, 16, False, machine) == 16 * 16 * 5 / 256
     assert softmax_cycles(16, 16, True, machine) == 16 * 16 * 6 / 256
-    transfer = task_cost(load("query", 0), machine)
-    assert (transfer.cycles, transfer.outer_bytes) == (128, 512)
-    assert transfer.outer_joules == pytest.approx(512 * 56.24e-12)
+    costs = task_costs(make_program(one_head(), 5).schedule, machine)
+    assert (costs.cycles[0], costs.outer_bytes[0]) == (128, 512)
+    assert costs.picojoules[0, 2] == pytest.approx(512 * 56.24)
 
 
 def test_one_head_takes_what_adds_up_by_hand() -> None:
@@ -131,7 +121,7 @@ def test_one_head_takes_what_adds_up_by_hand() -> None:
     assert (spans[4].start, spans[4].finish) == (256, 394)
     assert (spans[5].start, spans[5].end) == (394, 410)
     assert (spans[6].start, spans[6].finish) == (410, 548)
-    assert spans[2].stall is Stall.DMA
+    assert spans[2].stall is Stall.LOAD
     assert spans[3].stall is Stall.MATRIX
     estimate, _ = estimate_program(program, machine, bound_cycles=512.0)
     assert estimate.cycles == 548
@@ -157,7 +147,7 @@ def test_units_that_take_turns_do() -> None:
     machine = make_machine(has_concurrent_units=False)
     tasks = one_head()
     # A second softmax that nothing but the shared pipelines keeps from running beside OUTPUT.
-    tasks.append(Task(Operation.SOFTMAX, 0, (), (whole(5),), softmax=SoftmaxArguments(1.0)))
+    tasks.append(Task(Operation.SOFTMAX, 0, (), (whole(5),)))
     program = make_program(tasks, 6)
     taking_turns = simulate(program, machine).spans
     beside = simulate(program, make_machine()).spans
@@ -183,7 +173,7 @@ def test_estimates_add_up_and_keep_the_highest_peak() -> None:
     with pytest.raises(ProgramError, match="cycles"):
         Estimate.from_json(estimate.to_json() | {"cycles": float("nan")})
     with pytest.raises(ProgramError, match="joules"):
-        Estimate.from_json(estimate.to_json() | {"joules": "1"})
+        Estimate.from_json(estimate.to_json() | {"compute_joules": "1"})
 
 
 def test_text_gantt_shows_who_works_when() -> None:
@@ -204,21 +194,21 @@ def test_trace_events_are_one_a_task_in_microseconds() -> None:
     assert len(events) == 7
     assert events[2]["name"] == "scores"
     assert events[2]["ts"] == pytest.approx(0.266)
-    assert events[2]["args"]["stall"] == "waits for a transfer"
+    assert events[2]["args"]["stall"] == "waits for a load"
     json.dumps(events)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"core": 7}, "core 7 does not exist"),
+        ({"core": 7}, "core does not exist"),
         ({"waits": (5,)}, "does not come before it"),
-        ({"reads": (Block(0, 0, 0, 16, 16),)}, "has 1 reads"),
-        ({"writes": (Block(2, 8, 0, 16, 16),)}, "lies outside its 16x16 buffer"),
-        ({"writes": (Block(9, 0, 0, 16, 16),)}, "buffer 9 does not exist"),
+        ({"reads": (Block(0, 0, 0, 16, 16),)}, "wrong number of operands"),
+        ({"writes": (Block(2, 8, 0, 16, 16),)}, "lies outside its buffer"),
+        ({"writes": (Block(9, 0, 0, 16, 16),)}, "buffer that does not exist"),
         ({"writes": (Block(2, 0, 0, 8, 16),)}, "do not agree"),
-        ({"softmax": SoftmaxArguments(1.0)}, "softmax arguments go with SOFTMAX"),
-        ({"accumulates": True}, "only OUTPUT accumulates"),
+        ({"causal_offset": 0}, "causality goes with softmax"),
+        ({"accumulates": True}, "only OUTPUT and EXPONENTIALS accumulate"),
         ({"waits": ()}, "race for buffer"),
     ],
 )
@@ -237,8 +227,8 @@ def test_verify_finds_addresses_that_collide_or_fall_outside() -> None:
         (Placement(0, 512), "may overwrite buffer 0|may overwrite"),
         (Placement(100, 512), "not aligned"),
         (Placement(0, 100), "larger than its placement"),
-        (Placement(5_000_000 // 64 * 64, 512), "ends at byte"),
+        (Placement(5_000_000 // 64 * 64, 512), "ends past"),
     ]:
-        changed = Program(program.schedule, (places[0], place, *places[2:]))
+        changed = Program.from_placements(program.schedule, (places[0], place, *places[2:]))
         with pytest.raises(ProgramError, match=message):
             verify_program(changed, machine)

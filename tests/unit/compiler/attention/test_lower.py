@@ -7,16 +7,21 @@ import dataclasses
 import pytest
 
 from hocket.compiler.attention.lower import lower_attention
-from hocket.compiler.attention.schedule.dataflows import DATAFLOWS, natural_dataflow
-from hocket.compiler.attention.schedule.row_blocks import row_blocks, split_over_cores
-from hocket.compiler.attention.tiling import Tiling, TilingSpace, illegality, on_chip_demand
+from hocket.compiler.attention.schedule import layout
+from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.schedule.build import build_with_plan
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.schedule.row_blocks import row_blocks
+from hocket.compiler.attention.search.searcher import Budget
+from hocket.compiler.attention.search.space import TilingSpace, sizes
+from hocket.compiler.attention.tiling import Softmax, Split, Tiling
 from hocket.compiler.errors import InfeasibleError
 from hocket.compiler.problem import AttentionProblem
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
-from hocket.hwmodels.program import Operation, Unit
-from hocket.hwmodels.simulate import simulate
+from hocket.hwmodels.simulate import estimate_program, simulate
+from hocket.hwmodels.tasks import Operation, Unit
 
 
 def make_problem(heads: int = 8, length: int = 256, dim: int = 64) -> AttentionProblem:
@@ -29,11 +34,22 @@ def with_vector_cost(lane_cycles: float) -> HardwareModel:
     return dataclasses.replace(machine, vector_unit=vector)
 
 
+def with_even_vector_cost(lane_cycles: float) -> HardwareModel:
+    """mas-edge with this many lane-cycles a score, spread evenly over the steps of softmax."""
+    machine = load_target("mas-edge")
+    scale = lane_cycles / machine.vector_unit.softmax_lane_cycles
+    steps = ("max", "subtract", "exp", "sum", "divide")
+    costs = {f"{step}_lane_cycles": scale for step in steps}
+    return dataclasses.replace(
+        machine, vector_unit=dataclasses.replace(machine.vector_unit, **costs)
+    )
+
+
 @pytest.mark.parametrize("lane_cycles", [5.0, 40.0, 128.0])
-def test_dual_stream_is_never_slower_than_flat_where_compute_binds(lane_cycles: float) -> None:
+def test_two_streams_are_never_slower_than_flat_where_compute_binds(lane_cycles: float) -> None:
     machine = with_vector_cost(lane_cycles)
     problem = make_problem(length=512)
-    ours = lower_attention(problem, machine, dataflow="dual_stream").best.estimate
+    ours = lower_attention(problem, machine, dataflow="mas").best.estimate
     flat = lower_attention(problem, machine, dataflow="flat").best.estimate
     assert ours.cycles <= flat.cycles
     assert ours.cycles <= 1.15 * ours.bound_cycles
@@ -43,7 +59,7 @@ def test_two_voices_gain_most_where_both_have_as_much_to_do() -> None:
     """At 2 E V / M lane-cycles a score, overlap is worth up to a factor of two."""
     machine = with_vector_cost(128.0)
     problem = make_problem(heads=12, length=512)
-    ours = lower_attention(problem, machine, dataflow="dual_stream").best.estimate
+    ours = lower_attention(problem, machine, dataflow="mas").best.estimate
     flat = lower_attention(problem, machine, dataflow="flat").best.estimate
     assert flat.cycles / ours.cycles > 1.7
     assert ours.matrix_utilization > 0.9
@@ -67,7 +83,7 @@ def test_both_units_work_at_once_in_a_dual_stream_schedule_and_never_in_flat() -
             for b, b_end in spans[Unit.VECTOR]
         )
     assert overlaps["flat"] == 0
-    assert overlaps["dual_stream"] > 0
+    assert overlaps["mas"] > 0
 
 
 def test_scores_never_leave_the_chip() -> None:
@@ -84,57 +100,138 @@ def test_scores_never_leave_the_chip() -> None:
 
 def test_infeasible_names_resource_demand_bound_gap_and_levers() -> None:
     machine = load_target("mas-edge")
-    memory = dataclasses.replace(machine.on_chip_memory, capacity_bytes=4096)
+    memory = dataclasses.replace(machine.on_chip_memory, capacity_bytes=512)
     with pytest.raises(InfeasibleError) as caught:
         lower_attention(
             make_problem(length=2048), dataclasses.replace(machine, on_chip_memory=memory)
         )
     words = [line.split(":")[0] for line in caught.value.report]
     assert words == ["resource", "demand", "bound", "gap", "levers"]
-    assert "4096 bytes" in str(caught.value)
+    assert "512 bytes" in str(caught.value)
 
 
 def test_an_unknown_dataflow_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="auto, dual_stream, flat"):
+    with pytest.raises(ValueError, match="auto, layerwise, soft_pipe, flat"):
         lower_attention(make_problem(), load_target("mas-edge"), dataflow="flash")
 
 
-def test_the_natural_dataflow_fills_the_units_there_are() -> None:
-    assert natural_dataflow(load_target("mas-edge")).name == "dual_stream"
-    assert natural_dataflow(load_target("host")).name == "flat"
+@pytest.mark.parametrize("vector_cost", [5.0, 128.0, 180.0])
+@pytest.mark.parametrize(
+    ("heads", "length", "dim"), [(12, 512, 64), (8, 512, 32), (12, 256, 64), (16, 196, 80)]
+)
+def test_our_dataflow_is_within_a_twentieth_of_the_bound(
+    heads: int, length: int, dim: int, vector_cost: float
+) -> None:
+    """On the paper-class device, whatever the softmax costs; `bench/attention_cycles` has all."""
+    machine = with_even_vector_cost(vector_cost)
+    result = lower_attention(
+        make_problem(heads, length, dim), machine, budget=Budget(tasks=600_000), verify=True
+    )
+    assert 1.0 <= result.best.estimate.of_bound <= 1.05
 
 
-def test_a_tiling_that_does_not_fit_says_what_takes_the_room() -> None:
+def test_our_dataflow_is_never_slower_than_any_other() -> None:
+    problem = make_problem(heads=4, length=256)
+    for lane_cycles in (5.0, 64.0, 180.0):
+        machine = with_vector_cost(lane_cycles)
+        cycles = {
+            name: lower_attention(problem, machine, dataflow=name).best.estimate.cycles
+            for name in DATAFLOWS
+        }
+        # Among programs within 0.2 % the more frugal one is taken.
+        assert cycles["hocket"] <= 1.002 * min(cycles.values())
+
+
+def test_layer_by_layer_takes_what_the_closed_form_says() -> None:
+    """Four words a cycle, scores out and in, probabilities out and in: 3.539 M cycles."""
+    estimate = lower_attention(
+        make_problem(12, 512), load_target("mas-edge"), dataflow="layerwise"
+    ).best.estimate
+    assert estimate.cycles == pytest.approx(3.539e6, rel=0.01)
+    assert estimate.dram_bytes == pytest.approx(2 * 4 * (3.539e6), rel=0.01)
+
+
+def test_stacked_heads_share_keys_and_values() -> None:
     machine = load_target("mas-edge")
-    problem = make_problem(length=4096)
-    tiling = Tiling(1, 1024, 1024, 16, 16, keeps_kv=False, prefetch_tasks=1)
-    reason = illegality(tiling, problem, machine, num_live_row_blocks=2)
-    assert reason is not None
-    assert "most of it for scores" in reason
-    demand = on_chip_demand(tiling, problem, machine, num_live_row_blocks=2)
-    # Two live row blocks on each of two cores, 1024 x 4096 words of two bytes.
-    assert demand["scores"] == 2 * 2 * 1024 * 4096 * 2
+    problem = dataclasses.replace(make_problem(32, 128, 128), kv_heads=8, query_length=1)
+    result = lower_attention(problem, machine, verify=True)
+    by_tensor = dict(result.best.estimate.dram_bytes_by_tensor)
+    assert by_tensor["key"] == 8 * 128 * 128 * 2
+    assert lower_attention(problem, machine, dataflow="mas").best.estimate.cycles > (
+        result.best.estimate.cycles
+    )
 
 
-def test_the_space_holds_multiples_of_the_block_and_the_whole_length() -> None:
-    problem = make_problem(heads=4, length=100)
-    heads, rows, columns = TilingSpace(problem, load_target("mas-edge"), 2).axes()
-    assert heads == (1, 2)
-    assert rows == columns == (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 100)
+def test_what_causality_hides_is_not_computed() -> None:
+    machine = load_target("mas-edge")
+    dense = make_problem(8, 512)
+    causal = dataclasses.replace(dense, is_causal=True)
+    ours = lower_attention(causal, machine).best.estimate
+    assert ours.cycles < 0.62 * lower_attention(dense, machine).best.estimate.cycles
+    published = lower_attention(causal, machine, dataflow="mas").best.estimate
+    assert published.cycles > 1.6 * ours.cycles
+
+
+def test_online_softmax_serves_rows_longer_than_memory() -> None:
+    machine = load_target("mas-edge")
+    memory = dataclasses.replace(machine.on_chip_memory, capacity_bytes=16_384)
+    small = dataclasses.replace(machine, on_chip_memory=memory)
+    problem = dataclasses.replace(make_problem(1, 8192, 16), query_length=16)
+    result = lower_attention(problem, small, verify=True)
+    assert result.best.tiling.softmax is Softmax.ONLINE
+    with pytest.raises(InfeasibleError, match="online softmax"):
+        lower_attention(problem, small, dataflow="mas")
+
+
+def test_fewer_tiles_than_a_head_has_are_overwritten_and_loaded_again() -> None:
+    machine = load_target("mas-edge")
+    problem = make_problem(heads=1, length=256, dim=16)
+    tiling = Tiling(32, 32, resident_tiles=16, live_blocks=2)
+    dataflow = DATAFLOWS["mas"]
+    kept, none = build_with_plan(problem, tiling, dataflow, machine)
+    assert none.overwrites == ()
+    short = dataclasses.replace(tiling, resident_tiles=12)
+    program, plan = build_with_plan(problem, short, dataflow, machine)
+    assert {each.tensor for each in plan.overwrites} <= {"key", "value"}
+    before, _ = estimate_program(kept, machine, 0.0)
+    after, _ = estimate_program(program, machine, 0.0)
+    assert after.dram_bytes - before.dram_bytes == plan.reload_bytes > 0
+    # Keeping three quarters asks for about a quarter of all later passes, not for all of them.
+    streamed = build_with_plan(
+        problem, dataclasses.replace(tiling, resident_tiles=2), dataflow, machine
+    )[1]
+    assert plan.reload_bytes < 0.5 * streamed.reload_bytes
+    saved = sum(layout.demand(tiling, problem, dataflow, machine).values()) - sum(
+        layout.demand(short, problem, dataflow, machine).values()
+    )
+    assert saved == 4 * 32 * 16 * 2
+
+
+def test_sizes_stand_for_one_number_of_pieces_each() -> None:
+    assert sizes(100, 16) == (1, 2, 4, 8, 16, 32, 48, 64, 100)
+    assert sizes(16, 16) == (1, 2, 4, 8, 16)
+    assert len(TilingSpace(make_problem(4, 100), load_target("mas-edge"), DATAFLOWS["mas"]).axes)
 
 
 def test_row_blocks_cover_each_row_once_and_causality_cuts_columns() -> None:
     problem = dataclasses.replace(make_problem(heads=3, length=10), is_causal=True)
-    tiling = Tiling(2, 4, 4, 1, 1, keeps_kv=True, prefetch_tasks=0)
-    blocks = row_blocks(problem, tiling)
-    assert [(b.matrices, b.row, b.rows, b.columns) for b in blocks] == [
-        ((0, 1), 0, 4, 4),
-        ((0, 1), 4, 4, 8),
-        ((0, 1), 8, 2, 10),
-        ((2,), 0, 4, 4),
-        ((2,), 4, 4, 8),
-        ((2,), 8, 2, 10),
-    ]
-    shares = split_over_cores(blocks, 2)
-    assert [block for share in shares for block in share] == blocks
-    assert all(shares)
+    blocks = row_blocks(
+        problem, Tiling(4, 4, 4), load_target("mas-edge"), skips_future=True, tapers=False
+    )
+    found = blocks[:, [st.MATRIX, st.ROW, st.ROWS, st.END]].tolist()
+    assert found == [[h, row, rows, end] for h in range(3) for row, rows, end in
+                     ((0, 4, 4), (4, 4, 8), (8, 2, 10))]  # fmt: skip
+    assert sorted(set(blocks[:, st.CORE].tolist())) == [0, 1]
+
+
+def test_the_last_row_blocks_taper_off() -> None:
+    problem = make_problem(heads=1, length=256)
+    blocks = row_blocks(
+        problem,
+        Tiling(64, 64, 4, split=Split.ROWS),
+        load_target("mas-edge"),
+        skips_future=False,
+        tapers=True,
+    )
+    assert blocks[:, st.ROWS].tolist() == [64, 64, 32, 32, 16, 16, 16, 16]
+    assert blocks[:, st.CORE].tolist() == [0, 1] * 4

@@ -1,0 +1,215 @@
+"""How on-chip memory is cut into slots for a tiling: its demand, term by term, before any schedule.
+
+The demand is exact: a program takes these bytes and no more. All functions take arrays of tilings'
+numbers as well as single ones, so that a whole space is checked at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hocket.compiler.attention.schedule import movement as mv
+from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.tiling import cores_used
+from hocket.hwmodels.tasks import STATE_COLUMNS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hocket.compiler.attention.schedule.dataflows import Dataflow
+    from hocket.compiler.attention.tiling import Tiling
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.machine import HardwareModel
+
+    Array = NDArray[np.int64]
+
+FORMS = {"full-row": st.FULL_ROW, "deferred": st.DEFERRED, "online": st.ONLINE}
+SPLITS = {"heads": 0, "rows": 1, "keys": 2}
+
+RING_NAMES = (
+    "query rows",
+    "keys and values",
+    "keys and values of the first head",
+    "mask rows",
+    "scores",
+    "output rows",
+    "softmax state",
+    "partial products",
+)
+
+
+@dataclass(frozen=True)
+class TilingArrays:
+    """The numbers of one or many tilings: arrays of one shape, int64.
+
+    ``softmax`` and ``split`` are the numbers of ``FORMS`` and ``SPLITS``.
+    """
+
+    query_rows: Array
+    kv_columns: Array
+    resident_tiles: Array
+    heads: Array
+    live_blocks: Array
+    prefetch_blocks: Array
+    store_blocks: Array
+    softmax: Array
+    split: Array
+    fill_columns: Array
+    cores: Array
+
+    @classmethod
+    def of(cls, tilings: list[Tiling]) -> TilingArrays:
+        """Collect the numbers of tilings."""
+
+        def column(name: str) -> Array:
+            return np.array([getattr(each, name) for each in tilings], dtype=np.int64)
+
+        return cls(
+            column("query_rows"),
+            column("kv_columns"),
+            column("resident_tiles"),
+            column("heads"),
+            column("live_blocks"),
+            column("prefetch_blocks"),
+            column("store_blocks"),
+            np.array([FORMS[each.softmax.value] for each in tilings], dtype=np.int64),
+            np.array([SPLITS[each.split.value] for each in tilings], dtype=np.int64),
+            column("fill_columns"),
+            column("cores"),
+        )
+
+
+def ceil_divide(dividend: Any, divisor: Any) -> Any:
+    """Return ``dividend / divisor`` rounded up, of integers or arrays of them."""
+    return -(-dividend // divisor)
+
+
+def kv_limit(problem: AttentionProblem, dataflow: Dataflow) -> int:
+    """Return how many keys there are that anyone looks at."""
+    if problem.is_causal and dataflow.skips_future:
+        return min(problem.kv_length, problem.query_length)
+    return problem.kv_length
+
+
+def slots(
+    tilings: TilingArrays, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> tuple[Array, Array]:
+    """Return the slots of each ring over all cores, and the bytes of one, ``[rings, tilings]``."""
+    counts, elements = _slots(tilings, problem, dataflow, machine, np)
+    shape = tilings.query_rows.shape
+    number = np.stack([np.broadcast_to(counts[ring], shape) for ring in range(mv.NUM_RINGS)])
+    size = np.stack([np.broadcast_to(elements[ring], shape) for ring in range(mv.NUM_RINGS)])
+    unit = machine.alignment_bytes
+    return number, ceil_divide(size * machine.element_bytes, unit) * unit
+
+
+def slots_of(
+    tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> tuple[Array, Array]:
+    """Return the slots of each ring over all cores, and the bytes of one, ``[rings]``."""
+    numbers = dict(vars(tiling))
+    numbers["softmax"] = FORMS[tiling.softmax.value]
+    numbers["split"] = SPLITS[tiling.split.value]
+    counts, elements = _slots(SimpleNamespace(**numbers), problem, dataflow, machine, _SCALARS)
+    number = np.array([int(counts[ring]) for ring in range(mv.NUM_RINGS)])
+    size = np.array([int(elements[ring]) for ring in range(mv.NUM_RINGS)])
+    unit = machine.alignment_bytes
+    return number, ceil_divide(size * machine.element_bytes, unit) * unit
+
+
+# What ``_slots`` asks of numpy, for single numbers, on which numpy is slow.
+_SCALARS = SimpleNamespace(
+    minimum=min, maximum=max, where=lambda condition, yes, no: yes if condition else no
+)
+
+
+def _slots(
+    t: Any, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel, xp: Any
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Return the slots and the elements of one of each ring, of single numbers or arrays."""
+    limit = kv_limit(problem, dataflow)
+    cores = xp.where(t.cores > 0, xp.minimum(t.cores, machine.num_cores), machine.num_cores)
+    rows = xp.minimum(t.query_rows, problem.query_length)
+    heads = xp.minimum(t.heads, problem.group_size)
+    all_rows = rows * heads
+    columns = xp.minimum(t.kv_columns, limit)
+    groups = problem.batch * problem.kv_heads * ceil_divide(problem.group_size, heads)
+    blocks = groups * ceil_divide(problem.query_length, rows)
+    is_online = t.softmax == st.ONLINE
+    is_split = t.split == SPLITS["keys"]
+    # As many as a core has row blocks, and not more; a tapered end has more, but smaller ones.
+    most = xp.where(is_split, blocks, ceil_divide(blocks, cores)) + 8
+    fill = t.fill_columns
+    wave = xp.where(fill > 0, t.live_blocks, 0)
+    fill_tiles = xp.where(fill > 0, ceil_divide(limit, xp.maximum(fill, 1)), 0)
+    tiles = ceil_divide(limit, columns)
+    kv_matrices = problem.batch * problem.kv_heads
+    pooled = xp.minimum(t.resident_tiles, 2 * kv_matrices * tiles)
+    outputs = xp.maximum(2 + t.store_blocks, wave + 1) + is_split
+    states = xp.where(is_online | is_split, t.live_blocks + 3, t.live_blocks)
+    is_masked = problem.mask_shape is not None
+    mask_elements: Any = 0
+    if problem.mask_shape is not None:
+        _, _, mask_rows, mask_columns = problem.mask_shape
+        wide = xp.where(is_online & (mask_rows > 1), columns, problem.kv_length)
+        mask_elements = (rows if mask_rows > 1 else 1) * (wide if mask_columns > 1 else 1)
+    widest = max(problem.head_dim, problem.value_dim)
+    counts = {
+        mv.QUERIES: cores * xp.minimum(xp.maximum(1 + t.prefetch_blocks, wave), most),
+        mv.POOL: pooled,
+        mv.FILL: 2 * fill_tiles,
+        mv.MASKS: cores * xp.minimum(2, 1 + t.prefetch_blocks) * is_masked,
+        mv.SCORE_ROWS: cores * xp.where(is_online, t.live_blocks, xp.minimum(t.live_blocks, most)),
+        mv.OUTPUTS: cores * xp.minimum(outputs, most + 1),
+        mv.STATES: cores * states * (t.softmax != st.FULL_ROW),
+        mv.PARTIALS: cores * 2 * is_online,
+    }
+    elements = {
+        mv.QUERIES: all_rows * problem.head_dim,
+        mv.POOL: columns * widest,
+        mv.FILL: xp.minimum(xp.maximum(fill, 1), limit) * widest,
+        mv.MASKS: mask_elements,
+        mv.SCORE_ROWS: all_rows * xp.where(is_online, columns, limit),
+        mv.OUTPUTS: all_rows * problem.value_dim,
+        mv.STATES: all_rows * STATE_COLUMNS,
+        mv.PARTIALS: all_rows * problem.value_dim,
+    }
+    return counts, elements
+
+
+def demand_bytes(
+    tilings: TilingArrays, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> Array:
+    """Return the on-chip bytes that each tiling takes."""
+    number, size = slots(tilings, problem, dataflow, machine)
+    total: Array = (number * size).sum(axis=0)
+    return total
+
+
+def demand(
+    tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> dict[str, int]:
+    """Return the on-chip bytes that a tiling takes, by what they hold."""
+    number, size = slots_of(tiling, problem, dataflow, machine)
+    terms = (number * size).tolist()
+    return {name: term for name, term in zip(RING_NAMES, terms, strict=True) if term}
+
+
+def ring_table(
+    tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> Array:
+    """Return the table of rings that ``movement.move`` takes."""
+    number, size = slots_of(tiling, problem, dataflow, machine)
+    shared = np.isin(np.arange(mv.NUM_RINGS), (mv.POOL, mv.FILL))
+    table = np.zeros((mv.NUM_RINGS, 4), np.int64)
+    table[:, mv.RING_FIRST] = np.cumsum(number) - number
+    table[:, mv.RING_SLOTS] = np.where(
+        shared, number, number // cores_used(tiling, machine).num_cores
+    )
+    table[:, mv.RING_BYTES] = size
+    table[:, mv.RING_BASE] = np.cumsum(number * size) - number * size
+    return table
