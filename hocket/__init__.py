@@ -7,6 +7,9 @@ Nothing is loaded until a name is asked for:
     module = hocket.compile("model.onnx", target="host", dims={"batch": 1, "seq": 128})
     module.save("model.hkt")
     outputs = hocket.InferenceSession("model.hkt").run(None, feeds)
+
+    result = hocket.simulate((12, 512, 64), target="mas-edge")  # no model: heads, rows, columns
+    print(result.explanation)
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from hocket.inference import InferenceSession
     from hocket.module import CompiledModule, compile, load  # noqa: A004
     from hocket.runtime.session import SessionOptions
+    from hocket.simulation import SimulationResult, simulate
 
     __version__: str
 
@@ -26,19 +30,23 @@ __all__ = [
     "CompiledModule",
     "InferenceSession",
     "SessionOptions",
+    "SimulationResult",
     "__version__",
     "compile",
     "load",
     "load_target",
+    "simulate",
 ]
 
 _HOMES = {
     "CompiledModule": "hocket.module",
     "InferenceSession": "hocket.inference",
     "SessionOptions": "hocket.runtime.session",
+    "SimulationResult": "hocket.simulation",
     "compile": "hocket.module",
     "load": "hocket.module",
     "load_target": "hocket.hwmodels.loader",
+    "simulate": "hocket.simulation",
 }
 
 

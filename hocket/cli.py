@@ -1,8 +1,9 @@
 """The ``hocket`` command: one subcommand a file of ``hocket.commands``, put together here.
 
-Exit status: 0 for done, 1 for "the answer is no" (``verify`` past tolerance), 2 for a wrong use or
-a bad input. An error that Hocket foresees is one paragraph on stderr; ``--debug`` shows where it
-came from. Any other exception is a bug in Hocket and shows its traceback.
+Exit status: 0 for done, 1 for "the answer is no" (``verify`` past tolerance, ``simulate`` where
+nothing fits), 2 for a wrong use or a bad input. An error that Hocket foresees is one paragraph on
+stderr; ``--debug`` shows where it came from. Any other exception is a bug in Hocket and shows its
+traceback.
 """
 
 import logging
@@ -13,7 +14,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hocket.commands import bench, compile, doctor, inspect, run, targets, verify  # noqa: A004
+from hocket.commands import (
+    bench,
+    compile,  # noqa: A004
+    doctor,
+    inspect,
+    run,
+    search,
+    simulate,
+    targets,
+    verify,
+)
 from hocket.commands.terminal import log_console
 
 BAD_INPUT = 2
@@ -105,5 +116,7 @@ app.command("run")(run.run_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("inspect")(inspect.inspect_command)
+app.command("simulate")(simulate.simulate_command)
+app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.command("doctor")(doctor.doctor_command)

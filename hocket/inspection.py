@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from hocket.compiler.attention.explain import Explanation
     from hocket.compiler.graph.regions import AttentionRegion, PartitionedModel
     from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.estimate import Estimate
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 ASSUMED_BATCH = 1
 ASSUMED_LENGTH = 128
 
-GANTT_COLUMNS_PER_TASK = 4
-
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -32,6 +32,8 @@ class LayerReport:
 
     artifact: Artifact
     step: AttentionStep
+    # Layers of equal sizes share a program, which is simulated once: timelines by its index.
+    _timelines: dict[int, Timeline] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -53,6 +55,31 @@ class LayerReport:
         """What it is predicted to take on the target."""
         return self.step.estimate
 
+    @property
+    def problem(self) -> AttentionProblem:
+        """What it computes, as the compiler sees it."""
+        from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind
+
+        sizes = self.step.parameters
+        names = {each.name for each in fields(AttentionProblem)}
+        values = {name: value for name, value in vars(sizes).items() if name in names}
+        values["mask"] = MaskKind(sizes.mask)
+        values["masked_rows"] = MaskedRows(sizes.masked_rows)
+        return AttentionProblem(**values)
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """What separates its program from the bound, and what would help.
+
+        Raises:
+            ArtifactError: The stored program is not well formed.
+        """
+        from hocket.compiler.attention.explain import explain_program
+
+        timeline = self.timeline()
+        target = self.artifact.target
+        return explain_program(timeline.program, self.estimate, self.problem, target, timeline)
+
     def timeline(self) -> Timeline:
         """Return its program in virtual time.
 
@@ -61,29 +88,54 @@ class LayerReport:
         """
         from hocket.hwmodels.simulate import simulate
 
-        return simulate(self.artifact.program(self.step), self.artifact.target)
+        index = self.step.program
+        if index not in self._timelines:
+            self._timelines[index] = simulate(
+                self.artifact.program(self.step), self.artifact.target
+            )
+        return self._timelines[index]
 
     def gantt(self, width: int = 72) -> str:
-        """Return the beginning of its schedule as text, one line a unit.
+        """Return the beginning of its schedule as text, see ``opening_gantt``."""
+        from hocket.hwmodels.trace import opening_gantt
 
-        As much of it as fits if a task of the matrix unit takes some columns: with more, the chart
-        would no longer show which task runs beside which.
+        return opening_gantt(self.timeline(), width, self.estimate.cycles)
+
+    def moved_bytes(self) -> dict[str, tuple[int, int]]:
+        """Return the bytes read from and written to DRAM, by tensor.
+
+        Inputs are read and outputs written; scores that do not stay on chip go there and back.
         """
-        from hocket.hwmodels.program import Unit
-        from hocket.hwmodels.trace import text_gantt
+        moved = {}
+        for tensor, count in self.estimate.dram_bytes_by_tensor:
+            read = {"output": 0, "scores": count // 2}.get(tensor, count)
+            moved[tensor] = (read, count - read)
+        return moved
 
-        timeline = self.timeline()
-        tasks = timeline.program.schedule.tasks
-        ends = sorted(
-            span.end
-            for task, span in zip(tasks, timeline.spans, strict=True)
-            if task.unit is Unit.MATRIX and task.core == 0
-        )
-        shown = width // GANTT_COLUMNS_PER_TASK
-        if shown >= len(ends):
-            return text_gantt(timeline, width)
-        chart = text_gantt(timeline, width, ends[shown])
-        return f"{chart}\n{'':<15}(the whole takes {timeline.cycles:,.0f} cycles)"
+    def write_plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the beginning of its schedule as PNG.
+
+        Raises:
+            PlotError: matplotlib is not installed.
+        """
+        from hocket.plotting import draw_schedule
+
+        total = self.estimate.cycles
+        draw_schedule(self.timeline(), path, title=self.title, total_cycles=total)
+
+    def write_html(self, path: str | os.PathLike[str]) -> None:
+        """Write its schedule as an HTML page to zoom into, with the totals on top."""
+        from hocket.gantt_html import write_gantt_html
+        from hocket.simulation import estimate_facts
+
+        facts = [
+            *estimate_facts(self.estimate),
+            ("layer", self.name),
+            ("problem", str(self.problem)),
+            ("tiling", self.step.tiling),
+            ("next lever", self.explanation.next_lever),
+        ]
+        write_gantt_html(self.timeline(), path, title=self.title, facts=facts)
 
     def write_trace(self, path: str | os.PathLike[str]) -> None:
         """Write its schedule in the trace-viewer's JSON form."""
@@ -95,14 +147,56 @@ class LayerReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        sizes = _sizes_to_json(self.step.parameters)
+        from hocket.simulation import stalls_to_json
+
+        explanation = self.explanation
         return {
             "name": self.step.name,
             "form": self.step.form,
-            **sizes,
+            **_sizes_to_json(self.step.parameters),
             "tiling": self.step.tiling,
             "dataflow": self.step.dataflow,
             "estimate": self.step.estimate.to_json(),
+            "of_bound": explanation.of_bound,
+            "binding": str(explanation.binding),
+            "next_lever": explanation.next_lever,
+            "losses": {str(loss.cause): loss.cycles for loss in explanation.losses},
+            "stalls": stalls_to_json(self.timeline()),
+            "memory": self._memory_to_json(),
+            "bandwidth": self._bandwidth_to_json(),
+        }
+
+    def _memory_to_json(self) -> dict[str, Any]:
+        on_chip, outer = self.artifact.target.on_chip_memory, self.artifact.target.outer_memory
+        peak = self.estimate.peak_on_chip_bytes
+        moved = self.moved_bytes()
+        return {
+            "on_chip": {
+                "name": on_chip.name,
+                "capacity_bytes": on_chip.capacity_bytes,
+                "peak_bytes": peak,
+                "share": peak / on_chip.capacity_bytes,
+            },
+            "outer": {
+                "name": outer.name,
+                "capacity_bytes": outer.capacity_bytes,
+                "read_bytes": {tensor: read for tensor, (read, _) in moved.items() if read},
+                "written_bytes": {
+                    tensor: written for tensor, (_, written) in moved.items() if written
+                },
+            },
+        }
+
+    def _bandwidth_to_json(self) -> dict[str, Any]:
+        moved, seconds = self.moved_bytes(), self.estimate.seconds
+        read = sum(each for each, _ in moved.values())
+        written = sum(each for _, each in moved.values())
+        dma = self.artifact.target.dma
+        return {
+            "available_bytes_per_second": dma.bandwidth_bytes_per_second,
+            "num_ports": self.estimate.num_dma_ports,
+            "read_bytes_per_second": read / seconds if seconds else 0.0,
+            "written_bytes_per_second": written / seconds if seconds else 0.0,
         }
 
 
@@ -117,15 +211,24 @@ class ArtifactReport:
         """The machine it was compiled for."""
         return self.artifact.target
 
-    @property
+    @cached_property
     def layers(self) -> tuple[LayerReport, ...]:
         """Its attention layers, in the order in which they run."""
-        return tuple(LayerReport(self.artifact, step) for step in self.artifact.attention_steps)
+        timelines: dict[int, Timeline] = {}
+        return tuple(
+            LayerReport(self.artifact, step, timelines) for step in self.artifact.attention_steps
+        )
 
     @property
     def num_host_nodes(self) -> int:
         """ONNX nodes that onnxruntime runs."""
         return sum(step.num_nodes for step in self.artifact.host_steps)
+
+    @property
+    def host_share(self) -> float:
+        """Share of nodes that onnxruntime runs, 0 to 1, where each attention counts as one."""
+        total = self.num_host_nodes + len(self.artifact.attention_steps)
+        return self.num_host_nodes / total if total else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object: the summary, and one object a layer."""
@@ -150,6 +253,7 @@ class ArtifactReport:
             "attention_layers": len(artifact.attention_steps),
             "host_regions": len(artifact.host_steps),
             "host_nodes": self.num_host_nodes,
+            "host_share": self.host_share,
             "not_taken": [vars(left) for left in artifact.left_to_host],
             "estimate": artifact.estimate.to_json(),
         }

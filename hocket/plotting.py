@@ -1,36 +1,84 @@
-"""A simulated program as a picture: the streams of each core as voices, one above the other."""
+"""A simulated program as a picture: the streams of a core as voices, one above the other."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hocket.hwmodels.program import Operation, Unit
+from hocket.hwmodels.tasks import Operation, Unit
 
 if TYPE_CHECKING:
     import os
 
     from hocket.hwmodels.simulate import Timeline
 
-# The two voices first, the porter below.
-VOICES = (Unit.MATRIX, Unit.VECTOR, Unit.DMA)
+# The two voices first, what is moved for them below.
+LANES = {
+    Unit.MATRIX: "matrix unit",
+    Unit.VECTOR: "vector unit",
+    Unit.LOAD: "loads",
+    Unit.STORE: "stores",
+}
 COLORS = {
-    Operation.SCORES: "#3b6ea5",
-    Operation.OUTPUT: "#8fb3d9",
-    Operation.SOFTMAX: "#d9822b",
-    Operation.LOAD: "#7a9a5b",
-    Operation.STORE: "#b8c99d",
+    Operation.SCORES: "#2f6aa8",
+    Operation.OUTPUT: "#86b4e0",
+    Operation.SOFTMAX: "#e07b1f",
+    Operation.EXPONENTIALS: "#e07b1f",
+    Operation.RESCALE: "#f2b54d",
+    Operation.MERGE: "#c9a227",
+    Operation.NORMALIZE: "#b5562b",
+    Operation.LOAD: "#5f9a62",
+    Operation.STORE: "#9a7fb5",
 }
 LABELS = {
-    Operation.SCORES: "scores (query x key)",
-    Operation.SOFTMAX: "softmax",
-    Operation.OUTPUT: "output (probabilities x value)",
+    Operation.SCORES: "C  scores: query x key",
+    Operation.OUTPUT: "O  output: probabilities x value",
+    Operation.SOFTMAX: "P  softmax",
+    Operation.EXPONENTIALS: "P  softmax, division later",
+    Operation.RESCALE: "rescale and add",
+    Operation.MERGE: "merge",
+    Operation.NORMALIZE: "divide the output",
     Operation.LOAD: "load",
     Operation.STORE: "store",
 }
+LETTERS = {
+    Operation.SCORES: "C",
+    Operation.OUTPUT: "O",
+    Operation.SOFTMAX: "P",
+    Operation.EXPONENTIALS: "P",
+}
+"""Letters of the tasks that are shown with the number of their row block."""
+
+MAX_TASKS = 120
+
+_INK, _QUIET, _GROUND = "#222222", "#666666", "#f1f1ee"
+_INCHES = (12.0, 3.5)
+_HEIGHT = 0.84  # of a lane
+_PALE = 0.3
+# Share of the figure's width that the lanes have.
+_LANES_SHARE = 0.83
+# Bars shorter than this share of the picture have no edge.
+_MIN_EDGED_SHARE = 0.002
+# Sizes of labels in points, and inches that one character then needs.
+_LABEL_SIZES = ((7.5, 0.07), (6.3, 0.055), (5.5, 0.047))
 
 
 class PlotError(ImportError):
     """The drawing library is not installed."""
+
+
+def check_can_draw() -> None:
+    """Make sure that pictures can be drawn.
+
+    Raises:
+        PlotError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise PlotError(
+            "drawing needs matplotlib, which is not installed: pip install 'hocket[plot]'"
+        ) from error
 
 
 def draw_schedule(
@@ -39,9 +87,13 @@ def draw_schedule(
     *,
     title: str = "",
     core: int = 0,
-    max_tasks: int = 120,
+    max_tasks: int = MAX_TASKS,
+    total_cycles: float | None = None,
 ) -> None:
     """Draw the first tasks of one core as a Gantt chart, and write it as PNG.
+
+    The tasks of one row block bear its number, so that one sees how far the units are apart.
+    Transfers for other cores, which take turns in the same queues, are pale.
 
     Args:
         timeline: The simulated program.
@@ -49,57 +101,183 @@ def draw_schedule(
         title: What stands above.
         core: Which core's streams to show.
         max_tasks: How many tasks to show, from the first on; more than some hundred are a blur.
+        total_cycles: What the whole program takes, if the timeline is only its beginning.
 
     Raises:
         PlotError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise PlotError(
-            "drawing needs matplotlib, which is not installed: pip install 'hocket[plot]'"
-        ) from error
+    check_can_draw()
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
+    bars, end = _first_bars(timeline, core, max_tasks)
     to_microseconds = 1e6 / timeline.machine.clock_hz
-    spans = _first_spans(timeline, core, max_tasks)
-    figure = Figure(figsize=(11, 2.9), dpi=150, layout="constrained")
+    figure = Figure(figsize=_INCHES, dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
-    for row, unit in enumerate(VOICES):
-        for operation, start, end in spans:
-            if operation.unit is unit:
-                axes.broken_barh(
-                    [(start * to_microseconds, (end - start) * to_microseconds)],
-                    (-row - 0.4, 0.8),
-                    facecolors=COLORS[operation],
-                    edgecolors="white",
-                    linewidth=0.4,
-                )
-    axes.set_yticks([-row for row in range(len(VOICES))], [f"{unit} unit" for unit in VOICES])
-    axes.set_xlabel(f"microseconds on {timeline.machine.name} (simulated)")
-    axes.set_xlim(0, max((end for _, _, end in spans), default=1) * to_microseconds)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    axes.set_title(title, loc="left", fontsize=11)
-    present = {operation for operation, _, _ in spans}
-    figure.legend(
-        handles=[Patch(color=COLORS[op], label=LABELS[op]) for op in LABELS if op in present],
-        loc="outside lower center",
-        ncols=len(LABELS),
-        frameon=False,
+    units = list(LANES)
+    for row in range(len(units)):
+        axes.barh(-row, end * to_microseconds, height=_HEIGHT, color=_GROUND, zorder=0)
+    _draw_bars(axes, bars, end, to_microseconds, units)
+    _label_blocks(axes, bars, end, to_microseconds, units)
+    _write_shares(axes, timeline, core, end * to_microseconds, units)
+    axes.set_yticks([-row for row in range(len(units))], LANES.values(), fontsize=9.5)
+    axes.set_ylim(-len(units) + 0.45, 0.55)
+    axes.set_xlim(0, end * to_microseconds)
+    axes.set_xlabel(
+        f"microseconds on {timeline.machine.name}, core {core} of "
+        f"{timeline.machine.num_cores} (simulated)",
         fontsize=9,
+        color=_QUIET,
+    )
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.tick_params(axis="x", labelsize=8.5, labelcolor=_QUIET, color=_QUIET)
+    total = total_cycles or timeline.cycles
+    shown = f"{total:,.0f} cycles"
+    if end < total:
+        shown = f"the first {end:,.0f} of {shown}"
+    axes.annotate(
+        shown, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=9.5, color=_QUIET
+    )
+    axes.set_title(title, loc="left", pad=20, fontsize=12, fontweight="bold", color=_INK)
+    present = {bar.operation for bar in bars}
+    handles = [Patch(color=COLORS[kind], label=LABELS[kind]) for kind in LABELS if kind in present]
+    if not all(bar.is_own for bar in bars):
+        pale = COLORS[Operation.LOAD]
+        handles.append(Patch(color=pale, alpha=_PALE, linewidth=0, label="pale: for another core"))
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.1,
+        columnspacing=1.6,
     )
     figure.savefig(path, format="png")
 
 
-def _first_spans(
-    timeline: Timeline, core: int, max_tasks: int
-) -> list[tuple[Operation, float, float]]:
-    """Return operation, start and end cycle of the first tasks of a core, by start."""
-    tasks = timeline.program.schedule.tasks
-    spans = [
-        (task.operation, span.start, span.end)
-        for task, span in zip(tasks, timeline.spans, strict=True)
-        if task.core == core
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A task to draw: its cycles, the row block it belongs to or -1, and whether it is own."""
+
+    operation: Operation
+    start: float
+    end: float
+    number: int
+    is_own: bool
+
+
+def _first_bars(timeline: Timeline, core: int, max_tasks: int) -> tuple[list[_Bar], float]:
+    """Return the first tasks of a core, all transfers beside them, and when the last one ends."""
+    from hocket.hwmodels import columns as col
+    from hocket.hwmodels.trace import block_numbers
+
+    rows = timeline.program.schedule.table.rows
+    own = (rows[:, col.CORE] == core).nonzero()[0]
+    own = own[timeline.starts[own].argsort(kind="stable")][:max_tasks]
+    if not len(own):
+        return [], 1.0
+    end = float(timeline.ends[own].max()) if len(own) == max_tasks else timeline.cycles
+    operations = rows[:, col.OPERATION]
+    shown = (rows[:, col.CORE] == core) | (operations == col.LOAD) | (operations == col.STORE)
+    shown &= timeline.starts < end
+    numbers = block_numbers(timeline)
+    bars = [
+        _Bar(
+            col.OPERATIONS[rows[task, col.OPERATION]],
+            float(timeline.starts[task]),
+            min(float(timeline.ends[task]), end),
+            int(numbers[task]),
+            bool(rows[task, col.CORE] == core),
+        )
+        for task in shown.nonzero()[0].tolist()
     ]
-    return sorted(spans, key=lambda item: item[1])[:max_tasks]
+    return sorted(bars, key=lambda bar: bar.start), end
+
+
+def _draw_bars(
+    axes: Any, bars: list[_Bar], end: float, to_microseconds: float, units: list[Unit]
+) -> None:
+    """Draw all bars, in one go for those that look alike."""
+    alike: dict[tuple[Operation, bool, bool], list[tuple[float, float]]] = {}
+    for bar in bars:
+        length = bar.end - bar.start
+        # White edges part bars that touch, and would cover narrow ones.
+        has_edge = length / end > _MIN_EDGED_SHARE
+        span = (bar.start * to_microseconds, length * to_microseconds)
+        alike.setdefault((bar.operation, bar.is_own, has_edge), []).append(span)
+    for (operation, is_own, has_edge), spans in alike.items():
+        color = COLORS[operation]
+        axes.broken_barh(
+            spans,
+            (-units.index(operation.unit) - _HEIGHT / 2, _HEIGHT),
+            facecolors=color,
+            edgecolors="white" if has_edge else color,
+            linewidth=0.5 if has_edge else 0.3,
+            alpha=1.0 if is_own else _PALE,
+            zorder=2,
+        )
+
+
+def _label_blocks(
+    axes: Any, bars: list[_Bar], end: float, to_microseconds: float, units: list[Unit]
+) -> None:
+    """Write C0, P0, O0 on the tasks of a row block where there is room; one for a run of them."""
+    inches_per_cycle = _INCHES[0] * _LANES_SHARE / end
+    for unit in (Unit.MATRIX, Unit.VECTOR):
+        runs: list[_Bar] = []
+        for bar in bars:
+            if bar.operation.unit is not unit or bar.operation not in LETTERS or bar.number < 0:
+                continue
+            last = runs[-1] if runs else None
+            if (
+                last is not None
+                and (last.operation, last.number) == (bar.operation, bar.number)
+                and bar.start - last.end < _MIN_EDGED_SHARE * end
+            ):
+                runs[-1] = replace(last, end=bar.end)
+            else:
+                runs.append(bar)
+        for run in runs:
+            text = f"{LETTERS[run.operation]}{run.number}"
+            room = (run.end - run.start) * inches_per_cycle / len(text)
+            size = next((size for size, inches in _LABEL_SIZES if inches <= room), None)
+            if size is None:
+                continue
+            axes.text(
+                (run.start + run.end) / 2 * to_microseconds,
+                -units.index(unit),
+                text,
+                ha="center",
+                va="center_baseline",
+                fontsize=size,
+                color=_INK if run.operation is Operation.OUTPUT else "white",
+                zorder=3,
+                clip_on=True,
+            )
+
+
+def _write_shares(
+    axes: Any, timeline: Timeline, core: int, right: float, units: list[Unit]
+) -> None:
+    """Write beside each lane for which share of the whole time its unit works."""
+    from hocket.hwmodels import columns as col
+
+    table = timeline.program.schedule.table
+    length = timeline.ends - timeline.starts
+    for row, unit in enumerate(units):
+        chosen = table.units == col.UNITS.index(unit)
+        if not unit.is_transfer:
+            chosen &= table.rows[:, col.CORE] == core
+        share = float(length[chosen].sum()) / timeline.cycles if timeline.cycles else 0.0
+        axes.annotate(
+            f"{share:.0%} busy",
+            (right, -row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=_QUIET,
+            annotation_clip=False,
+        )

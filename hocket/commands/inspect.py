@@ -5,6 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from hocket.commands.simulate import (
+    GANTT_MARGIN,
+    MAX_GANTT_COLUMNS,
+    format_joules,
+    format_ratio,
+)
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
@@ -15,11 +21,13 @@ from hocket.commands.terminal import (
     print_json,
 )
 
-MAX_GANTT_COLUMNS = 120
-# What stands to the left of the chart: the core and the unit.
-GANTT_MARGIN = 16
-
 _ZIP_START = b"PK"
+
+_WRITERS: dict[str, Any] = {
+    "--plot": lambda layer, path: layer.write_plot(path),
+    "--html": lambda layer, path: layer.write_html(path),
+    "--trace": lambda layer, path: layer.write_trace(path),
+}
 
 
 def inspect_command(
@@ -52,6 +60,12 @@ def inspect_command(
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Of a module: draw the schedule."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE.html", help="Of a module: the schedule, to zoom into."
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -62,13 +76,14 @@ def inspect_command(
 ) -> None:
     """Show the attention in a model or a compiled module, and what is left to the host and why.
 
-    Of a module also the tilings, the schedule of one layer as a text Gantt chart, and estimates.
+    Of a module also the tilings and predictions of each layer; and of one layer cycles, memory,
+    bandwidth, energy and stalls in full, what to improve next, and the schedule as a text chart.
 
     **Examples**
 
     - `hocket inspect model.onnx`
     - `hocket inspect model.onnx --dim batch=1 --dim seq=512 --json`
-    - `hocket inspect model.hkt --layer 2 --plot schedule.png --trace schedule.json`
+    - `hocket inspect model.hkt --layer 2 --html schedule.html --trace schedule.json`
     """
     if path.is_dir():
         raise IsADirectoryError(21, "this is a folder, not a file", str(path))
@@ -76,14 +91,16 @@ def inspect_command(
         raise FileNotFoundError(2, "no such file", str(path))
     with path.open("rb") as file:
         is_module = path.suffix == ".hkt" or file.read(2) == _ZIP_START
+    files = {"--plot": plot, "--html": html, "--trace": trace}
     if is_module:
-        _inspect_module(path, layer, width, plot, trace, json_output=json_output)
+        _inspect_module(path, layer, width, files, json_output=json_output)
         return
-    if plot or trace:
-        raise typer.BadParameter(
-            f"{path} is a model; only a compiled module has a schedule, so compile it first",
-            param_hint="--plot" if plot else "--trace",
-        )
+    for option, wanted in files.items():
+        if wanted:
+            raise typer.BadParameter(
+                f"{path} is a model; only a compiled module has a schedule, so compile it first",
+                param_hint=option,
+            )
     _inspect_model(path, parse_dims(dim or []), json_output=json_output)
 
 
@@ -109,8 +126,7 @@ def _inspect_module(
     path: Path,
     layer: int,
     width: int | None,
-    plot: Path | None,
-    trace: Path | None,
+    files: dict[str, Path | None],
     *,
     json_output: bool,
 ) -> None:
@@ -123,14 +139,11 @@ def _inspect_module(
         raise typer.BadParameter(
             f"there are {len(layers)} layers, from 0 to {len(layers) - 1}", param_hint="--layer"
         )
-    if (plot or trace) and not layers:
+    if any(files.values()) and not layers:
         raise typer.BadParameter(f"{path} has no attention layer, so no schedule")
-    if plot:
-        from hocket.plotting import draw_schedule
-
-        draw_schedule(layers[layer].timeline(), plot, title=layers[layer].title)
-    if trace:
-        layers[layer].write_trace(trace)
+    for option, file in files.items():
+        if file:
+            _WRITERS[option](layers[layer], file)
     answer = {"path": str(path)} | report.to_json()
     if json_output:
         print_json(answer)
@@ -140,7 +153,8 @@ def _inspect_module(
     _print_attention(console, answer["attention"])
     _print_left(console, answer)
     if layers:
-        _print_estimates(console, layers)
+        _print_estimates(console, report)
+        _print_layer(console, layer, layers[layer])
         console.print(f"\nschedule of layer {layer}, {layers[layer].name}:", markup=False)
         columns = width or max(min(console.width, MAX_GANTT_COLUMNS) - GANTT_MARGIN, 20)
         console.print(layers[layer].gantt(columns), markup=False, soft_wrap=True)
@@ -176,36 +190,142 @@ def _print_attention(console: Any, attention: list[dict[str, Any]]) -> None:
 
 
 def _print_left(console: Any, answer: dict[str, Any]) -> None:
+    share = f" ({answer['host_share']:.0%} of all)" if "host_share" in answer else ""
     console.print(
-        f"left to the host: {answer['host_nodes']} node(s) in {answer['host_regions']} region(s)"
+        f"left to the host: {answer['host_nodes']} node(s){share} in "
+        f"{answer['host_regions']} region(s)"
     )
     for item in answer["not_taken"]:
         console.print(f"  {item['node']} ({item['op']}): {item['reason']}", markup=False)
 
 
-def _print_estimates(console: Any, layers: Any) -> None:
+def _print_estimates(console: Any, report: Any) -> None:
+    """Print a line for all layers that are alike, and one for all together."""
     table = plain_table(
-        "#", "tiling", "cycles", "time", "matrix", "vector", "DMA", "energy", "DRAM", "on chip"
+        "#",
+        "dataflow",
+        "cycles",
+        "of bound",
+        "time",
+        "matrix",
+        "vector",
+        "load",
+        "store",
+        "energy",
+        "DRAM",
+        "on chip",
+        "tiling",
     )
-    table.columns[1].justify = "left"
-    for index, layer in enumerate(layers):
-        estimate = layer.estimate
-        table.add_row(
-            str(index),
+    table.columns[1].justify = table.columns[-1].justify = "left"
+    alike: dict[Any, list[int]] = {}
+    for index, layer in enumerate(report.layers):
+        alike.setdefault((layer.step.program, layer.step.tiling), []).append(index)
+    for indices in alike.values():
+        layer = report.layers[indices[0]]
+        _add_estimate(
+            table,
+            _ranges(indices),
+            layer.step.dataflow,
+            layer.estimate,
             layer.step.tiling,
-            f"{estimate.cycles:,.0f}",
-            format_seconds(estimate.seconds),
-            f"{estimate.matrix_utilization:.0%}",
-            f"{estimate.vector_utilization:.0%}",
-            f"{estimate.dma_utilization:.0%}",
-            f"{estimate.joules * 1e3:.3g} mJ",
-            format_bytes(estimate.dram_bytes),
-            format_bytes(estimate.peak_on_chip_bytes),
         )
+    if len(report.layers) > 1:
+        _add_estimate(table, "all", "", report.artifact.estimate, "")
     console.print()
     console.print(table)
     console.print(
-        "simulated on the target's description, not measured; matrix, vector and DMA: share of the "
-        "time in which that unit works",
+        "of one layer each; matrix, vector, load and store: share of the time in which that unit "
+        "works; simulated on the target's description, not measured",
         style="dim",
     )
+
+
+def _add_estimate(table: Any, number: str, dataflow: str, estimate: Any, tiling: str) -> None:
+    def share(busy_cycles: float, num_units: int) -> str:
+        return f"{busy_cycles / (estimate.cycles * num_units) if estimate.cycles else 0:.0%}"
+
+    table.add_row(
+        number,
+        dataflow,
+        f"{estimate.cycles:,.0f}{'' if estimate.is_simulated else ' *'}",
+        format_ratio(estimate.of_bound),
+        format_seconds(estimate.seconds),
+        share(estimate.matrix_busy_cycles, estimate.num_cores),
+        share(estimate.vector_busy_cycles, estimate.num_cores),
+        share(estimate.load_busy_cycles, 1),
+        share(estimate.store_busy_cycles, 1),
+        format_joules(estimate.joules),
+        format_bytes(estimate.dram_bytes),
+        format_bytes(estimate.peak_on_chip_bytes),
+        tiling,
+    )
+
+
+def _ranges(indices: list[int]) -> str:
+    """Return ``0-3, 5`` for 0, 1, 2, 3, 5."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _print_layer(console: Any, number: int, layer: Any) -> None:
+    """Print the predictions for one layer in full: cycles, memory, bandwidth, energy, stalls."""
+    estimate, explanation, target = layer.estimate, layer.explanation, layer.artifact.target
+    console.print(f"\nlayer {number}, {layer.name}: {explanation}", markup=False, soft_wrap=True)
+    table = plain_table("prediction", "amount", "share", "")
+    table.columns[-1].justify = "left"
+    cores = estimate.num_cores
+    busy = (
+        ("matrix units", estimate.matrix_busy_cycles, cores),
+        ("vector units", estimate.vector_busy_cycles, cores),
+        ("loads", estimate.load_busy_cycles, 1),
+        ("stores", estimate.store_busy_cycles, 1),
+    )
+    stalls = {str(unit): reasons for unit, reasons in layer.timeline().stall_cycles().items()}
+    units = ("matrix", "vector", "load", "store")
+    for (what, cycles, count), unit in zip(busy, units, strict=True):
+        waits = sorted(stalls.get(unit, {}).items(), key=lambda item: -item[1])
+        table.add_row(
+            f"{what}, busy",
+            f"{cycles:,.0f} cycles",
+            f"{cycles / (estimate.cycles * count) if estimate.cycles else 0:.1%}",
+            "; ".join(f"{stall} {idle:,.0f}" for stall, idle in waits),
+        )
+    of_bound = format_ratio(estimate.of_bound)
+    table.add_row("total", f"{estimate.cycles:,.0f} cycles", of_bound, "of the bound")
+    losses = "; ".join(str(loss) for loss in explanation.losses)
+    table.add_row("bound", f"{estimate.bound_cycles:,.0f} cycles", "", f"lost beyond it: {losses}")
+    on_chip, peak = target.on_chip_memory, estimate.peak_on_chip_bytes
+    table.add_row(
+        f"{on_chip.name}, peak",
+        format_bytes(peak),
+        f"{peak / on_chip.capacity_bytes:.1%}",
+        f"of {format_bytes(on_chip.capacity_bytes)}",
+    )
+    moved = layer.moved_bytes()
+    bandwidth = target.dma.bandwidth_bytes_per_second
+    for what, place in (("read", 0), ("written", 1)):
+        counts = {tensor: pair[place] for tensor, pair in moved.items() if pair[place]}
+        total = sum(counts.values())
+        rate = total / estimate.seconds if estimate.seconds else 0.0
+        listed = ", ".join(f"{tensor} {format_bytes(count)}" for tensor, count in counts.items())
+        table.add_row(
+            f"{target.outer_memory.name}, {what}",
+            format_bytes(total),
+            f"{rate / bandwidth:.1%}",
+            f"{rate / 1e9:.3g} of {bandwidth / 1e9:.3g} GB/s; {listed}",
+        )
+    energies = (
+        ("arithmetic", estimate.compute_joules),
+        (on_chip.name, estimate.on_chip_joules),
+        (target.outer_memory.name, estimate.dram_joules),
+        ("leakage", estimate.leakage_joules),
+    )
+    for what, joules in energies:
+        share = joules / estimate.joules if estimate.joules else 0.0
+        table.add_row(f"energy, {what}", format_joules(joules), f"{share:.1%}", "")
+    console.print(table)

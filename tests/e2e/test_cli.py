@@ -179,10 +179,24 @@ def test_inspect_shows_a_module(folder: Path, tmp_path: Path) -> None:
     answer = ask("inspect", folder / "tiny.hkt", "--trace", tmp_path / "trace.json")
     assert answer["kind"] == "module"
     (attention,) = answer["attention"]
-    assert attention["estimate"]["peak_on_chip_bytes"] > 0
+    estimate = attention["estimate"]
+    assert estimate["peak_on_chip_bytes"] == attention["memory"]["on_chip"]["peak_bytes"] > 0
+    moved = attention["memory"]["outer"]
+    assert (
+        sum(moved["read_bytes"].values()) + sum(moved["written_bytes"].values())
+        == (estimate["dram_bytes"])
+    )
+    gap = estimate["cycles"] - estimate["bound_cycles"]
+    assert sum(attention["losses"].values()) == pytest.approx(gap)
+    assert attention["next_lever"]
+    assert answer["host_share"] == pytest.approx(10 / 11)
     assert attention["tiling"]
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    text = say("inspect", folder / "tiny.hkt")
+    text = say("inspect", folder / "tiny.hkt", "--html", tmp_path / "schedule.html")
+    assert "</html>" in (tmp_path / "schedule.html").read_text(encoding="utf-8")
+    assert "next lever" in text
+    assert "loads, busy" in text
+    assert "energy, DRAM" in text
     assert "matrix" in text
     assert "vector" in text
     assert "classify/softmax" in text
@@ -234,9 +248,128 @@ def test_a_model_has_no_schedule_to_draw(folder: Path) -> None:
     assert "compile it first" in refuse("inspect", folder / "tiny.onnx", "--plot", "x.png")
 
 
+SMALL = ("--target", "mas-edge", "--problem", "2,64,16", "--budget-tasks", 4000)
+
+
+def test_simulate_tells_of_each_network_and_dataflow() -> None:
+    answer = ask(
+        *("simulate", "-t", "mas-edge", "--network", "vit-b-16,vit-l-16"),
+        *("--dataflow", "mas,flat", "--budget-tasks", 4000),
+    )
+    pairs = [(result["network"], result["dataflow"]) for result in answer["results"]]
+    assert pairs == [
+        ("vit-b-16", "mas"),
+        ("vit-b-16", "flat"),
+        ("vit-l-16", "mas"),
+        ("vit-l-16", "flat"),
+    ]
+    for result in answer["results"]:
+        assert result["target"] == "mas-edge"
+        assert result["cycles"] >= result["bound_cycles"] > 0
+        assert 0 < result["matrix_utilization"] <= 1
+        assert result["infeasible"] is None
+
+
+def test_simulate_takes_all_dataflows() -> None:
+    answer = ask("simulate", *SMALL, "--dataflow", "all")
+    names = [result["dataflow"] for result in answer["results"]]
+    assert names[0] == "hocket"
+    assert {"layerwise", "flat", "mas", "fusemax"} <= set(names)
+
+
+def test_simulate_writes_a_file_for_each_result(tmp_path: Path) -> None:
+    answer = ask("simulate", *SMALL, "--html", tmp_path / "a.html", "--trace", tmp_path / "a.json")
+    assert answer["written"] == [str(tmp_path / "a.html"), str(tmp_path / "a.json")]
+    answer = ask("simulate", *SMALL, "--dataflow", "mas,flat", "--html", tmp_path / "b.html")
+    assert answer["written"] == [str(tmp_path / "b-mas.html"), str(tmp_path / "b-flat.html")]
+    assert all(Path(path).is_file() for path in answer["written"])
+
+
+def test_simulate_says_what_holds_the_program_back() -> None:
+    text = say("simulate", *SMALL)
+    assert "of the bound" in text
+    assert "next lever: " in text
+    assert "core 0  matrix" in text
+
+
+def test_what_does_not_fit_is_told_beside_what_does() -> None:
+    # A whole row of scores does not fit 6 kB, but tiles of it do.
+    arguments = ("simulate", "-t", "mas-edge", "--problem", "1,4096,16", "--on-chip-bytes", 6000)
+    answer = ask(*arguments, "--dataflow", "mas,hocket", "--budget-tasks", 4000)
+    mas, ours = answer["results"]
+    assert mas["cycles"] is None
+    assert any(line.startswith("gap: ") for line in mas["infeasible"])
+    assert ours["cycles"] > 0
+    answer = ask(*arguments, "--dataflow", "mas", status=1)
+    assert [result["dataflow"] for result in answer["results"]] == ["mas"]
+    result = runner.invoke(app, [*map(str, arguments), "--dataflow", "mas"])
+    assert result.exit_code == 1
+    assert "does not fit mas-edge" in result.stdout
+
+
+def test_a_search_compares_searchers() -> None:
+    answer = ask("search", *SMALL, "--searcher", "exhaustive,random", "--seed", 3)
+    assert [result["searcher"] for result in answer["results"]] == ["exhaustive", "random"]
+    assert answer["best_searcher"] in ("exhaustive", "random")
+    for result in answer["results"]:
+        assert result["history"][-1]["cycles"] == result["cycles"]
+        assert result["front"][0]["tiling"]["query_rows"] >= 1
+    again = ask("search", *SMALL, "--searcher", "exhaustive,random", "--seed", 3)
+    cycles, cycles_again = (
+        [result["cycles"] for result in each["results"]] for each in (answer, again)
+    )
+    assert cycles == cycles_again
+    text = say("search", *SMALL, "--objective", "pareto")
+    assert "front of cycles and energy" in text
+    assert "best after so many evaluations" in text
+
+
+def test_a_search_for_what_does_not_fit_is_status_1() -> None:
+    arguments = ("search", *SMALL, "--on-chip-bytes", 64)
+    answer = ask(*arguments, status=1)
+    assert answer["best_searcher"] is None
+    assert answer["results"][0]["infeasible"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ((), "give one of the two"),
+        (("--network", "bert-base", "--problem", "1,2,3"), "give one of the two"),
+        (("--network", "bert-bse"), "did you mean 'bert-base'"),
+        (("--problem", "12,512"), "as in 12,512,64"),
+        (("--problem", "12,512,0"), "three positive integers"),
+        (("--problem", "8,64,16", "--kv-heads", "3"), "kv_heads must divide"),
+        (("--problem", "8,64,16", "--query-length", "1", "--causal"), "needs no mask"),
+        (("--problem", "8,64,16", "--dataflow", "flash"), "unknown dataflow 'flash'"),
+        (("--problem", "8,64,16", "--searcher", "lucky"), "unknown searcher 'lucky'"),
+        (("--problem", "8,64,16", "--objective", "beauty"), "unknown objective 'beauty'"),
+        (("--problem", "8,64,16", "--vector-cost", "0"), "--vector-cost"),
+        (("--problem", "8,64,16", "--on-chip-bytes", "0"), "--on-chip-bytes"),
+        (("--problem", "8,64,16", "--budget-tasks", "0"), "--budget-tasks"),
+    ],
+)
+def test_a_wrong_simulation_is_named(arguments: tuple[str, ...], wanted: str) -> None:
+    for command in ("simulate", "search"):
+        assert wanted in refuse(command, "--target", "mas-edge", *arguments)
+
+
+def test_what_cannot_be_written_is_told_before_the_search(tmp_path: Path) -> None:
+    for option in ("--plot", "--html", "--trace"):
+        assert "make it first" in refuse("simulate", *SMALL, option, tmp_path / "no" / "a.png")
+        assert "is a folder" in refuse("simulate", *SMALL, option, tmp_path)
+
+
+def test_a_search_takes_one_network() -> None:
+    message = refuse("search", "-t", "mas-edge", "--network", "bert-base,xlm")
+    assert "`hocket simulate` takes several" in message
+    assert "--budget-seconds" in refuse("search", *SMALL, "--budget-seconds", 0)
+
+
 def test_targets_are_listed_and_shown() -> None:
     names = [target["name"] for target in ask("targets")["targets"]]
-    assert names == ["host", "mas-edge"]
+    assert names == sorted(names)
+    assert {"host", "mas-edge"} <= set(names)
     assert ask("targets", "show", "mas-edge")["num_cores"] == 2
     assert "macs_per_cycle" in say("targets", "show", "mas-edge")
 
@@ -330,6 +463,9 @@ def test_a_wrong_feed_is_named(folder: Path, tmp_path: Path) -> None:
         ("compile", "tiny.onnx", *DIMS),
         ("targets",),
         ("doctor",),
+        ("simulate", *map(str, SMALL), "--dataflow", "all"),
+        ("simulate", *map(str, SMALL), "--objective", "pareto"),
+        ("search", *map(str, SMALL)),
     ],
     ids=lambda arguments: "-".join(arguments[:2]),
 )
@@ -359,7 +495,11 @@ def keys_of(value: Any) -> list[str]:
 
 
 def test_every_command_has_help_with_examples() -> None:
-    for command in ("compile", "run", "verify", "bench", "inspect", "targets", "doctor"):
+    names = (
+        *("compile", "run", "verify", "bench", "inspect"),
+        *("simulate", "search", "targets", "doctor"),
+    )
+    for command in names:
         text = say(command, "--help")
         assert f"hocket {command}" in text
         assert "Examples" in text

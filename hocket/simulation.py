@@ -1,0 +1,523 @@
+"""One attention on a machine, without a model: searched, simulated and explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.networks import network_sizes
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from hocket.compiler.attention.explain import Explanation
+    from hocket.compiler.attention.search.searcher import Budget, SearchResult
+    from hocket.compiler.attention.tiling import Tiling
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.estimate import Estimate
+    from hocket.hwmodels.machine import HardwareModel
+    from hocket.hwmodels.simulate import Timeline
+
+    Problem = AttentionProblem | tuple[int, int, int] | str
+
+PARETO = "pareto"
+"""The objective that asks for the whole front between fewest cycles and fewest joules."""
+
+DEFAULT_DATAFLOW = "hocket"
+DEFAULT_SEARCHER = "exhaustive"
+DEFAULT_OBJECTIVE = "latency"
+
+_SOFTMAX_STEPS = (
+    "max_lane_cycles",
+    "subtract_lane_cycles",
+    "exp_lane_cycles",
+    "sum_lane_cycles",
+    "divide_lane_cycles",
+)
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """The best program that a search found for an attention on a machine, in virtual time.
+
+    Attributes:
+        problem: What it computes.
+        machine: What it runs on.
+        search: The program, what it takes, and how it was found.
+        searcher: Name of the searcher.
+        objective: Name of what was minimised; of ``pareto`` the program is the fastest one.
+        search_seconds: How long the search took, by the clock on the wall.
+        network: Name of the network that the problem comes from, if any.
+
+    Example:
+        >>> result = hocket.simulate("bert-base", "mas-edge")  # doctest: +SKIP
+        >>> print(result.explanation)  # doctest: +SKIP
+        >>> result.write_html("schedule.html")  # doctest: +SKIP
+    """
+
+    problem: AttentionProblem
+    machine: HardwareModel
+    search: SearchResult
+    searcher: str
+    objective: str
+    search_seconds: float
+    network: str | None = None
+
+    @property
+    def dataflow(self) -> str:
+        """Name of the dataflow."""
+        return self.search.dataflow
+
+    @property
+    def tiling(self) -> Tiling:
+        """The best tiling."""
+        return self.search.best.tiling
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the program takes."""
+        return self.search.best.estimate
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The program in virtual time; only its beginning if the estimate is not simulated."""
+        from hocket.hwmodels.simulate import simulate
+
+        return simulate(self.search.best.program, self.machine)
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """What separates the program from the bound, and what would help."""
+        from hocket.compiler.attention.explain import explain_program
+
+        best = self.search.best
+        return explain_program(
+            best.program, best.estimate, self.problem, self.machine, self.timeline
+        )
+
+    @property
+    def title(self) -> str:
+        """The problem, the machine and the dataflow in a line, as a picture's title."""
+        name = self.network or "attention"
+        return f"{name} on {self.machine.name}, dataflow {self.dataflow}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return the totals for people, as names and values."""
+        return [
+            *estimate_facts(self.estimate),
+            ("problem", str(self.problem)),
+            ("tiling", str(self.tiling)),
+            ("next lever", self.explanation.next_lever),
+        ]
+
+    def write_plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the beginning of the schedule as PNG.
+
+        Raises:
+            PlotError: matplotlib is not installed.
+        """
+        from hocket.plotting import draw_schedule
+
+        total = self.estimate.cycles
+        draw_schedule(self.timeline, path, title=self.title, total_cycles=total)
+
+    def write_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the schedule as an HTML page to zoom into, with the totals on top."""
+        from hocket.gantt_html import write_gantt_html
+
+        write_gantt_html(self.timeline, path, title=self.title, facts=self.facts())
+
+    def write_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write the schedule in the trace-viewer's JSON form."""
+        from hocket.hwmodels.trace import trace_events
+
+        Path(path).write_text(json.dumps(trace_events(self.timeline)), encoding="utf-8")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; ``docs/cli.md`` has its keys."""
+        estimate, explanation, search = self.estimate, self.explanation, self.search
+        return {
+            **describe_problem(self.problem, self.machine, self.network),
+            "dataflow": self.dataflow,
+            "searcher": self.searcher,
+            "objective": self.objective,
+            "tiling": tiling_to_json(self.tiling),
+            "cycles": estimate.cycles,
+            "seconds": estimate.seconds,
+            "bound_cycles": estimate.bound_cycles,
+            "of_bound": estimate.of_bound,
+            "binding": str(explanation.binding),
+            "doubled_bound_cycles": explanation.doubled_bound_cycles,
+            "energy_joules": estimate.joules,
+            "compute_joules": estimate.compute_joules,
+            "on_chip_joules": estimate.on_chip_joules,
+            "dram_joules": estimate.dram_joules,
+            "leakage_joules": estimate.leakage_joules,
+            "dram_bytes": estimate.dram_bytes,
+            "dram_bytes_by_tensor": dict(estimate.dram_bytes_by_tensor),
+            "reload_bytes": search.best.plan.reload_bytes if estimate.is_simulated else None,
+            "matrix_utilization": estimate.matrix_utilization,
+            "vector_utilization": estimate.vector_utilization,
+            "dma_utilization": estimate.dma_utilization,
+            "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
+            "stalls": stalls_to_json(self.timeline),
+            "losses": {str(loss.cause): loss.cycles for loss in explanation.losses},
+            "next_lever": explanation.next_lever,
+            "is_simulated": estimate.is_simulated,
+            "is_optimal": bool(search.is_optimal),
+            "num_legal": search.num_legal,
+            "num_evaluated": search.num_evaluated,
+            "num_tasks": search.num_tasks,
+            "stop_reason": search.stop_reason,
+            "search_seconds": self.search_seconds,
+            "infeasible": None,
+        }
+
+    def search_to_json(self) -> dict[str, Any]:
+        """Return a JSON object with the front and the history besides."""
+        front = [
+            {
+                "cycles": estimate.cycles,
+                "energy_joules": estimate.joules,
+                "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
+                "dram_bytes": estimate.dram_bytes,
+                "tiling": tiling_to_json(tiling),
+            }
+            for tiling, estimate in self.search.front
+        ]
+        history = [
+            {"evaluations": evaluations, "cycles": cycles}
+            for evaluations, cycles in self.search.history
+        ]
+        return self.to_json() | {"front": front, "history": history}
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.estimate}; {self.explanation}"
+
+
+def simulate(
+    problem: Problem,
+    target: str | os.PathLike[str] | HardwareModel,
+    *,
+    dataflow: str = DEFAULT_DATAFLOW,
+    searcher: str = DEFAULT_SEARCHER,
+    objective: str = DEFAULT_OBJECTIVE,
+    budget_tasks: int | None = None,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    batch: int = 1,
+    kv_heads: int | None = None,
+    query_length: int | None = None,
+    is_causal: bool = False,
+    vector_cost: float | None = None,
+    on_chip_bytes: int | None = None,
+) -> SimulationResult:
+    """Search the best program for one attention on a machine, and simulate it.
+
+    Args:
+        problem: An ``AttentionProblem``; or heads, rows and columns of a head, as in
+            ``(12, 512, 64)``; or the name of a network, as in ``"bert-base"``.
+        target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
+        dataflow: Which one, as in ``hocket simulate --help``; our own by default.
+        searcher: How tilings are searched, as in ``hocket search --help``.
+        objective: ``latency``, ``energy``, or ``pareto`` for the front between the two.
+        budget_tasks: Tasks that all programs simulated in the search may have together.
+        budget_seconds: Time for the search; the result then depends on how fast this computer is.
+        seed: Of searchers that draw at random.
+        batch, kv_heads, query_length, is_causal: Of a problem given by sizes or name; as many
+            key-value heads as heads, and as many query rows as keys, by default.
+        vector_cost: Lane-cycles of the whole softmax per score, in place of the machine's.
+        on_chip_bytes: Size of the on-chip memory, in place of the machine's.
+
+    Raises:
+        ValueError: A name is unknown, or a size is out of range.
+        TargetError: The machine is unknown, or its description wrong.
+        InfeasibleError: The problem does not fit the machine in any tiling of the dataflow.
+    """
+    from hocket.hwmodels.loader import load_target
+    from hocket.hwmodels.machine import HardwareModel
+
+    machine = target if isinstance(target, HardwareModel) else load_target(str(target))
+    machine = adapt_machine(machine, vector_cost=vector_cost, on_chip_bytes=on_chip_bytes)
+    sizes: dict[str, Any] = {
+        "batch": batch,
+        "kv_heads": kv_heads,
+        "query_length": query_length,
+        "is_causal": is_causal,
+    }
+    network = problem if isinstance(problem, str) else None
+    if isinstance(problem, str):
+        problem = network_sizes(problem)
+    if isinstance(problem, tuple):
+        problem = make_problem(*problem, element_bytes=machine.element_bytes, **sizes)
+    elif sizes != {"batch": 1, "kv_heads": None, "query_length": None, "is_causal": False}:
+        raise ValueError("an AttentionProblem has its sizes in it; change them there")
+    return search_program(
+        problem,
+        machine,
+        dataflow=dataflow,
+        searcher=searcher,
+        objective=objective,
+        budget_tasks=budget_tasks,
+        budget_seconds=budget_seconds,
+        seed=seed,
+        network=network,
+    )
+
+
+def make_problem(
+    heads: int,
+    length: int,
+    head_dim: int,
+    *,
+    batch: int = 1,
+    kv_heads: int | None = None,
+    query_length: int | None = None,
+    is_causal: bool = False,
+    element_bytes: int = 2,
+) -> AttentionProblem:
+    """Return an attention problem of the usual shape.
+
+    Args:
+        heads: Query heads.
+        length: Rows of key and value, and of the query unless ``query_length`` is given.
+        head_dim: Columns of query, key, value and output.
+        batch: Number of sequences.
+        kv_heads: Heads of key and value; as many as query heads by default.
+        query_length: Rows of the query; 1 for a decoding step.
+        is_causal: Whether each row sees only the keys up to its own.
+        element_bytes: Of the machine's tensors; decides how the element type is called.
+
+    Raises:
+        ValueError: A size is below 1, or the sizes do not go together.
+    """
+    from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.dtypes import DType
+
+    rows = length if query_length is None else query_length
+    if is_causal and rows < length:
+        raise ValueError(
+            f"{rows} query rows and {length} keys do not go with a causal mask, which counts from "
+            "the first key, so that the last keys would never be seen; a decoding step sees all "
+            "keys and needs no mask"
+        )
+    if head_dim < 1:
+        raise ValueError(f"head_dim must be at least 1, got {head_dim}")
+    return AttentionProblem(
+        batch=batch,
+        query_heads=heads,
+        kv_heads=heads if kv_heads is None else kv_heads,
+        query_length=rows,
+        kv_length=length,
+        head_dim=head_dim,
+        value_dim=head_dim,
+        dtype=DType.FLOAT32 if element_bytes >= DType.FLOAT32.itemsize else DType.FLOAT16,
+        scale=head_dim**-0.5,
+        is_causal=is_causal,
+    )
+
+
+def adapt_machine(
+    machine: HardwareModel, *, vector_cost: float | None = None, on_chip_bytes: int | None = None
+) -> HardwareModel:
+    """Return a machine with another cost of softmax, or another size of on-chip memory.
+
+    Args:
+        machine: The machine.
+        vector_cost: Lane-cycles of all five steps of softmax per score; the steps keep their shares
+            of it, and have equal ones on a machine where they cost nothing.
+        on_chip_bytes: Capacity of the on-chip memory.
+
+    Raises:
+        ValueError: A figure is out of range.
+    """
+    if vector_cost is not None:
+        if not 0 < vector_cost < float("inf"):
+            raise ValueError(f"vector_cost must be a number above 0, got {vector_cost}")
+        unit = machine.vector_unit
+        total = unit.softmax_lane_cycles
+        steps: dict[str, Any] = {
+            name: vector_cost * (getattr(unit, name) / total if total else 1 / len(_SOFTMAX_STEPS))
+            for name in _SOFTMAX_STEPS
+        }
+        machine = dataclasses.replace(machine, vector_unit=dataclasses.replace(unit, **steps))
+    if on_chip_bytes is not None:
+        memory = dataclasses.replace(machine.on_chip_memory, capacity_bytes=on_chip_bytes)
+        machine = dataclasses.replace(machine, on_chip_memory=memory)
+    return machine
+
+
+def search_program(
+    problem: AttentionProblem,
+    machine: HardwareModel,
+    *,
+    dataflow: str = DEFAULT_DATAFLOW,
+    searcher: str = DEFAULT_SEARCHER,
+    objective: str = DEFAULT_OBJECTIVE,
+    budget_tasks: int | None = None,
+    budget_seconds: float | None = None,
+    seed: int = 0,
+    network: str | None = None,
+) -> SimulationResult:
+    """Search the best program for a problem on a machine; see ``simulate``.
+
+    Raises:
+        ValueError: No such dataflow, searcher or objective.
+        InfeasibleError: The problem does not fit the machine in any tiling of the dataflow.
+    """
+    from hocket.compiler.attention.lower import lower_attention
+    from hocket.compiler.attention.search.objective import OBJECTIVES
+    from hocket.compiler.attention.search.searcher import Budget
+
+    if objective not in (*OBJECTIVES, PARETO):
+        names = ", ".join((*OBJECTIVES, PARETO))
+        raise ValueError(f"unknown objective {objective!r}; there are {names}")
+    tasks = Budget().tasks if budget_tasks is None else budget_tasks
+    if tasks < 1:
+        raise ValueError(f"budget_tasks must be at least 1, got {tasks}")
+    if budget_seconds is not None and not budget_seconds > 0:
+        raise ValueError(f"budget_seconds must be above 0, got {budget_seconds}")
+    ends = list(OBJECTIVES.values()) if objective == PARETO else [OBJECTIVES[objective]]
+    seconds = None if budget_seconds is None else budget_seconds / len(ends)
+    budget = _budget(max(tasks // len(ends), 1), seconds)
+    start = time.perf_counter()
+    results = [
+        lower_attention(
+            problem,
+            machine,
+            dataflow=dataflow,
+            searcher=searcher,
+            objective=end,
+            budget=budget,
+            seed=seed,
+        )
+        for end in ends
+    ]
+    return SimulationResult(
+        problem=problem,
+        machine=machine,
+        search=join_searches(results),
+        searcher=searcher,
+        objective=objective,
+        search_seconds=time.perf_counter() - start,
+        network=network,
+    )
+
+
+def join_searches(results: list[SearchResult]) -> SearchResult:
+    """Return one result for searches of one space: the first one's best, and the common front."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    met = [pair for result in results for pair in result.front]
+    met.sort(key=lambda pair: (pair[1].cycles, pair[1].joules))
+    front: list[tuple[Tiling, Estimate]] = []
+    for tiling, estimate in met:
+        if not front or estimate.joules < front[-1][1].joules:
+            front.append((tiling, estimate))
+    return dataclasses.replace(
+        first,
+        num_evaluated=sum(result.num_evaluated for result in results),
+        num_tasks=sum(result.num_tasks for result in results),
+        is_optimal=all(result.is_optimal for result in results),
+        stop_reason="; then ".join(dict.fromkeys(result.stop_reason for result in results)),
+        front=tuple(front),
+    )
+
+
+def estimate_facts(estimate: Estimate) -> list[tuple[str, str]]:
+    """Return the totals of an estimate for people, as names and values."""
+    how = "simulated" if estimate.is_simulated else "extrapolated from the beginning, below"
+    return [
+        ("cycles", f"{estimate.cycles:,.0f} ({estimate.seconds * 1e3:.4g} ms, {how})"),
+        ("of the bound", f"{estimate.of_bound:.3f}x of {estimate.bound_cycles:,.0f}"),
+        ("matrix units busy", f"{estimate.matrix_utilization:.1%}"),
+        ("vector units busy", f"{estimate.vector_utilization:.1%}"),
+        ("DRAM port busy", f"{estimate.dma_utilization:.1%}"),
+        ("energy", f"{estimate.joules * 1e3:.4g} mJ"),
+        ("DRAM", f"{estimate.dram_bytes:,} bytes"),
+        ("on chip at most", f"{estimate.peak_on_chip_bytes:,} bytes"),
+    ]
+
+
+def infeasible_to_json(
+    problem: AttentionProblem,
+    machine: HardwareModel,
+    dataflow: str,
+    lines: tuple[str, ...],
+    network: str | None = None,
+) -> dict[str, Any]:
+    """Return the JSON object of a problem that fits the machine in no tiling of a dataflow."""
+    return {
+        **describe_problem(problem, machine, network),
+        "dataflow": dataflow,
+        **dict.fromkeys(
+            (
+                "cycles",
+                "bound_cycles",
+                "energy_joules",
+                "dram_bytes",
+                "matrix_utilization",
+                "vector_utilization",
+                "peak_on_chip_bytes",
+                "search_seconds",
+            )
+        ),
+        "infeasible": list(lines),
+    }
+
+
+def describe_problem(
+    problem: AttentionProblem, machine: HardwareModel, network: str | None
+) -> dict[str, Any]:
+    """Return what a result is about, as a JSON object."""
+    return {
+        "network": network,
+        "problem": {
+            "batch": problem.batch,
+            "query_heads": problem.query_heads,
+            "kv_heads": problem.kv_heads,
+            "query_length": problem.query_length,
+            "kv_length": problem.kv_length,
+            "head_dim": problem.head_dim,
+            "value_dim": problem.value_dim,
+            "dtype": str(problem.dtype),
+            "mask": str(problem.mask),
+            "is_causal": problem.is_causal,
+            "scale": problem.scale,
+        },
+        "target": machine.name,
+        "vector_cost": machine.vector_unit.softmax_lane_cycles,
+        "on_chip_bytes": machine.on_chip_memory.capacity_bytes,
+    }
+
+
+def tiling_to_json(tiling: Tiling) -> dict[str, Any]:
+    """Return a tiling as a JSON object."""
+    fields = dataclasses.asdict(tiling)
+    return {
+        name: value if isinstance(value, int | float) else str(value)
+        for name, value in fields.items()
+    }
+
+
+def stalls_to_json(timeline: Timeline) -> Mapping[str, Mapping[str, float]]:
+    """Return the idle cycles before tasks by unit and reason, over all cores."""
+    return {
+        str(unit): {str(stall): cycles for stall, cycles in reasons.items()}
+        for unit, reasons in timeline.stall_cycles().items()
+    }
+
+
+def _budget(tasks: int, seconds: float | None) -> Budget:
+    from hocket.compiler.attention.search.searcher import Budget
+
+    if seconds is None:
+        return Budget(tasks=tasks)
+    return Budget(tasks=tasks, seconds=seconds, clock=time.perf_counter)
