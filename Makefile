@@ -13,7 +13,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests
-BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py,$(wildcard bench/*.py))
+BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
 TYPES := build/types
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

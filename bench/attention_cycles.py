@@ -1,107 +1,155 @@
-"""How many cycles does attention take on the edge device, dual-stream and fused but sequential?
+"""How many cycles and joules does attention take, by network, dataflow and machine?
 
-Simulated, so exact: the twelve workloads of MAS-Attention, at several costs of softmax.
+Simulated, so exact: the twelve workloads of MAS-Attention under every dataflow. The short form is
+also compared to ``bench/expected.json``: each tiling found there must still take exactly as many
+cycles, and the search must still find one as good. ``--update`` writes that file anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
-from harness import Choices, parse_choices, report
+from harness import ROOT, Choices, parse_choices, report
+from workloads import QUICK, WORKLOADS, attention
 
+from hocket.compiler.attention.bounds import compulsory_bytes
 from hocket.compiler.attention.lower import lower_attention
-from hocket.compiler.problem import AttentionProblem
-from hocket.hwmodels.dtypes import DType
+from hocket.compiler.attention.schedule.build import build_program
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.tiling import Softmax, Split, Tiling
+from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.loader import load_target
+from hocket.hwmodels.simulate import simulate
 
 if TYPE_CHECKING:
+    from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.machine import HardwareModel
 
-WORKLOADS = {
-    "BERT-Base": (12, 512, 64),
-    "BERT-Large": (16, 512, 64),
-    "BERT-Small": (8, 512, 64),
-    "Llama3-8B": (32, 512, 128),
-    "T5-Mini": (8, 512, 32),
-    "ViT-B/14": (12, 256, 64),
-    "ViT-L/14": (16, 256, 64),
-    "ViT-H/14": (16, 256, 80),
-    "ViT-B/16": (12, 196, 64),
-    "ViT-L/16": (16, 196, 64),
-    "ViT-H/16": (16, 196, 80),
-    "XLM": (8, 512, 128),
-}
-"""Heads, length and head size of each network's attention, batch 1."""
-
-QUICK = ("BERT-Base", "T5-Mini", "ViT-H/16")
-VECTOR_COSTS = (5.0, 32.0, 128.0)
+EXPECTED = ROOT / "bench" / "expected.json"
+TARGETS = ("mas-edge", "flat-edge", "flat-cloud", "davinci-lite", "davinci-tiny", "ethos-u85-512")
+TOLERANCE = 1e-3
+"""By how much a search may be worse than expected: tilings so close count as equally fast."""
 
 
 def main() -> None:
-    """Print and write the table."""
-    question = "cycles on mas-edge, dual-stream against fused but sequential (simulated)"
-    choices = parse_choices(question)
+    """Print and write the table; in short form, compare it to what is expected."""
+    question = "cycles and energy of attention, every dataflow (simulated)"
+    choices, extra = parse_choices(question, switches=("--update",))
+    rows = measure(choices)
     report(
         question,
-        measure(choices),
+        rows,
         {
+            "target": "",
             "network": "",
-            "vector_cost": ".0f",
-            "dual_stream_cycles": ",.0f",
-            "flat_cycles": ",.0f",
-            "bound_cycles": ",.0f",
+            "dataflow": "",
+            "cycles": ",.0f",
             "of_bound": ".3f",
             "speedup_over_flat": ".2f",
+            "millijoules": ".3f",
+            "dram_of_floor": ".2f",
             "matrix_utilization": ".0%",
             "vector_utilization": ".0%",
-            "dual_stream_millijoules": ".3f",
+            "search_seconds": ".2f",
         },
         choices,
     )
+    if "--update" in extra:
+        kept = ("target", "network", "dataflow", "cycles", "millijoules", "tiling")
+        content = [{key: row[key] for key in kept} for row in rows]
+        EXPECTED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    elif choices.quick:
+        differences = compare(rows, json.loads(EXPECTED.read_text(encoding="utf-8")))
+        if differences:
+            sys.exit("not as bench/expected.json has it:\n  " + "\n  ".join(differences))
+        print("as bench/expected.json has it")
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
-    """Return one row a network and vector cost."""
+    """Return one row a machine, network and dataflow; what does not fit is left out."""
     rows = []
-    for network in QUICK if choices.quick else WORKLOADS:
-        heads, length, dim = WORKLOADS[network]
-        problem = AttentionProblem(
-            1, heads, heads, length, length, dim, dim, DType.FLOAT16, dim**-0.5
-        )
-        for cost in VECTOR_COSTS:
-            machine = with_vector_cost(cost)
-            dual, flat = (
-                lower_attention(problem, machine, dataflow=name).best.estimate
-                for name in ("dual_stream", "flat")
-            )
-            rows.append(
+    for target in TARGETS[:1] if choices.quick else TARGETS:
+        machine = load_target(target)
+        for network in QUICK if choices.quick else WORKLOADS:
+            problem = attention(*WORKLOADS[network])
+            found = [measure_one(problem, machine, dataflow) for dataflow in DATAFLOWS]
+            flat = next((row["cycles"] for row in found if row and row["dataflow"] == "flat"), None)
+            rows += [
                 {
+                    "target": target,
                     "network": network,
-                    "problem": [heads, length, dim],
-                    "vector_cost": cost,
-                    "dual_stream_cycles": dual.cycles,
-                    "flat_cycles": flat.cycles,
-                    "bound_cycles": dual.bound_cycles,
-                    "of_bound": dual.cycles / dual.bound_cycles,
-                    "speedup_over_flat": flat.cycles / dual.cycles,
-                    "matrix_utilization": dual.matrix_utilization,
-                    "vector_utilization": dual.vector_utilization,
-                    "dual_stream_millijoules": dual.joules * 1e3,
+                    "problem": list(WORKLOADS[network]),
+                    **row,
+                    "speedup_over_flat": flat / row["cycles"] if flat else float("nan"),
                 }
-            )
+                for row in found
+                if row
+            ]
     return rows
 
 
-def with_vector_cost(lane_cycles: float) -> HardwareModel:
-    """Return mas-edge with this many lane-cycles a score for softmax, split over its steps."""
-    machine = load_target("mas-edge")
-    vector = machine.vector_unit
-    scale = lane_cycles / vector.softmax_lane_cycles
-    steps = ("max", "subtract", "exp", "sum", "divide")
-    costs = {f"{step}_lane_cycles": getattr(vector, f"{step}_lane_cycles") for step in steps}
-    scaled = {name: cost * scale for name, cost in costs.items()}
-    return dataclasses.replace(machine, vector_unit=dataclasses.replace(vector, **scaled))
+def measure_one(
+    problem: AttentionProblem, machine: HardwareModel, dataflow: str
+) -> dict[str, Any] | None:
+    """Return the figures of the best program of a dataflow; None if none fits."""
+    begin = time.perf_counter()
+    try:
+        result = lower_attention(problem, machine, dataflow=dataflow)
+    except InfeasibleError:
+        return None
+    estimate = result.best.estimate
+    return {
+        "dataflow": dataflow,
+        "cycles": estimate.cycles,
+        "bound_cycles": estimate.bound_cycles,
+        "of_bound": estimate.of_bound,
+        "millijoules": estimate.joules * 1e3,
+        "dram_bytes": estimate.dram_bytes,
+        "dram_of_floor": estimate.dram_bytes / compulsory_bytes(problem, machine),
+        "matrix_utilization": estimate.matrix_utilization,
+        "vector_utilization": estimate.vector_utilization,
+        "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
+        "search_seconds": time.perf_counter() - begin,
+        "is_optimal": result.is_optimal,
+        "tiling": dataclasses.asdict(result.best.tiling)
+        | {"softmax": str(result.best.tiling.softmax), "split": str(result.best.tiling.split)},
+    }
+
+
+def compare(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> list[str]:
+    """Return how rows differ from expected ones, one sentence each."""
+    found = {(row["target"], row["network"], row["dataflow"]): row for row in rows}
+    differences = []
+    for wanted in expected:
+        key = (wanted["target"], wanted["network"], wanted["dataflow"])
+        row = found.pop(key, None)
+        if row is None:
+            differences.append(f"{key} is missing")
+            continue
+        again = simulate_again(wanted)
+        if again != wanted["cycles"]:
+            differences.append(f"{key}: its tiling takes {again}, not {wanted['cycles']} cycles")
+        if row["cycles"] > wanted["cycles"] * (1 + TOLERANCE):
+            differences.append(f"{key}: found {row['cycles']}, expected {wanted['cycles']} cycles")
+    return differences + [f"{key} is new" for key in found]
+
+
+def simulate_again(wanted: dict[str, Any]) -> float:
+    """Return the cycles of an expected row's tiling."""
+    fields = dict(wanted["tiling"])
+    softmax, split = Softmax(fields.pop("softmax")), Split(fields.pop("split"))
+    machine = load_target(wanted["target"])
+    program = build_program(
+        attention(*WORKLOADS[wanted["network"]]),
+        Tiling(**fields, softmax=softmax, split=split),
+        DATAFLOWS[wanted["dataflow"]],
+        machine,
+    )
+    return simulate(program, machine).cycles
 
 
 if __name__ == "__main__":

@@ -36,16 +36,27 @@ class Choices:
     threads: tuple[int, ...]
 
 
-def parse_choices(question: str) -> Choices:
-    """Read the command line of a bench that answers ``question``."""
+def parse_choices(question: str, switches: tuple[str, ...] = ()) -> tuple[Choices, set[str]]:
+    """Read the command line of a bench that answers ``question``.
+
+    Args:
+        question: What it answers.
+        switches: Further flags it knows.
+
+    Returns:
+        The choices every bench has, and which of the further flags are set.
+    """
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--quick", action="store_true", help="a short form, within a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="thread counts"
     )
+    for switch in switches:
+        parser.add_argument(switch, action="append_const", dest="switches", const=switch)
     found = parser.parse_args()
-    return Choices(found.quick, found.json, tuple(found.threads))
+    choices = Choices(found.quick, found.json, tuple(found.threads))
+    return choices, set((getattr(found, "switches", None) or []) if switches else [])
 
 
 def stamp() -> dict[str, Any]:

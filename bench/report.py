@@ -1,0 +1,171 @@
+"""Writes ``docs/benchmarks.md`` from the committed results in ``bench/results``.
+
+python bench/report.py            writes the page
+python bench/report.py --check    fails if the page is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page.
+
+    Attributes:
+        name: Of the bench and its result file.
+        title: Heading.
+        text: What stands between heading and table.
+        columns: Titles of columns by key, each with its format.
+    """
+
+    name: str
+    title: str
+    text: str
+    columns: dict[str, str]
+
+
+SECTIONS = (
+    Section(
+        "vector_cost",
+        "What two streams gain, by the cost of softmax",
+        "Simulated on `mas-edge`: two cores of 256 multiply-accumulates and 256 lanes, four words "
+        "a cycle from DRAM. The cost is in lane-cycles a score over all five steps of softmax. "
+        "`flat` is FLAT with transfers prefetched, as our search finds it best; `serial flat` has "
+        "the same tiles, but nothing is loaded ahead of its row block or stored behind it. Two "
+        "units side by side gain at most a factor of two over taking turns; what a comparison "
+        "shows beyond that, its baseline has lost elsewhere.",
+        {
+            "network": "",
+            "vector_cost": ".0f",
+            "bound_cycles": ",.0f",
+            "hocket_of_bound": ".3f",
+            "mas_of_bound": ".3f",
+            "flat_of_bound": ".3f",
+            "mas_over_flat": ".2f",
+            "hocket_over_flat": ".2f",
+            "hocket_over_serial_flat": ".2f",
+            "energy_saved_over_flat": ".0%",
+        },
+    ),
+    Section(
+        "attention_peers",
+        "Beside what other tools plan",
+        "Our programs are simulated. The peers' cycles are their own estimates, read off the tools "
+        "run on the same sizes; `bench/attention_peers.py` says which versions, and on which "
+        "machine each is compared. Of bound is ours.",
+        {
+            "peer": "",
+            "case": "",
+            "problem": "",
+            "peer_cycles": ",.0f",
+            "our_cycles": ",.0f",
+            "peer_over_ours": ".2f",
+            "of_bound": ".3f",
+            "dram_of_floor": ".2f",
+        },
+    ),
+    Section(
+        "on_chip_size",
+        "On-chip memory: overwriting, smaller tiles, spilling",
+        "Simulated on `mas-edge` with other amounts of on-chip memory; cycles over the bound. "
+        "`overwriting` may keep fewer key and value tiles than a head has and load them again; "
+        "`smaller tiles` may not; `spilling` sends probabilities to DRAM and back. Saved is "
+        "overwriting over smaller tiles.",
+        {
+            "case": "",
+            "on_chip_bytes": ",",
+            "overwriting_of_bound": ".3f",
+            "smaller_tiles_of_bound": ".3f",
+            "spilling_of_bound": ".3f",
+            "hocket_of_bound": ".3f",
+            "reloaded_of_floor": ".2f",
+            "saved": ".1%",
+        },
+    ),
+    Section(
+        "attention_cycles",
+        "Every network, dataflow and machine",
+        "Simulated. DRAM of floor is the traffic over what must move at least once.",
+        {
+            "target": "",
+            "network": "",
+            "dataflow": "",
+            "cycles": ",.0f",
+            "of_bound": ".3f",
+            "speedup_over_flat": ".2f",
+            "millijoules": ".3f",
+            "dram_of_floor": ".2f",
+            "matrix_utilization": ".0%",
+            "vector_utilization": ".0%",
+            "search_seconds": ".2f",
+        },
+    ),
+)
+
+
+def main() -> None:
+    """Write the page, or check it."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
+            sys.exit(f"{PAGE.relative_to(ROOT)} is not what bench/results says: bench/report.py")
+        print(f"{PAGE.relative_to(ROOT)} is what bench/results says")
+        return
+    temporary = PAGE.with_name(f".{PAGE.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(PAGE)
+    print(f"written to {PAGE.relative_to(ROOT)}")
+
+
+def page() -> str:
+    """Return the text of the page."""
+    parts = [
+        "# Benchmarks\n",
+        (
+            "Made by `bench/report.py` from the files in `bench/results`; do not edit. Each result "
+            "says with which command it was made, on what, at which commit. Simulated figures are "
+            "exact: they are the same on every machine.\n"
+        ),
+    ]
+    for section in SECTIONS:
+        path = RESULTS / f"{section.name}.json"
+        if not path.exists():
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts += [f"## {section.title}\n", f"{section.text}\n", _table(section, content["rows"])]
+        stamp = content["stamp"]
+        parts.append(
+            f"`{stamp['command']}`, {stamp['date']}, commit {stamp['commit']}, "
+            f"{stamp['cores']} cores ({stamp['cpu']}).\n"
+        )
+    return "\n".join(parts)
+
+
+def _table(section: Section, rows: list[dict[str, Any]]) -> str:
+    titles = [key.replace("_", " ") for key in section.columns]
+    lines = [f"| {' | '.join(titles)} |"]
+    lines.append(f"|{'|'.join('---' if not form else '--:' for form in section.columns.values())}|")
+    for row in rows:
+        cells = [_cell(row.get(key), form) for key, form in section.columns.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - NaN is the one number unlike itself
+        return "-"
+    return format(value, form)
+
+
+if __name__ == "__main__":
+    main()
