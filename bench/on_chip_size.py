@@ -46,6 +46,8 @@ def main() -> None:
             "smaller_tiles_of_bound": ".3f",
             "spilling_of_bound": ".3f",
             "hocket_of_bound": ".3f",
+            "hocket_over_flat": ".2f",
+            "energy_saved_over_flat": ".0%",
             "reloaded_of_floor": ".2f",
             "saved": ".1%",
         },
@@ -65,6 +67,7 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
             without = best(problem, machine, dataclasses.replace(mas, overwrites=False))
             spilled = best(problem, machine, DATAFLOWS["soft_pipe"])
             ours = best(problem, machine, DATAFLOWS["hocket"])
+            flat = best(problem, machine, DATAFLOWS["flat"])
             floor = 4 * sizes[0] * sizes[1] * sizes[2] * machine.element_bytes
             nan = float("nan")
             rows.append(
@@ -75,6 +78,8 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
                     "smaller_tiles_of_bound": of_bound(without),
                     "spilling_of_bound": of_bound(spilled),
                     "hocket_of_bound": of_bound(ours),
+                    "hocket_over_flat": of_bound(flat) / of_bound(ours),
+                    "energy_saved_over_flat": 1 - millijoules(ours) / millijoules(flat),
                     "reloaded_of_floor": with_it.best.plan.reload_bytes / floor if with_it else nan,
                     "saved": 1 - of_bound(with_it) / of_bound(without),
                 }
@@ -96,6 +101,11 @@ def best(
 def of_bound(result: SearchResult | None) -> float:
     """Return cycles over the bound, NaN for nothing."""
     return result.best.estimate.of_bound if result else float("nan")
+
+
+def millijoules(result: SearchResult | None) -> float:
+    """Return the energy, NaN for nothing."""
+    return result.best.estimate.joules * 1e3 if result else float("nan")
 
 
 if __name__ == "__main__":

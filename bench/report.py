@@ -88,6 +88,8 @@ SECTIONS = (
             "smaller_tiles_of_bound": ".3f",
             "spilling_of_bound": ".3f",
             "hocket_of_bound": ".3f",
+            "hocket_over_flat": ".2f",
+            "energy_saved_over_flat": ".0%",
             "reloaded_of_floor": ".2f",
             "saved": ".1%",
         },

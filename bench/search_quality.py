@@ -9,8 +9,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from attention_cycles import WORKLOADS
 from harness import Choices, parse_choices, report
+from workloads import WORKLOADS, attention
 
 from hocket.compiler.attention.lower import NATURAL
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
@@ -18,8 +18,6 @@ from hocket.compiler.attention.search.objective import Latency
 from hocket.compiler.attention.search.searcher import Budget
 from hocket.compiler.attention.search.searchers import SEARCHERS
 from hocket.compiler.attention.search.space import TilingSpace
-from hocket.compiler.problem import AttentionProblem
-from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ SEEDLESS = ("exhaustive",)
 def main() -> None:
     """Print and write the table."""
     question = "cycles of the best program found, over the bound, by tasks simulated (median)"
-    choices = parse_choices(question)
+    choices, _ = parse_choices(question)
     columns = {"network": "", "target": "", "is_causal": "", "budget_tasks": ",d"}
     report(question, measure(choices), columns | dict.fromkeys(SEARCHERS, ".3f"), choices)
 
@@ -74,10 +72,7 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
 
 def make_space(network: str, target: str, *, is_causal: bool) -> TilingSpace:
     """Return the space of our own dataflow for a network's attention on a machine."""
-    heads, length, dim = WORKLOADS[network]
-    problem = AttentionProblem(
-        1, heads, heads, length, length, dim, dim, DType.FLOAT16, dim**-0.5, is_causal=is_causal
-    )
+    problem = attention(*WORKLOADS[network], is_causal=is_causal)
     return TilingSpace(problem, load_target(target), DATAFLOWS[NATURAL])
 
 
