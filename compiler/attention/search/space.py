@@ -229,7 +229,8 @@ class TilingSpace:
         # With one head nothing is left for tiles of another width.
         makes_sense &= (fills == 0) | (kv_matrices > 1) | (columns == limit)
         makes_sense &= ~by_keys | ((softmax != ly.FORMS[Softmax.FULL_ROW.value]) & (turns < cores))
-        makes_sense &= ~is_online | (columns < limit)
+        is_only = set(self.dataflow.softmaxes) == {Softmax.ONLINE}
+        makes_sense &= ~is_online | (columns < limit) | (is_only and limit == 1)
         # One core instead of all is for rows so long that memory holds those of one core only.
         makes_sense &= (cores == machine.num_cores) | ((depth <= 1) & ~by_rows & ~by_keys)
         if not self.dataflow.overwrites:

@@ -188,6 +188,15 @@ def test_energy_can_be_the_objective(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize("target", ["mas-edge", "davinci-tiny", "host"])
+def test_there_is_a_tiling_for_a_single_query_and_key(dataflow: str, target: str) -> None:
+    problem = AttentionProblem(1, 1, 1, 1, 1, 4, 4, DType.FLOAT16, 0.5)
+    space = TilingSpace(problem, load_target(target), DATAFLOWS[dataflow])
+    best = search("exhaustive", space).best
+    verify_program(best.program, space.machine)
+
+
 def test_bounds_alone_rule_out_what_the_exhaustive_search_leaves_out() -> None:
     space = make_space()
     result = search("exhaustive", space, Budget())
