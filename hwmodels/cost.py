@@ -120,7 +120,7 @@ def task_costs(schedule: Schedule, machine: HardwareModel) -> TaskCosts:
     return TaskCosts(*_task_costs(schedule.table.rows, machine_figures(machine)))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def product_cost(
     rows: int, columns: int, depth: int, accumulates: bool, figures: MachineFigures
 ) -> tuple[float, float, float]:
@@ -148,7 +148,7 @@ def product_cost(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def vector_cost(
     lane_cycles: float, reads: float, writes: float, figures: MachineFigures
 ) -> tuple[float, float, float]:
@@ -170,7 +170,7 @@ def vector_cost(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def softmax_cost(
     rows: int,
     columns: int,
@@ -219,7 +219,7 @@ def softmax_cycles(rows: int, columns: int, is_masked: bool, machine: HardwareMo
     return cost[0]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _task_costs(
     table: NDArray[np.int32], figures: MachineFigures
 ) -> tuple[Floats, Floats, NDArray[np.int64]]:

@@ -215,7 +215,7 @@ def _arguments(schedule: Schedule, costs: TaskCosts, machine: HardwareModel) -> 
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _simulate(
     streams: NDArray[np.int32],
     kinds: NDArray[np.int32],

@@ -289,7 +289,7 @@ def _check_places(program: Program, machine: HardwareModel) -> None:
             )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _clocks(
     streams: Integers, num_streams: int, wait_ends: NDArray[np.int64], waits: Integers
 ) -> Integers:
@@ -313,7 +313,7 @@ def _clocks(
     return clocks
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _is_ordered(first: int, second: int, streams: Integers, clocks: Integers) -> bool:
     if first == second:
         return False
@@ -321,7 +321,7 @@ def _is_ordered(first: int, second: int, streams: Integers, clocks: Integers) ->
     return bool(clocks[second, stream] >= clocks[first, stream])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _first_unwritten(rows: Integers, num_buffers: int) -> tuple[int, int]:
     """Return a task and the buffer it reads before any write, or -1 twice."""
     written = np.zeros(num_buffers, np.bool_)
@@ -348,7 +348,7 @@ def _first_unwritten(rows: Integers, num_buffers: int) -> tuple[int, int]:
     return -1, -1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _first_race(
     rows: Integers, num_buffers: int, streams: Integers, clocks: Integers
 ) -> tuple[int, int, int]:
@@ -384,7 +384,7 @@ def _first_race(
     return -1, -1, -1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and streams
     rows: Integers, places: NDArray[np.int64], streams: Integers, clocks: Integers
 ) -> tuple[int, int, int, int]:

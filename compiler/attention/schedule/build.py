@@ -121,7 +121,7 @@ def build_blocks(
     tiling: Tiling,
     dataflow: Dataflow,
     machine: HardwareModel,
-    blocks: NDArray[np.int32],
+    blocks: NDArray[np.int64],
 ) -> tuple[Program, CachePlan]:
     """Return the program of some row blocks of a problem; see ``build_with_plan``."""
     machine = cores_used(tiling, machine)

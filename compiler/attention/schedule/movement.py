@@ -123,44 +123,44 @@ _BUFFER, _MASK_KEY, _WRITER, _WRITER_STREAM, _TOUCHED = range(5)
 _OPERAND_WIDTH = 6
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _step(m: Longs, at: Longs, i: int, field: int) -> int:
     return int(m[at[_STEPS] + i * st.NUM_STEP_COLUMNS + field])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _block(m: Longs, at: Longs, b: int, field: int) -> int:
     return int(m[at[_BLOCKS] + b * st.NUM_BLOCK_COLUMNS + field])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _ring(m: Longs, at: Longs, ring: int, field: int) -> int:
     return int(m[at[_RINGS] + ring * 4 + field])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _size(m: Longs, at: Longs, which: int) -> int:
     return int(m[at[_SIZES] + which])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _count(m: Longs, at: Longs, which: int) -> int:
     return int(m[at[_COUNTS] + which])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _slot_at(m: Longs, at: Longs, slot: int) -> int:
     return int(at[_SLOTS] + slot * m[at[_COUNTS] + _SLOT_WIDTH])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _block_at(m: Longs, at: Longs, b: int) -> int:
     return int(at[_UNDER_WAY] + b * m[at[_COUNTS] + _BLOCK_WIDTH])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def move(
-    steps: Integers, blocks: Integers, rings: Longs, sizes: Longs
+    steps: Longs, blocks: Longs, rings: Longs, sizes: Longs
 ) -> tuple[Integers, Longs, Integers, Longs, Longs]:
     """Turn steps into tasks.
 
@@ -207,8 +207,8 @@ def move(
     return _put_together(m, at, rows)
 
 
-@njit(cache=True)
-def _begin(steps: Integers, blocks: Integers, rings: Longs, sizes: Longs) -> tuple[Longs, Longs]:
+@njit(cache=True, error_model="numpy")
+def _begin(steps: Longs, blocks: Longs, rings: Longs, sizes: Longs) -> tuple[Longs, Longs]:
     """Return the state before the first step, and where its regions begin."""
     num_steps, num_blocks, num_cores = len(steps), len(blocks), sizes[NUM_CORES]
     num_streams = 2 + 2 * num_cores
@@ -278,8 +278,8 @@ def _begin(steps: Integers, blocks: Integers, rings: Longs, sizes: Longs) -> tup
     return m, at
 
 
-@njit(cache=True)
-def _is_online(steps: Integers, blocks: Integers) -> int:
+@njit(cache=True, error_model="numpy")
+def _is_online(steps: Longs, blocks: Longs) -> int:
     """Return 1 if some softmax works on a part of its row block's keys only, else 0."""
     for i in range(len(steps)):
         b, operation = steps[i, st.STEP_BLOCK], steps[i, st.STEP_OPERATION]
@@ -289,8 +289,8 @@ def _is_online(steps: Integers, blocks: Integers) -> int:
     return 0
 
 
-@njit(cache=True)
-def _clear(m: Longs, at: Longs, steps: Integers, num_slots: int) -> None:
+@njit(cache=True, error_model="numpy")
+def _clear(m: Longs, at: Longs, steps: Longs, num_slots: int) -> None:
     """Set what is not nothing at the beginning: empty slots, and the steps still to come."""
     slot_width, block_width = _count(m, at, _SLOT_WIDTH), _count(m, at, _BLOCK_WIDTH)
     touched = _TOUCHED + _count(m, at, _NUM_STREAMS)
@@ -318,10 +318,8 @@ def _clear(m: Longs, at: Longs, steps: Integers, num_slots: int) -> None:
             m[begin + _SOFTMAX_LEFT] += 1
 
 
-@njit(cache=True)
-def _find_uses(
-    uses: Longs, steps: Integers, blocks: Integers, sizes: Longs, num_tiles: int
-) -> None:
+@njit(cache=True, error_model="numpy")
+def _find_uses(uses: Longs, steps: Longs, blocks: Longs, sizes: Longs, num_tiles: int) -> None:
     """Write down the pooled tile each step reads, and the next step that reads it."""
     coming = np.full(2 * sizes[KV_MATRICES] * num_tiles, NEVER, np.int64)
     for i in range(len(steps) - 1, -1, -1):
@@ -341,8 +339,8 @@ def _find_uses(
         coming[key] = i
 
 
-@njit(cache=True)
-def _look_ahead(uses: Longs, steps: Integers, num_cores: int, turns: int) -> None:
+@njit(cache=True, error_model="numpy")
+def _look_ahead(uses: Longs, steps: Longs, num_cores: int, turns: int) -> None:
     """Write down for each step the first one of its core that is at most ``turns`` before it."""
     for core in range(num_cores):
         first = 0
@@ -358,7 +356,7 @@ def _look_ahead(uses: Longs, steps: Integers, num_cores: int, turns: int) -> Non
             uses[3 * i + 2] = 0 if is_start else first
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def choose_victim(pool: Longs, step: int, guard: int) -> int:
     """Return the slot of the pool to fill: an empty one, else the copy needed again latest.
 
@@ -389,7 +387,7 @@ def choose_victim(pool: Longs, step: int, guard: int) -> int:
     return 0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     """Find or make room for all that a step touches, and load what is not there."""
     b, operation = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_OPERATION)
@@ -426,7 +424,7 @@ def _prepare(m: Longs, at: Longs, rows: Integers, i: int) -> None:
         _set(m, at, 2, m[mine + _OUTPUT], 0, 0, all_rows, value_dim, 1)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_scores(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
     first, columns = _step(m, at, i, st.STEP_COLUMN), _step(m, at, i, st.STEP_COLUMNS)
@@ -461,7 +459,7 @@ def _prepare_scores(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     m[mine + _SCORES_LEFT] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_output(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
     first, columns = _step(m, at, i, st.STEP_COLUMN), _step(m, at, i, st.STEP_COLUMNS)
@@ -492,7 +490,7 @@ def _prepare_output(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     m[mine + _OUTPUTS_LEFT] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_softmax(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     b, _core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
     first, columns = _step(m, at, i, st.STEP_COLUMN), _step(m, at, i, st.STEP_COLUMNS)
@@ -515,7 +513,7 @@ def _prepare_softmax(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     m[mine + _SOFTMAX_LEFT] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_state(m: Longs, at: Longs, rows: Integers, i: int, top: int, height: int) -> None:
     """Give a tile's softmax a state of its own, behind that of the tile before it."""
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
@@ -537,7 +535,7 @@ def _prepare_state(m: Longs, at: Longs, rows: Integers, i: int, top: int, height
         _set(m, at, place, m[mine + _STATE_BEFORE], top, 0, height, STATE_COLUMNS, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_tile(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     """Find the key or value tile a product reads, or load it, over another one if need be."""
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
@@ -572,7 +570,7 @@ def _prepare_tile(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     _set(m, at, 1, slot, first - begin, 0, columns, depth, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _overwrite(m: Longs, at: Longs, i: int, key: int, elements: int) -> None:
     """Give a tile a slot of the pool, and note it down if it was there before."""
     place = choose_victim(m[at[_POOL] : at[_TILES]], i, _size(m, at, GUARD_STEPS))
@@ -592,7 +590,7 @@ def _overwrite(m: Longs, at: Longs, i: int, key: int, elements: int) -> None:
     m[at[_POOL] + 3 * place] = key
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _prepare_mask(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
     first, columns = _step(m, at, i, st.STEP_COLUMN), _step(m, at, i, st.STEP_COLUMNS)
@@ -624,7 +622,7 @@ def _prepare_mask(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     _set(m, at, 0, slot, 0, read_from, height, 1 if is_column else columns, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _scores_back(m: Longs, at: Longs, rows: Integers, i: int, which: int) -> int:
     """Return the slot of a block's scores; if they went to DRAM, load them into a new one."""
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
@@ -650,7 +648,7 @@ def _scores_back(m: Longs, at: Longs, rows: Integers, i: int, which: int) -> int
     return slot
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _store_what_is_done(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     """Add the stores of what leaves the chip after a step: outputs, or scores that are spilled."""
     b, core = _step(m, at, i, st.STEP_BLOCK), _step(m, at, i, st.STEP_CORE)
@@ -699,7 +697,7 @@ def _store_what_is_done(m: Longs, at: Longs, rows: Integers, i: int) -> None:
         m[mine + _SCORES] = -1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _release_store(m: Longs, at: Longs, core: int, i: int, num_stores: int) -> int:
     """Issue the stores of the core's output made STORE_BLOCKS before; return when this one's come.
 
@@ -720,7 +718,7 @@ def _release_store(m: Longs, at: Longs, core: int, i: int, num_stores: int) -> i
     return end
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _take_slot(m: Longs, at: Longs, ring: int, core: int) -> int:
     """Return the slot of a core's ring whose turn it is."""
     count = _ring(m, at, ring, RING_SLOTS)
@@ -730,7 +728,7 @@ def _take_slot(m: Longs, at: Longs, ring: int, core: int) -> int:
     return int(slot)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _new_buffer(
     m: Longs, at: Longs, ring: int, slot: int, tensor: int, rows: int, columns: int
 ) -> None:
@@ -746,7 +744,7 @@ def _new_buffer(
     m[_slot_at(m, at, slot) + _BUFFER] = n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _earliest(m: Longs, at: Longs, i: int, slot: int) -> int:
     """Return before which step what a step needs may be loaded: ahead, but into a free slot."""
     earliest = m[at[_USES] + 3 * i + 2]
@@ -760,7 +758,7 @@ def _earliest(m: Longs, at: Longs, i: int, slot: int) -> int:
     return int(earliest)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _load(
     m: Longs,
     at: Longs,
@@ -791,7 +789,7 @@ def _load(
     return int(row)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _name_slice(
     rows: Integers, row: int, tensor: int, matrix: int, first_row: int, column: int
 ) -> None:
@@ -801,7 +799,7 @@ def _name_slice(
     rows[row, col.COLUMN] = column
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _store_before(m: Longs, at: Longs, slot: int, i: int) -> None:
     """Have a slot's old content stored before a step takes the slot over."""
     last = m[_slot_at(m, at, slot) + _TOUCHED + 1]
@@ -813,7 +811,7 @@ def _store_before(m: Longs, at: Longs, slot: int, i: int) -> None:
             store -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _set(
     m: Longs,
     at: Longs,
@@ -834,7 +832,7 @@ def _set(
     m[operand + 5] = is_written
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _wait(m: Longs, at: Longs, owner: int, awaited: int) -> None:
     n = _count(m, at, _WAITS_MADE)
     m[at[_COUNTS] + _WAITS_MADE] = n + 1
@@ -842,7 +840,7 @@ def _wait(m: Longs, at: Longs, owner: int, awaited: int) -> None:
     m[at[_WAITS] + 2 * n + 1] = awaited
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _touch(m: Longs, at: Longs, slot: int, stream: int, me: int, is_write: bool) -> None:
     """Note that ``me`` on ``stream`` reads or writes a slot, and what it must wait for.
 
@@ -869,7 +867,7 @@ def _touch(m: Longs, at: Longs, slot: int, stream: int, me: int, is_write: bool)
     m[touched + stream] = me
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _put_together(
     m: Longs, at: Longs, made: Integers
 ) -> tuple[Integers, Longs, Integers, Longs, Longs]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.machine import HardwareModel
 
-    Integers = NDArray[np.int32]
+    Longs = NDArray[np.int64]
 
 
 def row_blocks(
@@ -28,7 +28,7 @@ def row_blocks(
     *,
     skips_future: bool,
     tapers: bool,
-) -> Integers:
+) -> Longs:
     """Return all row blocks, ``[blocks, NUM_BLOCK_COLUMNS]``.
 
     Heads are outermost, so that keys and values are used up in one go.
@@ -49,7 +49,7 @@ def row_blocks(
     kv, head, row = (
         each.ravel() for each in np.meshgrid(groups, first_heads, starts, indexing="ij")
     )
-    blocks = np.zeros((len(kv), st.NUM_BLOCK_COLUMNS), np.int32)
+    blocks = np.zeros((len(kv), st.NUM_BLOCK_COLUMNS), np.int64)
     blocks[:, st.KV_MATRIX] = kv
     blocks[:, st.MATRIX] = kv * problem.group_size + head
     blocks[:, st.HEADS] = np.minimum(heads, problem.group_size - head)
@@ -71,25 +71,25 @@ def row_blocks(
     return blocks
 
 
-def _runs(blocks: Integers, num_cores: int) -> Integers:
+def _runs(blocks: Longs, num_cores: int) -> Longs:
     """Return the core of each block: consecutive runs of about equal work.
 
     Consecutive, so that as few heads as possible are needed by two cores.
     """
     work = blocks[:, st.HEADS].astype(np.float64) * blocks[:, st.ROWS] * blocks[:, st.END]
     middle = np.cumsum(work) - work / 2
-    cores: Integers = np.minimum(middle * num_cores / work.sum(), num_cores - 1).astype(np.int32)
+    cores: Longs = np.minimum(middle * num_cores / work.sum(), num_cores - 1).astype(np.int64)
     return cores
 
 
-def _taper(blocks: Integers, num_cores: int, block_rows: int) -> Integers:
+def _taper(blocks: Longs, num_cores: int, block_rows: int) -> Longs:
     """Cut the last block of each core into halves of what is left, down to ``block_rows``."""
     num_last = min(num_cores, len(blocks))
     last = blocks[-num_last:]
     pieces = []
     for block in last:
         begin, left = int(block[st.ROW]), int(block[st.ROWS])
-        cut: list[Integers] = []
+        cut: list[Longs] = []
         while left > 0:
             size = left
             if left > block_rows:
@@ -109,7 +109,7 @@ def _taper(blocks: Integers, num_cores: int, block_rows: int) -> Integers:
     return np.concatenate([blocks[:-num_last], np.stack(order)])
 
 
-def _split_keys(blocks: Integers, tiling: Tiling, num_cores: int) -> Integers:
+def _split_keys(blocks: Longs, tiling: Tiling, num_cores: int) -> Longs:
     """Return each block once a core, every time with another run of tiles; some runs are empty.
 
     The last core's part is never empty, so it comes first and is what the others are merged into.

@@ -17,7 +17,7 @@ from hocket.hwmodels import columns as col
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Integers = NDArray[np.int32]
+    Longs = NDArray[np.int64]
 
 # Columns of a row block: its key-value matrix, first query matrix and how many of them are stacked;
 # first query row and rows of each; the keys it sees, from BEGIN to END; its core; and the block
@@ -46,9 +46,9 @@ PIPELINE, LOCK_STEP, LAYERS, LAYERS_WITH_SOFTMAX = range(4)
 FULL_ROW, DEFERRED, ONLINE = range(3)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def order_steps(
-    blocks: Integers,
+    blocks: Longs,
     num_cores: int,
     kv_columns: int,
     fill_columns: int,
@@ -57,7 +57,7 @@ def order_steps(
     live_blocks: int,
     pace: int,
     is_per_head: bool,
-) -> Integers:
+) -> Longs:
     """Return the steps of all cores in an order in which they could run one after the other.
 
     Args:
@@ -83,7 +83,7 @@ def order_steps(
     counts = np.zeros(num_cores, np.int64)
     for b in range(num_blocks):
         counts[blocks[b, CORE]] += sizes[blocks[b, MAIN]]
-    per_core = np.zeros((num_cores, counts.max(), 3), np.int32)
+    per_core = np.zeros((num_cores, counts.max(), 3), np.int64)
     filled = np.zeros(num_cores, np.int64)
     keeps_step = False
     for b in range(num_blocks):
@@ -99,36 +99,50 @@ def order_steps(
             item[0], item[1], item[2] = b, begin, end
             filled[core] += 1
 
-    lists = [np.zeros((0, NUM_STEP_COLUMNS), np.int32) for _ in range(num_cores)]
+    lists = [np.zeros((0, NUM_STEP_COLUMNS), np.int64) for _ in range(num_cores)]
     for core in range(num_cores):
         items = per_core[core, : counts[core]]
-        steps = np.zeros((64, NUM_STEP_COLUMNS), np.int32)
+        steps = np.zeros(
+            (_most_steps(items, blocks, kv_columns, fill_columns), NUM_STEP_COLUMNS), np.int64
+        )
         n = 0
         if pace == PIPELINE:
-            steps, n = _pipeline(
+            n = _pipeline(
                 steps, items, blocks, kv_columns, fill_columns, pieces_a_front, form,
                 live_blocks, is_per_head,
             )  # fmt: skip
         elif pace == LOCK_STEP:
-            steps, n = _lock_step(steps, items, blocks, kv_columns, form, is_per_head)
+            n = _lock_step(steps, items, blocks, kv_columns, form, is_per_head)
         else:
-            steps, n = _layers(steps, items, blocks, kv_columns, form, pace, is_per_head)
+            n = _layers(steps, items, blocks, kv_columns, form, pace, is_per_head)
         lists[core] = steps[:n]
     return _finish(_weave(lists, keeps_step), blocks, form)
 
 
-@njit(cache=True)
-def _num_items(blocks: Integers, b: int, kv_columns: int, form: int) -> int:
+@njit(cache=True, error_model="numpy")
+def _num_items(blocks: Longs, b: int, kv_columns: int, form: int) -> int:
     if form != ONLINE or blocks[b, BEGIN] == blocks[b, END]:
         return 1
     return int((blocks[b, END] - 1) // kv_columns - blocks[b, BEGIN] // kv_columns + 1)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _most_steps(items: Longs, blocks: Longs, kv_columns: int, fill_columns: int) -> int:
+    """Return at least how many steps the items of a core make, what ends a block not counted."""
+    width = min(kv_columns, fill_columns) if fill_columns > 0 else kv_columns
+    most = 0
+    for item in items:
+        tiles = (item[2] - item[1]) // width + 2
+        # Two products a tile, and a rescaling; a softmax for each head.
+        most += 3 * tiles + blocks[item[0], HEADS]
+    return int(most)
+
+
+@njit(cache=True, error_model="numpy")
 def _add(
-    steps: Integers,
+    steps: Longs,
     n: int,
-    blocks: Integers,
+    blocks: Longs,
     operation: int,
     block: int,
     column: int,
@@ -136,11 +150,8 @@ def _add(
     head: int,
     turn: int,
     sync: bool,
-) -> tuple[Integers, int]:
-    if n == len(steps):
-        longer = np.zeros((2 * n, NUM_STEP_COLUMNS), np.int32)
-        longer[:n] = steps
-        steps = longer
+) -> int:
+    """Write a step behind the ``n`` there are, and return how many that makes."""
     step = steps[n]
     step[STEP_CORE] = blocks[block, CORE]
     step[STEP_OPERATION] = operation
@@ -150,55 +161,53 @@ def _add(
     step[STEP_HEAD] = head
     step[STEP_TURN] = turn
     step[STEP_SYNC] = sync
-    return steps, n + 1
+    return n + 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_product(
-    steps: Integers,
+    steps: Longs,
     n: int,
-    blocks: Integers,
+    blocks: Longs,
     operation: int,
-    item: Integers,
+    item: Longs,
     width: int,
     first: int,
     last: int,
     form: int,
     turn: int,
     sync: bool,
-) -> tuple[Integers, int]:
+) -> int:
     """Add the products of an item that begin in columns ``first`` to ``last``, tile by tile."""
     block = item[0]
     column = max(item[1], first)
     while column < min(item[2], last):
         end = min((column // width + 1) * width, item[2])
-        steps, n = _add(steps, n, blocks, operation, block, column, end - column, -1, turn, sync)
+        n = _add(steps, n, blocks, operation, block, column, end - column, -1, turn, sync)
         sync = False
         if operation == col.OUTPUT and form == ONLINE and column > blocks[block, BEGIN]:
-            steps, n = _add(
-                steps, n, blocks, col.RESCALE, block, column, end - column, -1, turn, False
-            )
+            n = _add(steps, n, blocks, col.RESCALE, block, column, end - column, -1, turn, False)
         column = end
-    return steps, n
+    return n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_softmax(
-    steps: Integers,
+    steps: Longs,
     n: int,
-    blocks: Integers,
-    item: Integers,
+    blocks: Longs,
+    item: Longs,
     form: int,
     is_per_head: bool,
     turn: int,
     sync: bool,
-) -> tuple[Integers, int]:
+) -> int:
     if item[1] == item[2]:
-        return steps, n
+        return n
     operation = col.SOFTMAX if form == FULL_ROW else col.EXPONENTIALS
     heads = blocks[item[0], HEADS]
     for head in range(heads if is_per_head else 1):
-        steps, n = _add(
+        n = _add(
             steps,
             n,
             blocks,
@@ -210,21 +219,21 @@ def _add_softmax(
             turn,
             sync and head == 0,
         )
-    return steps, n
+    return n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _pipeline(  # noqa: PLR0912 - the wave front and the steady rounds share their loops
-    steps: Integers,
-    items: Integers,
-    blocks: Integers,
+    steps: Longs,
+    items: Longs,
+    blocks: Longs,
     kv_columns: int,
     fill_columns: int,
     pieces_a_front: int,
     form: int,
     live: int,
     is_per_head: bool,
-) -> tuple[Integers, int]:
+) -> int:
     """Outputs ``live`` items behind the scores; the units run free.
 
     With ``fill_columns`` the first items go through their scores as a wave front: the scores of
@@ -251,29 +260,25 @@ def _pipeline(  # noqa: PLR0912 - the wave front and the steady rounds share the
         for front in range(max(wave, fronts)):
             for begin in range(front * width, min((front + 1) * width, end), fill_columns):
                 for i in range(min(front, wave)):
-                    steps, n = _add_product(
+                    n = _add_product(
                         steps, n, blocks, col.SCORES, items[i], fill_columns,
                         begin, begin + fill_columns, form, 0, False,
                     )  # fmt: skip
                     if begin == (items[i, 2] - 1) // fill_columns * fill_columns:
-                        steps, n = _add_softmax(
-                            steps, n, blocks, items[i], form, is_per_head, 0, False
-                        )
+                        n = _add_softmax(steps, n, blocks, items[i], form, is_per_head, 0, False)
             if front < wave:
                 last = (front + 1) * width
-                steps, n = _add_product(
+                n = _add_product(
                     steps, n, blocks, col.SCORES, items[front], fill_columns, 0, last,
                     form, 0, False,
                 )  # fmt: skip
                 if items[front, 2] <= last:
-                    steps, n = _add_softmax(
-                        steps, n, blocks, items[front], form, is_per_head, 0, False
-                    )
+                    n = _add_softmax(steps, n, blocks, items[front], form, is_per_head, 0, False)
         pieces = (end + fill_columns - 1) // fill_columns
         middle = (pieces // 2) * fill_columns
         for begin in range(0, middle, fill_columns):
             for i in range(wave):
-                steps, n = _add_product(
+                n = _add_product(
                     steps, n, blocks, col.OUTPUT, items[i], fill_columns,
                     begin, begin + fill_columns, form, 0, False,
                 )  # fmt: skip
@@ -285,7 +290,7 @@ def _pipeline(  # noqa: PLR0912 - the wave front and the steady rounds share the
             if fill_columns > 0 and blocks[items[ending, 0], KV_MATRIX] == filling:
                 width = fill_columns
                 begin = middle if ending < wave else 0
-            steps, n = _add_product(
+            n = _add_product(
                 steps, n, blocks, col.OUTPUT, items[ending], width, begin, items[ending, 2],
                 form, turn, False,
             )  # fmt: skip
@@ -293,72 +298,68 @@ def _pipeline(  # noqa: PLR0912 - the wave front and the steady rounds share the
             width = kv_columns
             if fill_columns > 0 and blocks[items[turn, 0], KV_MATRIX] == filling:
                 width = fill_columns
-            steps, n = _add_product(
+            n = _add_product(
                 steps, n, blocks, col.SCORES, items[turn], width, 0, items[turn, 2],
                 form, turn, False,
             )  # fmt: skip
-            steps, n = _add_softmax(steps, n, blocks, items[turn], form, is_per_head, turn, False)
-    return steps, n
+            n = _add_softmax(steps, n, blocks, items[turn], form, is_per_head, turn, False)
+    return n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _lock_step(
-    steps: Integers,
-    items: Integers,
-    blocks: Integers,
+    steps: Longs,
+    items: Longs,
+    blocks: Longs,
     kv_columns: int,
     form: int,
     is_per_head: bool,
-) -> tuple[Integers, int]:
+) -> int:
     """Three stages of a pipeline, one item apart; a turn ends when all three are done."""
     n = 0
     num_items = len(items)
     for turn in range(num_items + 2):
         if 1 <= turn <= num_items:
-            steps, n = _add_softmax(
-                steps, n, blocks, items[turn - 1], form, is_per_head, turn, True
-            )
+            n = _add_softmax(steps, n, blocks, items[turn - 1], form, is_per_head, turn, True)
         sync = True
         if turn < num_items:
-            steps, n = _add_product(
+            n = _add_product(
                 steps, n, blocks, col.SCORES, items[turn], kv_columns, 0, items[turn, 2],
                 form, turn, sync,
             )  # fmt: skip
             sync = False
         if turn >= 2:
             item = items[turn - 2]
-            steps, n = _add_product(
+            n = _add_product(
                 steps, n, blocks, col.OUTPUT, item, kv_columns, 0, item[2], form, turn, sync
             )
-    return steps, n
+    return n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _layers(
-    steps: Integers,
-    items: Integers,
-    blocks: Integers,
+    steps: Longs,
+    items: Longs,
+    blocks: Longs,
     kv_columns: int,
     form: int,
     pace: int,
     is_per_head: bool,
-) -> tuple[Integers, int]:
+) -> int:
     """One operator after the other over all items; softmax along with the scores if so asked."""
     n = 0
     num_items = len(items)
     for i in range(num_items):
-        steps, n = _add_product(
+        n = _add_product(
             steps, n, blocks, col.SCORES, items[i], kv_columns, 0, items[i, 2], form, i, False
         )
         if pace == LAYERS_WITH_SOFTMAX:
-            steps, n = _add_softmax(steps, n, blocks, items[i], form, is_per_head, i, False)
+            n = _add_softmax(steps, n, blocks, items[i], form, is_per_head, i, False)
     if pace == LAYERS:
         for i in range(num_items):
-            steps, n = _add_softmax(
-                steps, n, blocks, items[i], form, is_per_head, num_items + i, i == 0
-            )
+            n = _add_softmax(steps, n, blocks, items[i], form, is_per_head, num_items + i, i == 0)
     for i in range(num_items):
-        steps, n = _add_product(
+        n = _add_product(
             steps,
             n,
             blocks,
@@ -371,16 +372,16 @@ def _layers(
             2 * num_items + i,
             i == 0,
         )
-    return steps, n
+    return n
 
 
-@njit(cache=True)
-def _weave(lists: list[Integers], keeps_step: bool) -> Integers:
+@njit(cache=True, error_model="numpy")
+def _weave(lists: list[Longs], keeps_step: bool) -> Longs:
     """Put the cores' steps into one list: each core's work spread evenly over it, or by turns."""
     total = 0
     for steps in lists:
         total += len(steps)
-    woven = np.zeros((total, NUM_STEP_COLUMNS), np.int32)
+    woven = np.zeros((total, NUM_STEP_COLUMNS), np.int64)
     taken = np.zeros(len(lists), np.int64)
     for n in range(total):
         best = -1
@@ -397,8 +398,8 @@ def _weave(lists: list[Integers], keeps_step: bool) -> Integers:
     return woven
 
 
-@njit(cache=True)
-def _finish(woven: Integers, blocks: Integers, form: int) -> Integers:
+@njit(cache=True, error_model="numpy")
+def _finish(woven: Longs, blocks: Longs, form: int) -> Longs:
     """Add what ends a block: outputs on several cores are merged, and divided if that is due."""
     if form == FULL_ROW:
         return woven
@@ -407,7 +408,7 @@ def _finish(woven: Integers, blocks: Integers, form: int) -> Integers:
     for n in range(len(woven)):
         if woven[n, STEP_OPERATION] in (col.OUTPUT, col.RESCALE):
             remaining[blocks[woven[n, STEP_BLOCK], MAIN]] += 1
-    finished = np.zeros((len(woven) + num_blocks + 1, NUM_STEP_COLUMNS), np.int32)
+    finished = np.zeros((len(woven) + num_blocks + 1, NUM_STEP_COLUMNS), np.int64)
     n = 0
     for k in range(len(woven)):
         step = woven[k]
@@ -425,12 +426,8 @@ def _finish(woven: Integers, blocks: Integers, form: int) -> Integers:
             if blocks[other, BEGIN] == blocks[other, END]:
                 other += 1
                 continue
-            finished, n = _add(
-                finished, n, blocks, col.MERGE, other, 0, 0, -1, step[STEP_TURN], False
-            )
+            n = _add(finished, n, blocks, col.MERGE, other, 0, 0, -1, step[STEP_TURN], False)
             finished[n - 1, STEP_CORE] = blocks[main, CORE]
             other += 1
-        finished, n = _add(
-            finished, n, blocks, col.NORMALIZE, main, 0, 0, -1, step[STEP_TURN], False
-        )
+        n = _add(finished, n, blocks, col.NORMALIZE, main, 0, 0, -1, step[STEP_TURN], False)
     return finished[:n]

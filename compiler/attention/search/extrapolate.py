@@ -71,6 +71,8 @@ def estimate_long(
         The estimate; the program of the first row blocks of each core, and its plan; and how many
         tasks were simulated for it.
     """
+    # Only the first head begins as a wave front; the windows stand for all.
+    tiling = dataclasses.replace(tiling, fill_columns=0)
     used = cores_used(tiling, machine)
     matrices = problem.batch * problem.kv_heads
     # Cores with heads of their own get one each, else all work on one.
@@ -154,7 +156,7 @@ def _some_heads(problem: AttentionProblem, kv_heads: int) -> AttentionProblem:
     )
 
 
-def _ordinals(blocks: NDArray[np.int32], num_cores: int) -> NDArray[np.int64]:
+def _ordinals(blocks: NDArray[np.int64], num_cores: int) -> NDArray[np.int64]:
     """Return which block of its core each one is, counted from 0."""
     ordinals = np.zeros(len(blocks), np.int64)
     for core in range(num_cores):
@@ -163,7 +165,7 @@ def _ordinals(blocks: NDArray[np.int32], num_cores: int) -> NDArray[np.int64]:
     return ordinals
 
 
-def _renumber(blocks: NDArray[np.int32]) -> NDArray[np.int32]:
+def _renumber(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return row blocks that name what they are merged into by its place among them."""
     _, first, group = np.unique(blocks[:, st.MAIN], return_index=True, return_inverse=True)
     renumbered = blocks.copy()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hocket.compiler.attention.bounds import lower_bounds
 from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule.build import CachePlan, build_with_plan
+from hocket.compiler.attention.search.closed_forms import closed_forms
 from hocket.compiler.attention.search.extrapolate import (
     MAX_TASKS,
     about_num_tasks,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
     from hocket.hwmodels.estimate import Estimate
+    from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
 
 
@@ -190,7 +193,11 @@ class Evaluator:
     def _estimate(self, tiling: Tiling) -> tuple[Estimate, Program, CachePlan, int]:
         problem, machine, dataflow = self.space.problem, self.space.machine, self.space.dataflow
         if about_num_tasks(problem, tiling, dataflow) > MAX_TASKS:
-            return estimate_long(problem, tiling, dataflow, machine, self._bound)
+            estimate, program, plan, num_tasks = estimate_long(
+                problem, tiling, dataflow, machine, self._bound
+            )
+            least = closed_forms(self.space, layout.TilingArrays.of([tiling])).least_cycles[0]
+            return _at_least(estimate, float(least), machine), program, plan, num_tasks
         program, plan = build_with_plan(problem, tiling, dataflow, machine)
         schedule = program.schedule
         costs = task_costs(schedule, machine)
@@ -198,6 +205,15 @@ class Evaluator:
         peak = program.peak_on_chip_bytes
         estimate = add_up(schedule, costs, cycles, peak, machine, self._bound)
         return estimate, program, plan, schedule.num_tasks
+
+
+def _at_least(estimate: Estimate, cycles: float, machine: HardwareModel) -> Estimate:
+    """Return an extrapolated estimate, but with no fewer cycles than are proved."""
+    if estimate.cycles >= cycles:
+        return estimate
+    seconds = cycles / machine.clock_hz
+    leakage = machine.leakage_watts * seconds
+    return dataclasses.replace(estimate, cycles=cycles, seconds=seconds, leakage_joules=leakage)
 
 
 def infeasible(space: TilingSpace) -> InfeasibleError:

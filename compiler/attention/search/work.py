@@ -118,7 +118,7 @@ def work_of(space: TilingSpace, tilings: TilingArrays) -> Work:
     return Work(*sums.T)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _sum_up(keys: Longs, sizes: Longs, figures: MachineFigures) -> Floats:
     """Return the sums of each tiling; neighbours that have the same work share it."""
     sums = np.zeros((len(keys), _NUM_SUMS))
@@ -133,7 +133,7 @@ def _sum_up(keys: Longs, sizes: Longs, figures: MachineFigures) -> Floats:
     return sums
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_blocks(sums: Floats, key: Longs, sizes: Longs, figures: MachineFigures) -> None:
     """Add up the work of all row blocks, kind by kind; mirrors ``row_blocks.py``."""
     rows, length = key[_ROWS], sizes[_QUERY_LENGTH]
@@ -172,20 +172,20 @@ def _add_blocks(sums: Floats, key: Longs, sizes: Longs, figures: MachineFigures)
             _add_block(sums, 1, size, _end(sizes, row), width, key, sizes, figures)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _num_between(total: int, first: int, last: int, period: int) -> int:
     """Return how many of 0 to ``total`` - 1 are ``first`` to ``last`` modulo ``period``."""
     whole, rest = total // period, total % period
     return int(whole * (last - first + 1) + max(min(rest, last + 1) - first, 0))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _end(sizes: Longs, row: int) -> int:
     """Return how many keys the rows before ``row`` look at."""
     return int(min(sizes[_LIMIT], row) if sizes[_IS_CUT] else sizes[_LIMIT])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_block(
     sums: Floats,
     count: int,
@@ -225,7 +225,7 @@ def _add_block(
     _add(sums, _LATER, count, vector_cost(elements * figures.divide, reads, writes, figures))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_part(
     sums: Floats,
     count: int,
@@ -268,7 +268,7 @@ def _add_part(
         _add_softmax(sums, count, height, keys, False, key, sizes, figures)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add_softmax(
     sums: Floats,
     count: int,
@@ -289,7 +289,7 @@ def _add_softmax(
     _add(sums, _SOFTMAX, count * steps, cost)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _add(sums: Floats, which: int, count: int, cost: tuple[float, float, float]) -> None:
     sums[which] += count * cost[0]
     sums[_PICOJOULES] += count * (cost[1] + cost[2])
