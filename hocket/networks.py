@@ -1,7 +1,8 @@
 """Attention of networks that people compare with, by name: one layer, batch 1.
 
-The twelve workloads of MAS-Attention (MLSys 2025, arXiv 2411.17720), with the sizes of its table:
-as many key-value heads as query heads, also where the network itself shares them.
+The twelve workloads of MAS-Attention (MLSys 2025, arXiv 2411.17720). Its table could not be read;
+the sizes are recalled, and are those the networks have, with as many key-value heads as query heads
+also where a network shares them.
 """
 
 from __future__ import annotations

