@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hocket.compiler.attention.schedule import movement as mv
+from hocket.compiler.attention.memory.cache_overwrite import CachePlan
+from hocket.compiler.attention.schedule import movement
 from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.schedule import walk as wk
 from hocket.compiler.attention.schedule.layout import FORMS, kv_limit, ring_table
 from hocket.compiler.attention.schedule.row_blocks import row_blocks
 from hocket.compiler.attention.tiling import cores_used
@@ -24,67 +25,6 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.tiling import Tiling
     from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.machine import HardwareModel
-
-
-@dataclass(frozen=True, slots=True)
-class Overwrite:
-    """One reload of the cache-overwrite pass.
-
-    Attributes:
-        step: Before which compute step the tile had to be back.
-        tensor, matrix, tile: What was loaded again: ``key`` or ``value``, which matrix, which tile.
-        victim: The same of the copy it was written over, or None if that slot was free.
-        num_bytes: How much was loaded.
-    """
-
-    step: int
-    tensor: str
-    matrix: int
-    tile: int
-    victim: tuple[str, int, int] | None
-    num_bytes: int
-
-
-@dataclass(frozen=True, eq=False)
-class CachePlan:
-    """What was overwritten and loaded again, for people and tests; the program has its effect.
-
-    Attributes:
-        num_tiles: Key and value tiles of one head.
-        resident_tiles: Slots for them, over all cores.
-        reloads: ``[reloads, 4]`` in int64: step, tile loaded, tile overwritten (-1 for none), and
-            elements. Tiles are numbered ``(is_value * kv_matrices + matrix) * tiles + tile``.
-    """
-
-    num_tiles: int
-    resident_tiles: int
-    kv_matrices: int
-    element_bytes: int
-    reloads: NDArray[np.int64]
-
-    @property
-    def reload_bytes(self) -> int:
-        """Bytes loaded again, beyond once for each tile."""
-        return int(self.reloads[:, 3].sum()) * self.element_bytes
-
-    @property
-    def overwrites(self) -> tuple[Overwrite, ...]:
-        """Every reload as an object."""
-        return tuple(
-            Overwrite(
-                step,
-                *self._tile(tile),
-                None if victim < 0 else self._tile(victim),
-                elements * self.element_bytes,
-            )
-            for step, tile, victim, elements in self.reloads.tolist()
-        )
-
-    def _tile(self, number: int) -> tuple[str, int, int]:
-        per_head = self.num_tiles // 2
-        matrix, tile = divmod(number, per_head)
-        is_value, matrix = divmod(matrix, self.kv_matrices)
-        return ("value" if is_value else "key", matrix, tile)
 
 
 def build_program(
@@ -142,27 +82,27 @@ def build_blocks(
     )
     rings = ring_table(tiling, problem, dataflow, machine)
     mask = problem.mask_shape or (0, 0, 0, 0)
-    sizes = np.zeros(mv.NUM_SIZES, np.int64)
+    sizes = np.zeros(wk.NUM_SIZES, np.int64)
     sizes[
         [
-            mv.NUM_CORES,
-            mv.KV_MATRICES,
-            mv.KV_LIMIT,
-            mv.KV_COLUMNS,
-            mv.FILL_COLUMNS,
-            mv.HEAD_DIM,
-            mv.VALUE_DIM,
-            mv.QUERY_HEADS,
-            mv.MASK_BATCH,
-            mv.MASK_HEADS,
-            mv.MASK_ROWS,
-            mv.MASK_COLUMNS,
-            mv.IS_CAUSAL,
-            mv.PREFETCH_TURNS,
-            mv.STORE_BLOCKS,
-            mv.GUARD_STEPS,
-            mv.SPILLS_SCORES,
-            mv.SPILLS_PROBABILITIES,
+            wk.NUM_CORES,
+            wk.KV_MATRICES,
+            wk.KV_LIMIT,
+            wk.KV_COLUMNS,
+            wk.FILL_COLUMNS,
+            wk.HEAD_DIM,
+            wk.VALUE_DIM,
+            wk.QUERY_HEADS,
+            wk.MASK_BATCH,
+            wk.MASK_HEADS,
+            wk.MASK_ROWS,
+            wk.MASK_COLUMNS,
+            wk.IS_CAUSAL,
+            wk.PREFETCH_TURNS,
+            wk.STORE_BLOCKS,
+            wk.GUARD_STEPS,
+            wk.SPILLS_SCORES,
+            wk.SPILLS_PROBABILITIES,
         ]
     ] = (
         machine.num_cores,
@@ -181,7 +121,7 @@ def build_blocks(
         dataflow.spills_scores,
         dataflow.spills_probabilities,
     )
-    rows, wait_ends, waits, buffers, reloads = mv.move(steps, blocks, rings, sizes)
+    rows, wait_ends, waits, buffers, reloads = movement.move(steps, blocks, rings, sizes)
     schedule = Schedule(
         TaskTable(rows, wait_ends, waits),
         np.ascontiguousarray(buffers.reshape(-1, 5)[:, :3]),
@@ -194,7 +134,7 @@ def build_blocks(
     )
     plan = CachePlan(
         num_tiles=2 * -(-limit // columns),
-        resident_tiles=int(rings[mv.POOL, mv.RING_SLOTS]),
+        resident_tiles=int(rings[wk.POOL, wk.RING_SLOTS]),
         kv_matrices=problem.batch * problem.kv_heads,
         element_bytes=machine.element_bytes,
         reloads=reloads.reshape(-1, 4),

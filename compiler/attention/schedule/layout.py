@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hocket.compiler.attention.schedule import movement as mv
 from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.schedule import walk as wk
 from hocket.compiler.attention.tiling import cores_used
 from hocket.hwmodels.tasks import STATE_COLUMNS
 
@@ -101,8 +101,8 @@ def slots(
     """Return the slots of each ring over all cores, and the bytes of one, ``[rings, tilings]``."""
     counts, elements = _slots(tilings, problem, dataflow, machine, np)
     shape = tilings.query_rows.shape
-    number = np.stack([np.broadcast_to(counts[ring], shape) for ring in range(mv.NUM_RINGS)])
-    size = np.stack([np.broadcast_to(elements[ring], shape) for ring in range(mv.NUM_RINGS)])
+    number = np.stack([np.broadcast_to(counts[ring], shape) for ring in range(wk.NUM_RINGS)])
+    size = np.stack([np.broadcast_to(elements[ring], shape) for ring in range(wk.NUM_RINGS)])
     unit = machine.alignment_bytes
     return number, ceil_divide(size * machine.element_bytes, unit) * unit
 
@@ -115,8 +115,8 @@ def slots_of(
     numbers["softmax"] = FORMS[tiling.softmax.value]
     numbers["split"] = SPLITS[tiling.split.value]
     counts, elements = _slots(SimpleNamespace(**numbers), problem, dataflow, machine, _SCALARS)
-    number = np.array([int(counts[ring]) for ring in range(mv.NUM_RINGS)])
-    size = np.array([int(elements[ring]) for ring in range(mv.NUM_RINGS)])
+    number = np.array([int(counts[ring]) for ring in range(wk.NUM_RINGS)])
+    size = np.array([int(elements[ring]) for ring in range(wk.NUM_RINGS)])
     unit = machine.alignment_bytes
     return number, ceil_divide(size * machine.element_bytes, unit) * unit
 
@@ -159,24 +159,24 @@ def _slots(
         mask_elements = (rows if mask_rows > 1 else 1) * (wide if mask_columns > 1 else 1)
     widest = max(problem.head_dim, problem.value_dim)
     counts = {
-        mv.QUERIES: cores * xp.minimum(xp.maximum(1 + t.prefetch_blocks, wave), most),
-        mv.POOL: pooled,
-        mv.FILL: 2 * fill_tiles,
-        mv.MASKS: cores * xp.minimum(2, 1 + t.prefetch_blocks) * is_masked,
-        mv.SCORE_ROWS: cores * xp.where(is_online, t.live_blocks, xp.minimum(t.live_blocks, most)),
-        mv.OUTPUTS: cores * xp.minimum(outputs, most + 1),
-        mv.STATES: cores * states * (t.softmax != st.FULL_ROW),
-        mv.PARTIALS: cores * 2 * is_online,
+        wk.QUERIES: cores * xp.minimum(xp.maximum(1 + t.prefetch_blocks, wave), most),
+        wk.POOL: pooled,
+        wk.FILL: 2 * fill_tiles,
+        wk.MASKS: cores * xp.minimum(2, 1 + t.prefetch_blocks) * is_masked,
+        wk.SCORE_ROWS: cores * xp.where(is_online, t.live_blocks, xp.minimum(t.live_blocks, most)),
+        wk.OUTPUTS: cores * xp.minimum(outputs, most + 1),
+        wk.STATES: cores * states * (t.softmax != st.FULL_ROW),
+        wk.PARTIALS: cores * 2 * is_online,
     }
     elements = {
-        mv.QUERIES: all_rows * problem.head_dim,
-        mv.POOL: columns * widest,
-        mv.FILL: xp.minimum(xp.maximum(fill, 1), limit) * widest,
-        mv.MASKS: mask_elements,
-        mv.SCORE_ROWS: all_rows * xp.where(is_online, columns, limit),
-        mv.OUTPUTS: all_rows * problem.value_dim,
-        mv.STATES: all_rows * STATE_COLUMNS,
-        mv.PARTIALS: all_rows * problem.value_dim,
+        wk.QUERIES: all_rows * problem.head_dim,
+        wk.POOL: columns * widest,
+        wk.FILL: xp.minimum(xp.maximum(fill, 1), limit) * widest,
+        wk.MASKS: mask_elements,
+        wk.SCORE_ROWS: all_rows * xp.where(is_online, columns, limit),
+        wk.OUTPUTS: all_rows * problem.value_dim,
+        wk.STATES: all_rows * STATE_COLUMNS,
+        wk.PARTIALS: all_rows * problem.value_dim,
     }
     return counts, elements
 
@@ -204,12 +204,12 @@ def ring_table(
 ) -> Array:
     """Return the table of rings that ``movement.move`` takes."""
     number, size = slots_of(tiling, problem, dataflow, machine)
-    shared = np.isin(np.arange(mv.NUM_RINGS), (mv.POOL, mv.FILL))
-    table = np.zeros((mv.NUM_RINGS, 4), np.int64)
-    table[:, mv.RING_FIRST] = np.cumsum(number) - number
-    table[:, mv.RING_SLOTS] = np.where(
+    shared = np.isin(np.arange(wk.NUM_RINGS), (wk.POOL, wk.FILL))
+    table = np.zeros((wk.NUM_RINGS, 4), np.int64)
+    table[:, wk.RING_FIRST] = np.cumsum(number) - number
+    table[:, wk.RING_SLOTS] = np.where(
         shared, number, number // cores_used(tiling, machine).num_cores
     )
-    table[:, mv.RING_BYTES] = size
-    table[:, mv.RING_BASE] = np.cumsum(number * size) - number * size
+    table[:, wk.RING_BYTES] = size
+    table[:, wk.RING_BASE] = np.cumsum(number * size) - number * size
     return table

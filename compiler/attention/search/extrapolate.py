@@ -25,7 +25,7 @@ from hocket.hwmodels.units import ceil_div
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hocket.compiler.attention.schedule.build import CachePlan
+    from hocket.compiler.attention.memory.cache_overwrite import CachePlan
     from hocket.compiler.attention.schedule.dataflows import Dataflow
     from hocket.compiler.attention.tiling import Tiling
     from hocket.compiler.problem import AttentionProblem

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hocket.compiler.attention.bounds import lower_bounds
 from hocket.compiler.attention.schedule import layout
-from hocket.compiler.attention.schedule.build import CachePlan, build_with_plan
+from hocket.compiler.attention.schedule.build import build_with_plan
 from hocket.compiler.attention.search.closed_forms import closed_forms
 from hocket.compiler.attention.search.extrapolate import (
     MAX_TASKS,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hocket.compiler.attention.memory.cache_overwrite import CachePlan
     from hocket.compiler.attention.search.objective import Key, Objective
     from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
