@@ -95,6 +95,54 @@ SECTIONS = (
         },
     ),
     Section(
+        "search_quality",
+        "How good searches are, by what they may simulate",
+        "Cycles of the best program found over the bound, for a budget of simulated tasks; medians "
+        "over seeds.",
+        {
+            "network": "",
+            "target": "",
+            "is_causal": "",
+            "budget_tasks": ",",
+            "exhaustive": ".3f",
+            "random": ".3f",
+            "genetic": ".3f",
+            "tree": ".3f",
+        },
+    ),
+    Section(
+        "exact_scheduling",
+        "How good the dataflows' orders are, against exact ones",
+        "Small problems, the dataflow's own tiles: its cycles, those of the best order that CP-SAT "
+        "found, and the bound it proved; then bytes of slots, of the same program placed anew, and "
+        "the least that is possible.",
+        {
+            "problem": "",
+            "cores": "",
+            "cost": ".0f",
+            "dataflow": "",
+            "cycles": ",.0f",
+            "best": ",.0f",
+            "proved": ",.0f",
+            "above": ".1%",
+            "slot_bytes": ",",
+            "compact_bytes": ",",
+            "proved_bytes": ",",
+        },
+    ),
+    Section(
+        "simulator_speed",
+        "How fast programs are built, simulated and verified",
+        "Timed, million tasks a second.",
+        {
+            "program": "",
+            "tasks": ",",
+            "built": ".2f",
+            "simulated": ".1f",
+            "verified": ".1f",
+        },
+    ),
+    Section(
         "attention_cycles",
         "Every network, dataflow and machine",
         "Simulated. DRAM of floor is the traffic over what must move at least once.",

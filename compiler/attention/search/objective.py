@@ -107,4 +107,4 @@ class Energy:
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective for objective in (Latency(), Energy())
 }
-"""By the name a user gives; ``pareto`` is a way to read all results, see ``searcher.py``."""
+"""By the name a user gives."""
