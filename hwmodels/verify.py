@@ -385,7 +385,7 @@ def _first_race(
 
 
 @njit(cache=True, error_model="numpy")
-def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and streams
+def _first_bad_takeover(
     rows: Integers, places: NDArray[np.int64], streams: Integers, clocks: Integers
 ) -> tuple[int, int, int, int]:
     """Return a task, a later one that may take its memory too soon, and both buffers; or -1s.
@@ -405,11 +405,38 @@ def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and st
                     first[buffer, streams[i]] = i
                 last[buffer, streams[i]] = i
                 begin[buffer] = min(begin[buffer], i)
+    pairs = takeovers(begin, len(rows), places)
+    for k in range(0, len(pairs), 2):
+        old, new = pairs[k], pairs[k + 1]
+        for s in range(num_streams):
+            for t in range(num_streams):
+                earlier, later = last[old, s], first[new, t]
+                if earlier < 0 or later < 0:
+                    continue
+                if not _is_ordered(earlier, later, streams, clocks):
+                    return int(earlier), int(later), int(old), int(new)
+    return -1, -1, -1, -1
+
+
+@njit(cache=True, error_model="numpy")
+def takeovers(
+    begin: NDArray[np.int64], num_tasks: int, places: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return which buffer takes over bytes from which, flat: old, new, old, new, ...
+
+    Whoever had bytes last is their owner; an owner that is taken over in part keeps the rest.
+
+    Args:
+        begin: First task of each buffer, ``num_tasks`` for one that no task touches.
+        num_tasks: Tasks of the schedule.
+        places: ``[buffers, 2]``, first byte and size.
+    """
+    pairs = [np.int64(0) for _ in range(0)]
     lows = [np.int64(0) for _ in range(0)]
     highs = [np.int64(0) for _ in range(0)]
     owners = [np.int64(0) for _ in range(0)]
     for new in np.argsort(begin, kind="mergesort"):
-        if begin[new] == len(rows):
+        if begin[new] == num_tasks:
             break
         start, end = places[new, 0], places[new, 0] + places[new, 1]
         kept = 0
@@ -417,13 +444,8 @@ def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and st
         for k in range(num_owned):
             low, high, old = lows[k], highs[k], owners[k]
             if low < end and start < high:
-                for s in range(num_streams):
-                    for t in range(num_streams):
-                        earlier, later = last[old, s], first[new, t]
-                        if earlier < 0 or later < 0:
-                            continue
-                        if not _is_ordered(earlier, later, streams, clocks):
-                            return int(earlier), int(later), int(old), int(new)
+                pairs.append(old)
+                pairs.append(np.int64(new))
                 if high > end:
                     lows.append(end)
                     highs.append(high)
@@ -444,4 +466,4 @@ def _first_bad_takeover(  # noqa: PLR0912 - one walk over buffers, owners and st
         lows.append(start)
         highs.append(end)
         owners.append(np.int64(new))
-    return -1, -1, -1, -1
+    return np.array(pairs, np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from hocket.hwmodels import columns as col
+from hocket.hwmodels.verify import takeovers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,48 +174,16 @@ def _first_and_last(
 
 @njit(cache=True)
 def _takeovers(rows: Integers, places: Longs, streams: Integers, num_streams: int) -> Longs:
-    """Return the waits for shared addresses, flat.
-
-    Whoever had bytes last is their owner; an owner that is taken over in part keeps the rest.
-    """
+    """Return the waits for shared addresses, flat."""
     pairs = [0 for _ in range(0)]
     first, last = _first_and_last(rows, len(places), streams, num_streams)
-    lows = [np.int64(0) for _ in range(0)]
-    highs = [np.int64(0) for _ in range(0)]
-    owners = [np.int64(0) for _ in range(0)]
-    for new in np.argsort(first, kind="mergesort"):
-        if first[new] == len(rows):
-            break
-        start, end = places[new, 0], places[new, 0] + places[new, 1]
-        kept = 0
-        num_owned = len(owners)
-        for k in range(num_owned):
-            low, high, old = lows[k], highs[k], owners[k]
-            if low < end and start < high:
-                for stream in range(num_streams):
-                    if last[old, stream] >= 0 and stream != streams[first[new]]:
-                        pairs.append(first[new])
-                        pairs.append(last[old, stream])
-                if high > end:
-                    lows.append(end)
-                    highs.append(high)
-                    owners.append(old)
-                high = start
-                if low >= high:
-                    continue
-            lows[kept], highs[kept], owners[kept] = low, high, old
-            kept += 1
-        # What was split off stands behind the old entries: close the gap.
-        for k in range(num_owned, len(owners)):
-            lows[kept], highs[kept], owners[kept] = lows[k], highs[k], owners[k]
-            kept += 1
-        while len(owners) > kept:
-            lows.pop()
-            highs.pop()
-            owners.pop()
-        lows.append(start)
-        highs.append(end)
-        owners.append(np.int64(new))
+    taken = takeovers(first, len(rows), places)
+    for k in range(0, len(taken), 2):
+        old, new = taken[k], taken[k + 1]
+        for stream in range(num_streams):
+            if last[old, stream] >= 0 and stream != streams[first[new]]:
+                pairs.append(first[new])
+                pairs.append(last[old, stream])
     return np.array(pairs, np.int64)
 
 
