@@ -12,6 +12,12 @@ from hocket.runtime.errors import UnsupportedError
 
 _X86 = ("x86_64", "amd64", "i386", "i486", "i586", "i686")
 
+EXTENSIONS = ("avx512dq", "avx512bf16")
+"""Instruction sets, in LLVM's words, that kernels make use of besides wide vectors.
+
+The first splits floats into whole and fraction, the second multiplies pairs of bfloat16.
+"""
+
 # Of the first core, on Linux. Elsewhere, and where a virtual machine hides it, the default below.
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _DEFAULT_L2_BYTES = 512 * 1024
@@ -26,15 +32,18 @@ class CpuFeatures:
         vector_lanes: float32 lanes of one vector register: 4, 8 or 16.
         num_vector_registers: Vector registers that a function may use at once: 16 or 32.
         l2_bytes: Size of one core's second-level cache.
+        extensions: Those of ``EXTENSIONS`` that it has; they want vectors of 16 lanes.
 
     Raises:
-        UnsupportedError: The lanes or registers are none of these, or there is no cache.
+        UnsupportedError: The lanes or registers are none of these, there is no cache, or an
+            extension is unknown or wants wider vectors.
     """
 
     name: str
     vector_lanes: int
     num_vector_registers: int
     l2_bytes: int = _DEFAULT_L2_BYTES
+    extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vector_lanes not in (4, 8, 16):
@@ -45,11 +54,18 @@ class CpuFeatures:
             )
         if self.l2_bytes < 1:
             raise UnsupportedError(f"l2_bytes must be at least 1, got {self.l2_bytes}")
+        for extension in self.extensions:
+            if extension not in EXTENSIONS or self.vector_lanes != 16:
+                raise UnsupportedError(
+                    f"extension {extension!r} is not one of {EXTENSIONS}, or the vectors of "
+                    f"{self.vector_lanes} lanes are too narrow for it"
+                )
 
     @property
     def cache_key(self) -> str:
         """Text that differs between any two CPUs whose compiled kernels may differ."""
-        return f"{self.name} {self.vector_lanes} {self.num_vector_registers}"
+        numbers = f"{self.vector_lanes} {self.num_vector_registers}"
+        return " ".join((self.name, numbers, *self.extensions))
 
     def __str__(self) -> str:
         return (
@@ -65,7 +81,9 @@ def detect_cpu() -> CpuFeatures:
     present = {name for name, is_present in features.items() if is_present}
     machine = llvm.get_default_triple().split("-")[0]
     lanes, registers = vector_unit(machine, present)
-    return CpuFeatures(llvm.get_host_cpu_name(), lanes, registers, _detect_l2_bytes())
+    extensions = tuple(name for name in EXTENSIONS if name in present and lanes == 16)
+    name = llvm.get_host_cpu_name()
+    return CpuFeatures(name, lanes, registers, _detect_l2_bytes(), extensions)
 
 
 def vector_unit(machine: str, present: set[str]) -> tuple[int, int]:

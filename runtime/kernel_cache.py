@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType
 
-    from hocket.runtime.kernels.generator import KernelSource
+    from hocket.runtime.kernels.source import KernelSource
 
 CACHE_VARIABLE = "HOCKET_CACHE_DIR"
 """Environment variable that names the cache folder."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hocket.hwmodels.dtypes import DType
 from hocket.runtime.cpu import detect_cpu
 from hocket.runtime.kernel_cache import load_kernels
 from hocket.runtime.kernels.generator import ENTRY_NAME, generate_source
 from hocket.runtime.kernels.plan import (
+    OPERANDS,
     SCRATCH_ALIGNMENT,
-    SIZE_NAMES,
     kernel_form,
+    make_arguments,
+    plan_reals,
     plan_sizes,
-    worker_scratch_bytes,
+    scratch_layout,
 )
 
 if TYPE_CHECKING:
@@ -24,12 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.runtime.cpu import CpuFeatures
-    from hocket.runtime.kernels.generator import KernelSource
     from hocket.runtime.kernels.parameters import AttentionParameters
+    from hocket.runtime.kernels.source import KernelSource
     from hocket.runtime.workers import WorkerPool
 
-_FLOAT32 = np.dtype(np.float32)
-_BOOL = np.dtype(np.bool_)
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -38,15 +40,16 @@ class AttentionKernel:
 
     Made by ``make_attention_kernel``. It keeps no memory for a run, so one kernel may run in
     several threads at once, each run with a scratch of its own. What is not a number, or infinite,
-    goes through as it would through the same formula in float32; only a key that causality hides
-    may or may not be read.
+    goes through as it would through the same formula in float32; only a key that causality or a
+    window hides may or may not be read.
 
     Attributes:
         parameters: What it computes.
+        form: What it was compiled for.
         source: The text it was compiled from; kernels of equal text share their code.
         function: The compiled code.
-        sizes: What it is called with, int64, in the order of ``plan.SIZE_NAMES``.
-        sizes_address: Where they lie.
+        arguments: What it is called with, int64, in the order of ``plan.ARGUMENT_NAMES``, without
+            operands.
         num_work_items: Parts that threads take one by one: each a block of one head's query rows.
         worker_bytes: Bytes of scratch that one worker uses.
     """
@@ -58,33 +61,31 @@ class AttentionKernel:
         function: Callable[..., None],
         cpu: CpuFeatures,
     ) -> None:
-        form = kernel_form(parameters, cpu)
         self.parameters = parameters
+        self.form = kernel_form(parameters, cpu)
         self.source = source
         self.function = function
-        self.sizes = plan_sizes(parameters, form, cpu.l2_bytes)
-        named = dict(zip(SIZE_NAMES, self.sizes.tolist(), strict=True))
-        self.num_work_items: int = named["num_items"]
-        self.worker_bytes = worker_scratch_bytes(form, named["chunk_rows"])
-        # Kept, because asking an array for its address costs a microsecond.
-        self.sizes_address: int = self.sizes.ctypes.data
+        sizes = plan_sizes(parameters, self.form)
+        self.arguments = make_arguments(sizes, plan_reals(parameters, self.form))
+        self.num_work_items = sizes["num_items"]
+        self.worker_bytes = scratch_layout(self.form, sizes["chunk_rows"]).total_bytes
 
     def scratch_bytes(self, num_threads: int) -> int:
         """Return the bytes of scratch that ``num_threads`` workers need together.
 
-        A worker keeps a few tiles and the scores of three vectors of queries, never the score
-        matrix.
+        A worker keeps a few tiles and the scores of three vectors of queries with some keys, never
+        the score matrix.
         """
         # One line to align the start, one for the counter of work items.
         return 2 * SCRATCH_ALIGNMENT + num_threads * self.worker_bytes
 
     def run(
         self,
-        query: NDArray[np.float32],
-        key: NDArray[np.float32],
-        value: NDArray[np.float32],
+        query: NDArray[Any],
+        key: NDArray[Any],
+        value: NDArray[Any],
         mask: NDArray[Any] | None,
-        output: NDArray[np.float32],
+        output: NDArray[Any],
         scratch: NDArray[np.uint8],
         pool: WorkerPool | None = None,
     ) -> None:
@@ -97,47 +98,72 @@ class AttentionKernel:
 
     def bind(
         self,
-        query: NDArray[np.float32],
-        key: NDArray[np.float32],
-        value: NDArray[np.float32],
+        query: NDArray[Any],
+        key: NDArray[Any],
+        value: NDArray[Any],
         *,
-        mask: NDArray[Any] | None,
-        output: NDArray[np.float32],
+        mask: NDArray[Any] | None = None,
+        kv_lengths: NDArray[np.int64] | None = None,
+        slopes: NDArray[np.float32] | None = None,
+        output: NDArray[Any],
+        log_sum_exp: NDArray[np.float32] | None = None,
         scratch: NDArray[np.uint8],
     ) -> BoundAttention:
         """Check arrays once, to run on them many times.
 
         All arrays are C-contiguous and of the shapes that ``parameters`` names; an operand in
-        layout "bnhd" may also come as ``[batch, rows, heads * columns]``.
+        layout "bnhd" may also come as ``[batch, rows, heads * columns]``. The bits of bfloat16,
+        which numpy does not have, come as uint16 or as ``ml_dtypes.bfloat16``.
 
         Args:
-            query: float32.
-            key: float32.
-            value: float32.
-            mask: float32 for an additive mask, bool for a boolean one, None without a mask.
-            output: float32, written by each run; shares no memory with the other arrays.
+            query, key, value: Of the dtype of the parameters.
+            mask: Of that dtype for an additive mask, bool for a boolean one, None without a mask.
+            kv_lengths: int64 ``[batch]``, read at each run; less than 0 counts as 0, and more
+                than the length of key as that. None unless the parameters have it.
+            slopes: float32 ``[query_heads]``; None unless the parameters have it.
+            output: Of the dtype of the parameters, written by each run; shares no memory with the
+                other arrays.
+            log_sum_exp: float32 ``[batch, query_heads, query_length]``, written by each run;
+                None unless the parameters save it.
             scratch: uint8, rank 1, at least ``scratch_bytes`` of the threads that will run.
 
         Raises:
-            ValueError: An array has the wrong type or shape, is too small or not contiguous, or
-                must be written to and cannot be.
+            ValueError: An array is missing or not wanted, has the wrong type or shape, is too
+                small or not contiguous, or must be written to and cannot be.
         """
         parameters = self.parameters
-        _check_operand("query", query, parameters.query_shape, parameters.query_layout)
-        _check_operand("key", key, parameters.key_shape, parameters.key_layout)
-        _check_operand("value", value, parameters.value_shape, parameters.value_layout)
-        _check_operand("output", output, parameters.output_shape, parameters.output_layout)
-        self._check_mask(mask)
+        of_layouts = {"query": query, "key": key, "value": value, "output": output}
+        for name, array in of_layouts.items():
+            shape = getattr(parameters, f"{name}_shape")
+            _check_operand(
+                name, array, shape, parameters.dtype, getattr(parameters, f"{name}_layout")
+            )
+        mask_dtype = DType.BOOL if parameters.mask == "boolean" else parameters.dtype
+        lengths_shape = (parameters.batch,) if parameters.has_kv_lengths else None
+        slopes_shape = (parameters.query_heads,) if parameters.has_slopes else None
+        sums_shape = parameters.scores_shape[:3] if parameters.saves_log_sum_exp else None
+        for name, given, wanted, dtype in (
+            ("mask", mask, parameters.mask_shape, mask_dtype),
+            ("kv_lengths", kv_lengths, lengths_shape, DType.INT64),
+            ("slopes", slopes, slopes_shape, DType.FLOAT32),
+            ("log_sum_exp", log_sum_exp, sums_shape, DType.FLOAT32),
+        ):
+            _check_optional(name, given, wanted, dtype)
         if scratch.dtype != _UINT8 or scratch.ndim != 1 or not scratch.flags.c_contiguous:
             raise ValueError(
                 f"scratch: want a contiguous uint8 array of rank 1, got {scratch.dtype} of shape "
                 f"{list(scratch.shape)}"
             )
         self.check_scratch(scratch, 1)
-        for name, array in (("output", output), ("scratch", scratch)):
-            if not array.flags.writeable:
+        for name, written in (
+            ("output", output),
+            ("log_sum_exp", log_sum_exp),
+            ("scratch", scratch),
+        ):
+            if written is not None and not written.flags.writeable:
                 raise ValueError(f"{name}: the array is read-only, and the kernel writes to it")
-        return BoundAttention(self, (query, key, value, mask, output), scratch)
+        operands = (query, key, value, mask, kv_lengths, slopes, output, log_sum_exp)
+        return BoundAttention(self, operands, scratch)
 
     def check_scratch(self, scratch: NDArray[np.uint8], num_threads: int) -> None:
         """Check that the scratch is enough for a number of threads.
@@ -151,17 +177,6 @@ class AttentionKernel:
                 f"scratch: {num_threads} threads want {wanted} bytes, got {scratch.size}; "
                 "make it as large as scratch_bytes() says"
             )
-
-    def _check_mask(self, mask: NDArray[Any] | None) -> None:
-        shape = self.parameters.mask_shape
-        if shape is None:
-            if mask is not None:
-                raise ValueError("mask: the kernel takes none, but one was given")
-        elif mask is None:
-            raise ValueError(f"mask: want shape {list(shape)}, got None")
-        else:
-            dtype = _BOOL if self.parameters.mask == "boolean" else _FLOAT32
-            _check_operand("mask", mask, shape, "bhnd", dtype)
 
 
 class BoundAttention:
@@ -179,18 +194,17 @@ class BoundAttention:
         self.kernel = kernel
         self.scratch = scratch
         self._operands = operands
-        self._addresses = [0 if array is None else array.ctypes.data for array in operands]
+        self._arguments = kernel.arguments.copy()
+        self._arguments[: len(OPERANDS)] = [
+            0 if array is None else array.ctypes.data for array in operands
+        ]
+        # Kept, because asking an array for its address costs a microsecond.
+        self._arguments_address: int = self._arguments.ctypes.data
         scratch_address = scratch.ctypes.data
         start = -scratch_address % SCRATCH_ALIGNMENT
         self._counter = scratch[start : start + 8].view(np.int64)
-        counter_address = scratch_address + start
-        self._workers_address = counter_address + SCRATCH_ALIGNMENT
-        self._numbers = (
-            counter_address,
-            kernel.sizes_address,
-            kernel.parameters.scale,
-            kernel.parameters.masked_value,
-        )
+        self._counter_address = scratch_address + start
+        self._workers_address = self._counter_address + SCRATCH_ALIGNMENT
 
     def run(self, pool: WorkerPool | None = None) -> None:
         """Compute the output. The bits written do not depend on the number of threads.
@@ -216,7 +230,7 @@ class BoundAttention:
         """Take work items until there are none left."""
         kernel = self.kernel
         scratch = self._workers_address + worker * kernel.worker_bytes
-        kernel.function(*self._addresses, scratch, *self._numbers)
+        kernel.function(self._arguments_address, scratch, self._counter_address)
 
 
 def make_attention_kernel(
@@ -240,18 +254,33 @@ def make_attention_kernel(
     return AttentionKernel(parameters, source, function, cpu)
 
 
+def _check_optional(
+    name: str, array: NDArray[Any] | None, shape: tuple[int, ...] | None, dtype: DType
+) -> None:
+    """Check an operand that parameters may or may not have."""
+    if shape is None:
+        if array is not None:
+            raise ValueError(f"{name}: the kernel takes none, but one was given")
+    elif array is None:
+        raise ValueError(f"{name}: want shape {list(shape)}, got None")
+    else:
+        _check_operand(name, array, shape, dtype)
+
+
 def _check_operand(
     name: str,
     array: NDArray[Any],
-    shape: tuple[int, int, int, int],
-    layout: str,
-    dtype: np.dtype[Any] = _FLOAT32,
+    shape: tuple[int, ...],
+    dtype: DType,
+    layout: str = "bhnd",
 ) -> None:
     """Check that an array is laid out as its parameters say."""
-    if array.dtype != dtype:
-        raise ValueError(f"{name}: want {dtype}, got {array.dtype}")
+    # Names, because bfloat16 is known to numpy by the package that adds it only.
+    allowed = ("bfloat16", "uint16") if dtype is DType.BFLOAT16 else (dtype.value,)
+    if array.dtype.name not in allowed:
+        raise ValueError(f"{name}: want {' or '.join(allowed)}, got {array.dtype}")
     if array.shape != shape:
-        merged = (shape[0], shape[1], shape[2] * shape[3])
+        merged = (*shape[:2], math.prod(shape[2:]))
         if layout != "bnhd" or array.shape != merged:
             raise ValueError(f"{name}: want shape {list(shape)}, got {list(array.shape)}")
     if not array.flags.c_contiguous:

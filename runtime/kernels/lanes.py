@@ -23,17 +23,49 @@ Intrinsic = Any
 
 BIT = ir.IntType(1)
 BYTE = ir.IntType(8)
+INT16 = ir.IntType(16)
 INT32 = ir.IntType(32)
 SIZE = ir.IntType(64)
+HALF = ir.HalfType()
 FLOAT = ir.FloatType()
+REAL = ir.DoubleType()
 
 FLOAT_BYTES = 4
 """Bytes of one float32 element."""
 
+STORAGE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of an element in memory, by the types that tensors may be stored in.
+
+Tiles compute in float32 whatever the storage; bfloat16 products accumulate in it.
+"""
+
+# A bfloat16 is the upper half of a float32.
+_UPPER_HALF = 16
+
+# Immediate of VREDUCEPS: no fraction bits are kept, rounding is down, inexactness is not told.
+_DOWN = 0x09
+_CURRENT_ROUNDING = 4
+
 # Memory is read and written at the alignment of an element: a query row may start anywhere, and
 # on aligned addresses the unaligned instructions are as fast.
-_ALIGNMENTS = {BYTE: 1, FLOAT: 4, SIZE: 8}
-_NUMBA_TYPES = {SIZE: types.intp, FLOAT: types.float32}
+_ALIGNMENTS = {BYTE: 1, INT16: 2, HALF: 2, INT32: 4, FLOAT: 4, SIZE: 8, REAL: 8}
+_NUMBA_TYPES = {SIZE: types.intp, FLOAT: types.float32, REAL: types.float64}
+
+
+class _BFloatType(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite has no type for; only ever made by casting bits."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloatType)
+
+    def __hash__(self) -> int:
+        return hash(_BFloatType)
+
+
+BFLOAT = _BFloatType()
 
 
 def make_tile(
@@ -105,6 +137,8 @@ class Emitter:
         self.lanes = lanes
         self.floats = ir.VectorType(FLOAT, lanes)
         self.ints = ir.VectorType(INT32, lanes)
+        self.halves = ir.VectorType(HALF, lanes)
+        self.shorts = ir.VectorType(INT16, lanes)
 
     def size(self, value: int) -> Value:
         """Return an address-sized integer."""
@@ -149,6 +183,80 @@ class Emitter:
         """Write a vector of consecutive floats."""
         self.builder.store(vector, self._pointer(address, self.floats), align=_ALIGNMENTS[FLOAT])
 
+    def load_ints(self, address: Value) -> Value:
+        """Return a vector of consecutive 32-bit integers."""
+        return self.builder.load(self._pointer(address, self.ints), align=_ALIGNMENTS[INT32])
+
+    def store_ints(self, vector: Value, address: Value) -> None:
+        """Write a vector of consecutive 32-bit integers."""
+        self.builder.store(vector, self._pointer(address, self.ints), align=_ALIGNMENTS[INT32])
+
+    def load_stored(self, address: Value, storage: str, active: Value | None = None) -> Value:
+        """Return consecutive elements of a storage type as floats.
+
+        Args:
+            address: Of the first.
+            storage: A key of ``STORAGE_BYTES``.
+            active: Lanes to read, the others are 0; None to read all.
+        """
+        element = {"float32": FLOAT, "float16": HALF, "bfloat16": INT16}[storage]
+        if active is None:
+            vector = ir.VectorType(element, self.lanes)
+            pointer = self._pointer(address, vector)
+            loaded = self.builder.load(pointer, align=_ALIGNMENTS[element])
+        else:
+            loaded = self.load_active(address, active, element)
+        return self._widened(loaded, storage, self.floats, self.ints)
+
+    def store_stored(
+        self, vector: Value, address: Value, storage: str, active: Value | None = None
+    ) -> None:
+        """Write floats as consecutive elements of a storage type, rounded to nearest even.
+
+        Args:
+            vector: The floats.
+            address: Of the first element.
+            storage: A key of ``STORAGE_BYTES``.
+            active: Lanes to write; None to write all.
+        """
+        if storage == "float16":
+            vector = self.builder.fptrunc(vector, self.halves)
+        elif storage == "bfloat16":
+            vector = self.builder.trunc(self.rounded_to_bfloat(vector), self.shorts)
+        if active is None:
+            pointer = self._pointer(address, vector.type)
+            self.builder.store(vector, pointer, align=_ALIGNMENTS[vector.type.element])
+        else:
+            self.store_active(vector, address, active)
+
+    def load_stored_scalar(self, address: Value, storage: str) -> Value:
+        """Return one element of a storage type as a float."""
+        element = {"float32": FLOAT, "float16": HALF, "bfloat16": INT16}[storage]
+        return self._widened(self.load_scalar(address, element), storage, FLOAT, INT32)
+
+    def rounded_to_bfloat(self, vector: Value) -> Value:
+        """Return floats rounded to bfloat16, as 32-bit integers that hold its bits."""
+        builder = self.builder
+        bits = builder.bitcast(vector, self.ints)
+        upper = builder.lshr(bits, self.int_constant(_UPPER_HALF))
+        odd = builder.and_(upper, self.int_constant(1))
+        # Half a unit, less one bit unless the result would be odd: ties go to even.
+        rounding = builder.add(odd, self.int_constant((1 << (_UPPER_HALF - 1)) - 1))
+        rounded = builder.lshr(builder.add(bits, rounding), self.int_constant(_UPPER_HALF))
+        # Rounding could carry what is not a number over into infinity.
+        quiet = builder.or_(upper, self.int_constant(1 << 6))
+        return builder.select(builder.fcmp_unordered("uno", vector, vector), quiet, rounded)
+
+    def _widened(self, loaded: Value, storage: str, floats: Value, ints: Value) -> Value:
+        builder = self.builder
+        if storage == "float16":
+            return builder.fpext(loaded, floats)
+        if storage == "bfloat16":
+            wide = builder.zext(loaded, ints)
+            shift = self.int_constant(_UPPER_HALF) if ints == self.ints else INT32(_UPPER_HALF)
+            return builder.bitcast(builder.shl(wide, shift), floats)
+        return loaded
+
     def load_scalar(self, address: Value, element: Value = FLOAT) -> Value:
         """Return one element."""
         return self.builder.load(self._pointer(address, element), align=_ALIGNMENTS[element])
@@ -171,19 +279,26 @@ class Emitter:
         return self.builder.call(load, arguments)
 
     def store_active(self, vector: Value, address: Value, active: Value) -> None:
-        """Write consecutive floats where ``active``."""
-        pointer = ir.PointerType(self.floats)
+        """Write consecutive elements where ``active``."""
+        pointer = ir.PointerType(vector.type)
         store = self._declare(
-            f"llvm.masked.store.{_suffix(self.floats)}.p0",
+            f"llvm.masked.store.{_suffix(vector.type)}.p0",
             ir.VoidType(),
-            self.floats,
+            vector.type,
             pointer,
             INT32,
             active.type,
         )
-        alignment = ir.Constant(INT32, _ALIGNMENTS[FLOAT])
-        arguments = [vector, self._pointer(address, self.floats), alignment, active]
+        alignment = ir.Constant(INT32, _ALIGNMENTS[vector.type.element])
+        arguments = [vector, self._pointer(address, vector.type), alignment, active]
         self.builder.call(store, arguments)
+
+    def prefetch(self, address: Value, *, writes: bool = False, level: int = 1) -> None:
+        """Ask for the cache line at ``address``, which need not be an address of ours."""
+        pointer = ir.PointerType(BYTE)
+        function = self._declare("llvm.prefetch.p0", ir.VoidType(), pointer, INT32, INT32, INT32)
+        arguments = [INT32(int(writes)), INT32(4 - level), INT32(1)]
+        self.builder.call(function, [self._pointer(address, BYTE), *arguments])
 
     def first_lanes(self, count: Value | int) -> Value:
         """Return which lanes are below ``count``."""
@@ -210,6 +325,38 @@ class Emitter:
         """Return ``left * right + addend``, rounded once where the CPU can."""
         function = self._declare(f"llvm.fmuladd.{_suffix(self.floats)}", *[self.floats] * 4)
         return self.builder.call(function, [left, right, addend])
+
+    def paired(self, left: Value, right: Value, addend: Value) -> Value:
+        """Return ``addend`` and the two products of the bfloat16 pairs in each 32-bit lane.
+
+        Only on a CPU with AVX512-BF16.
+        """
+        pairs = ir.VectorType(BFLOAT, 2 * self.lanes)
+        function = self._declare(
+            "llvm.x86.avx512bf16.dpbf16ps.512", self.floats, self.floats, pairs, pairs
+        )
+        bits = [self.builder.bitcast(vector, pairs) for vector in (left, right)]
+        return self.builder.call(function, [addend, *bits])
+
+    def fraction(self, vector: Value) -> Value:
+        """Return each float less the largest integer not above it; only with AVX512-DQ."""
+        function = self._declare(
+            "llvm.x86.avx512.mask.reduce.ps.512",
+            *(self.floats, self.floats, INT32, self.floats, INT16, INT32),
+        )
+        unused = ir.Constant(self.floats, ir.Undefined)
+        arguments = [vector, INT32(_DOWN), unused, INT16(-1), INT32(_CURRENT_ROUNDING)]
+        return self.builder.call(function, arguments)
+
+    def scaled(self, vector: Value, exponent: Value, active: Value) -> Value:
+        """Return ``vector * 2**floor(exponent)`` where ``active``, else 0; only with AVX512-F."""
+        function = self._declare(
+            "llvm.x86.avx512.mask.scalef.ps.512",
+            *(self.floats, self.floats, self.floats, self.floats, INT16, INT32),
+        )
+        mask = self.builder.bitcast(active, INT16)
+        arguments = [vector, exponent, self.constant(0.0), mask, INT32(_CURRENT_ROUNDING)]
+        return self.builder.call(function, arguments)
 
     def larger(self, candidate: Value, best: Value) -> Value:
         """Return the larger of two vectors, and ``best`` where either is not a number."""
@@ -300,5 +447,6 @@ class Emitter:
 
 def _suffix(vector: Value) -> str:
     """Return a vector type as intrinsic names spell it, ``v16f32``."""
-    element = "f32" if vector.element == FLOAT else f"i{vector.element.width}"
+    names = {FLOAT: "f32", HALF: "f16"}
+    element = names.get(vector.element) or f"i{vector.element.width}"
     return f"v{vector.count}{element}"

@@ -13,9 +13,9 @@ import math
 from hocket.runtime.kernels.lanes import (
     BYTE,
     FLOAT,
-    FLOAT_BYTES,
     INT32,
     SIZE,
+    STORAGE_BYTES,
     Emitter,
     Intrinsic,
     Value,
@@ -37,13 +37,11 @@ _PARAMETERS = {
 def mask_tile(lanes: int, kind: str) -> Intrinsic:
     """Return the tile that masks a column by a mask with an entry for each query and key.
 
-    ``kind`` is "additive" or "boolean". The arguments of the tile: ``mask``, float32 or bool
-    ``[lanes, rows]`` with rows ``mask_stride`` bytes apart, of which those past row ``last``
-    repeat it; ``scores``, a column of ``rows`` rows, with room up to the next multiple of
+    ``kind`` is "boolean", or the storage type of a mask that is added. The arguments of the tile:
+    ``mask``, ``[lanes, rows]`` with rows ``mask_stride`` bytes apart, of which those past row
+    ``last`` repeat it; ``scores``, a column of ``rows`` rows, with room up to the next multiple of
     ``lanes``; ``masked_value``, the score where a boolean mask is false.
     """
-    element = BYTE if kind == "boolean" else FLOAT
-    element_bytes = 1 if kind == "boolean" else FLOAT_BYTES
 
     def emit(
         emitter: Emitter,
@@ -63,12 +61,9 @@ def mask_tile(lanes: int, kind: str) -> Intrinsic:
         def apply(square_index: Value, _carried: list[Value]) -> list[Value]:
             first = builder.mul(square_index, emitter.size(lanes))
             active = emitter.first_lanes(builder.sub(rows, first))
-            offset = builder.mul(first, emitter.size(element_bytes))
+            offset = builder.mul(first, emitter.size(entry_bytes(kind)))
             square = [
-                _as_floats(
-                    emitter, emitter.load_active(builder.add(place, offset), active, element)
-                )
-                for place in places
+                _load_entries(emitter, builder.add(place, offset), active, kind) for place in places
             ]
             start = emitter.row(scores, first, stride)
             for row, entries in enumerate(emitter.transpose(square)):
@@ -88,7 +83,6 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
 
     Its arguments are those of ``mask_tile``, with ``mask`` of shape ``[lanes, 1]``.
     """
-    element = BYTE if kind == "boolean" else FLOAT
 
     def emit(
         emitter: Emitter,
@@ -104,9 +98,12 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
         builder = emitter.builder
         entries = emitter.constant(0.0)
         for lane, place in enumerate(emitter.rows_until(mask, mask_stride, lanes, last)):
-            entry = emitter.load_scalar(place, element)
             if kind == "boolean":
-                entry = builder.bitcast(builder.zext(entry, INT32), FLOAT)
+                entry = builder.bitcast(
+                    builder.zext(emitter.load_scalar(place, BYTE), INT32), FLOAT
+                )
+            else:
+                entry = emitter.load_stored_scalar(place, kind)
             entries = builder.insert_element(entries, entry, INT32(lane))
         replacement = emitter.splat(masked_value)
 
@@ -121,32 +118,47 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
 
 
 @functools.cache
-def causal_tile(lanes: int) -> Intrinsic:
-    """Return the tile that hides keys which lie after their query.
+def hide_tile(lanes: int, *, later: bool) -> Intrinsic:
+    """Return the tile that hides keys which lie too far after, or before, their query.
 
     Its arguments: ``scores``, a column of ``rows`` rows; ``ahead``, the position of its first key
-    less that of its first query. Row ``r`` becomes minus infinity in the lanes below
-    ``ahead + r``.
+    less that of the last key, or the first key, that its first query sees. Row ``r`` becomes minus
+    infinity in the lanes below ``ahead + r`` if ``later``, and in those above it otherwise.
     """
 
     def emit(emitter: Emitter, *, scores: Value, stride: Value, rows: Value, ahead: Value) -> None:
+        builder = emitter.builder
+
         def hide(index: Value, _carried: list[Value]) -> list[Value]:
             place = emitter.row(scores, index, stride)
-            hidden = emitter.first_lanes(emitter.builder.add(ahead, index))
             nothing = emitter.constant(-math.inf)
-            emitter.store(emitter.builder.select(hidden, nothing, emitter.load(place)), place)
+            limit = builder.add(ahead, index)
+            if later:
+                hidden = emitter.first_lanes(limit)
+                kept = builder.select(hidden, nothing, emitter.load(place))
+            else:
+                seen = emitter.first_lanes(builder.add(limit, emitter.size(1)))
+                kept = builder.select(seen, emitter.load(place), nothing)
+            emitter.store(kept, place)
             return []
 
         emitter.loop(rows, [], hide)
 
     parameters = dict.fromkeys(("scores", "stride", "rows", "ahead"), SIZE)
-    return make_tile(f"hocket_causal_{lanes}", lanes, parameters, emit)
+    which = "later" if later else "earlier"
+    return make_tile(f"hocket_hide_{which}_{lanes}", lanes, parameters, emit)
 
 
-def _as_floats(emitter: Emitter, entries: Value) -> Value:
+def entry_bytes(kind: str) -> int:
+    """Return the bytes of an entry of a mask, "boolean" or of a storage type."""
+    return 1 if kind == "boolean" else STORAGE_BYTES[kind]
+
+
+def _load_entries(emitter: Emitter, place: Value, active: Value, kind: str) -> Value:
     """Return mask entries as floats; those of a boolean mask as the bits of 0 and 1."""
-    if entries.type == emitter.floats:
-        return entries
+    if kind != "boolean":
+        return emitter.load_stored(place, kind, active)
+    entries = emitter.load_active(place, active, BYTE)
     return emitter.builder.bitcast(emitter.builder.zext(entries, emitter.ints), emitter.floats)
 
 
@@ -154,7 +166,7 @@ def _apply(emitter: Emitter, place: Value, entries: Value, kind: str, replacemen
     """Mask one row of a column."""
     builder = emitter.builder
     scores = emitter.load(place)
-    if kind == "additive":
+    if kind != "boolean":
         emitter.store(builder.fadd(scores, entries), place)
         return
     bits = builder.bitcast(entries, emitter.ints)

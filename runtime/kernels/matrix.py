@@ -38,18 +38,49 @@ def tile_rows(lanes: int, registers: int) -> int:
     return _TILE_ROWS[lanes, registers]
 
 
+_LINE_BYTES = 64
+
+PRODUCTS = ("float32", "bfloat16")
+"""How products are made: of single floats, or of pairs of bfloat16 that are summed in float32."""
+
+ELEMENT_BYTES = 4
+"""Bytes of what one step of a product reads from a row: a float32, or a pair of bfloat16."""
+
+
 @functools.cache
-def score_tile(lanes: int, rows: int, vectors: int, depth: int, key_mask: str) -> Intrinsic:
+def score_tile(
+    lanes: int,
+    rows: int,
+    vectors: int,
+    depth: int,
+    product: str,
+    key_mask: str,
+    *,
+    finds_largest: bool,
+) -> Intrinsic:
     """Return the tile ``scores[key, query] = sum_k keys[key, k] * queries[k, query]``.
 
-    Its arguments: ``queries``, packed float32 ``[depth, vectors * lanes]``; ``keys``, float32
+    Its arguments: ``queries``, packed float32 ``[depth, lanes of a piece]``; ``keys``, float32
     ``[count, depth]`` with rows ``key_stride`` bytes apart; ``scores``, packed float32
-    ``[count, vectors * lanes]`` and room up to the next multiple of ``rows``. With a ``key_mask``
-    other than "none" also ``mask``, ``[count]`` with entries ``mask_stride`` bytes apart: float32
-    and added to the scores of its key if "additive", bool and choosing between them and
-    ``masked_value`` if "boolean".
+    ``[count, lanes of a piece]`` and room up to the next multiple of ``rows``. All that is packed
+    has rows of ``MAX_VECTORS`` vectors, of which the tile takes the first ``vectors``. What lies
+    ``ahead`` bytes behind the keys is brought into the second-level cache meanwhile.
+
+    Args:
+        lanes: float32 lanes of a vector.
+        rows: Rows of key of one register tile.
+        vectors: Vectors of queries.
+        depth: Steps of the product: columns of key, or pairs of them.
+        product: One of ``PRODUCTS``. With "bfloat16", queries and keys are pairs of bfloat16
+            where they are else float32, and ``factor`` is an argument that multiplies the scores.
+        key_mask: With other than "none" there are arguments ``mask``, ``[count]`` with entries
+            ``mask_stride`` bytes apart, and ``masked_value``: bool that chooses between scores and
+            ``masked_value`` if "boolean", else a storage type whose entries are added.
+        finds_largest: Whether there is an argument ``largest``, float32 ``[vectors * lanes]``,
+            which is raised to the largest score of each query.
     """
     vector_bytes = lanes * FLOAT_BYTES
+    row_bytes = MAX_VECTORS * vector_bytes
 
     def emit(
         emitter: Emitter,
@@ -59,7 +90,8 @@ def score_tile(lanes: int, rows: int, vectors: int, depth: int, key_mask: str) -
         key_stride: Value,
         count: Value,
         scores: Value,
-        **masking: Value,
+        ahead: Value,
+        **more: Value,
     ) -> None:
         builder = emitter.builder
 
@@ -71,47 +103,73 @@ def score_tile(lanes: int, rows: int, vectors: int, depth: int, key_mask: str) -
             )
 
             def multiply(index: Value, sums: list[Value]) -> Sequence[Value]:
-                line = emitter.row(queries, index, emitter.size(vectors * vector_bytes))
-                places = [emitter.row(row, index, emitter.size(FLOAT_BYTES)) for row in key_rows]
-                return _accumulate(emitter, places, line, sums)
+                # One line of one row a step: as many steps as a line has elements ask for that
+                # line of all rows.
+                turn = builder.sdiv(index, emitter.size(_LINE_BYTES // ELEMENT_BYTES))
+                part = builder.mul(turn, emitter.size(_LINE_BYTES))
+                row = builder.add(first, builder.srem(index, emitter.size(rows)))
+                asked = builder.add(emitter.row(keys, row, key_stride), part)
+                emitter.prefetch(builder.add(asked, ahead), level=2)
+                line = emitter.row(queries, index, emitter.size(row_bytes))
+                places = [emitter.row(row, index, emitter.size(ELEMENT_BYTES)) for row in key_rows]
+                return _accumulate(emitter, places, line, sums, product)
 
-            sums = emitter.loop(depth, [emitter.constant(0.0)] * (rows * vectors), multiply)
+            sums = [emitter.constant(0.0)] * (rows * vectors)
+            sums = emitter.loop(depth, sums, multiply)
+            if product == "bfloat16":
+                factor = emitter.splat(more["factor"])
+                sums = [builder.fmul(total, factor) for total in sums]
             if key_mask != "none":
-                stride = masking["mask_stride"]
+                stride = more["mask_stride"]
                 entries = emitter.rows_until(
-                    emitter.row(masking["mask"], first, stride), stride, rows, last
+                    emitter.row(more["mask"], first, stride), stride, rows, last
                 )
                 sums = [
                     _mask_scores(
-                        emitter, total, entries[place // vectors], key_mask, masking["masked_value"]
+                        emitter, total, entries[place // vectors], key_mask, more["masked_value"]
                     )
                     for place, total in enumerate(sums)
                 ]
-            target = emitter.row(scores, first, emitter.size(vectors * vector_bytes))
+            target = emitter.row(scores, first, emitter.size(row_bytes))
             for place, total in enumerate(sums):
-                emitter.store(total, emitter.offset(target, place * vector_bytes))
+                row, vector = divmod(place, vectors)
+                emitter.store(
+                    total, emitter.offset(target, row * row_bytes + vector * vector_bytes)
+                )
+            if finds_largest:
+                for vector in range(vectors):
+                    place = emitter.offset(more["largest"], vector * vector_bytes)
+                    best = _largest(emitter, [*sums[vector::vectors], emitter.load(place)])
+                    emitter.store(best, place)
             return []
 
         whole = builder.add(count, emitter.size(rows - 1))
         emitter.loop(builder.sdiv(whole, emitter.size(rows)), [], score)
 
-    parameters = dict.fromkeys(("queries", "keys", "key_stride", "count", "scores"), SIZE)
+    parameters = dict.fromkeys(("queries", "keys", "key_stride", "count", "scores", "ahead"), SIZE)
+    if product == "bfloat16":
+        parameters |= {"factor": FLOAT}
     if key_mask != "none":
         parameters |= {"mask": SIZE, "mask_stride": SIZE, "masked_value": FLOAT}
-    name = f"hocket_score_{lanes}_{rows}x{vectors}_{depth}_{key_mask}"
+    if finds_largest:
+        parameters |= {"largest": SIZE}
+    name = f"hocket_score_{lanes}_{rows}x{vectors}_{depth}_{product}_{key_mask}_{finds_largest:d}"
     return make_tile(name, lanes, parameters, emit)
 
 
 @functools.cache
-def weigh_tile(lanes: int, columns: int, vectors: int, depth: int) -> Intrinsic:
+def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str) -> Intrinsic:
     """Return the tile ``sums[k, query] += sum_key values[key, k] * weights[key, query]``.
 
-    Its arguments: ``weights``, packed float32 ``[count, vectors * lanes]``; ``values``, float32
+    Its arguments: ``weights``, packed float32 ``[count, lanes of a piece]``; ``values``, float32
     ``[count, depth]`` with rows ``value_stride`` bytes apart; ``sums``, packed float32
-    ``[depth, vectors * lanes]``, which are multiplied by ``factors``, float32
-    ``[vectors * lanes]``, before the products are added.
+    ``[depth, lanes of a piece]``, which are multiplied by ``factors``, float32
+    ``[vectors * lanes]``, before the products are added. With the product "bfloat16" weights and
+    values are pairs of bfloat16 of two keys, and ``count`` is the number of pairs. What lies
+    ``ahead`` bytes behind the values is brought into the second-level cache meanwhile.
     """
     vector_bytes = lanes * FLOAT_BYTES
+    row_bytes = MAX_VECTORS * vector_bytes
 
     def emit(
         emitter: Emitter,
@@ -122,6 +180,7 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int) -> Intrinsic:
         count: Value,
         sums: Value,
         factors: Value,
+        ahead: Value,
     ) -> None:
         builder = emitter.builder
         scale = [
@@ -131,19 +190,24 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int) -> Intrinsic:
 
         def weigh(first: Value, number: int) -> None:
             """Add up ``number`` columns from ``first`` on."""
-            start = emitter.row(sums, first, emitter.size(vectors * vector_bytes))
-            places = [emitter.offset(start, at * vector_bytes) for at in range(number * vectors)]
+            start = emitter.row(sums, first, emitter.size(row_bytes))
+            places = [
+                emitter.offset(start, column * row_bytes + vector * vector_bytes)
+                for column in range(number)
+                for vector in range(vectors)
+            ]
             totals = [
                 builder.fmul(emitter.load(place), scale[at % vectors])
                 for at, place in enumerate(places)
             ]
-            corner = emitter.row(values, first, emitter.size(FLOAT_BYTES))
+            corner = emitter.row(values, first, emitter.size(ELEMENT_BYTES))
 
             def multiply(index: Value, carried: list[Value]) -> Sequence[Value]:
-                line = emitter.row(weights, index, emitter.size(vectors * vector_bytes))
+                line = emitter.row(weights, index, emitter.size(row_bytes))
                 row = emitter.row(corner, index, value_stride)
-                elements = [emitter.offset(row, column * FLOAT_BYTES) for column in range(number)]
-                return _accumulate(emitter, elements, line, carried)
+                elements = [emitter.offset(row, column * ELEMENT_BYTES) for column in range(number)]
+                emitter.prefetch(builder.add(row, ahead), level=2)
+                return _accumulate(emitter, elements, line, carried, product)
 
             totals = emitter.loop(count, totals, multiply)
             for place, total in zip(places, totals, strict=True):
@@ -160,13 +224,14 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int) -> Intrinsic:
             weigh(emitter.size(whole * columns), rest)
 
     parameters = dict.fromkeys(
-        ("weights", "values", "value_stride", "count", "sums", "factors"), SIZE
+        ("weights", "values", "value_stride", "count", "sums", "factors", "ahead"), SIZE
     )
-    return make_tile(f"hocket_weigh_{lanes}_{columns}x{vectors}_{depth}", lanes, parameters, emit)
+    name = f"hocket_weigh_{lanes}_{columns}x{vectors}_{depth}_{product}"
+    return make_tile(name, lanes, parameters, emit)
 
 
 def _accumulate(
-    emitter: Emitter, elements: Sequence[Value], line: Value, sums: Sequence[Value]
+    emitter: Emitter, elements: Sequence[Value], line: Value, sums: Sequence[Value], product: str
 ) -> list[Value]:
     """Add to ``sums`` the product of each element in memory and each vector of a packed line."""
     vectors = len(sums) // len(elements)
@@ -174,11 +239,13 @@ def _accumulate(
         emitter.load(emitter.offset(line, vector * emitter.lanes * FLOAT_BYTES))
         for vector in range(vectors)
     ]
+    multiply = emitter.paired if product == "bfloat16" else emitter.fused
     following = []
     for row, element in enumerate(elements):
+        # A pair of bfloat16 is spread as if it were one float: the bits are the same.
         factor = emitter.broadcast(element)
         following += [
-            emitter.fused(factor, packed[vector], sums[row * vectors + vector])
+            multiply(factor, packed[vector], sums[row * vectors + vector])
             for vector in range(vectors)
         ]
     return following
@@ -188,8 +255,21 @@ def _mask_scores(
     emitter: Emitter, scores: Value, entry: Value, key_mask: str, masked_value: Value
 ) -> Value:
     """Return the scores of one key under its mask entry."""
-    if key_mask == "additive":
-        return emitter.builder.fadd(scores, emitter.broadcast(entry))
+    if key_mask != "boolean":
+        added = emitter.splat(emitter.load_stored_scalar(entry, key_mask))
+        return emitter.builder.fadd(scores, added)
     byte = emitter.load_scalar(entry, BYTE)
     kept = emitter.builder.icmp_unsigned("!=", byte, BYTE(0))
     return emitter.builder.select(kept, scores, emitter.splat(masked_value))
+
+
+def _largest(emitter: Emitter, candidates: list[Value]) -> Value:
+    """Return the largest of the vectors, lane by lane; the last one must be a number."""
+    while len(candidates) > 1:
+        half = len(candidates) // 2
+        pairs = zip(candidates[:half], candidates[-half:], strict=True)
+        candidates = [
+            *(emitter.larger(one, other) for one, other in pairs),
+            *candidates[half:-half],
+        ]
+    return candidates[0]

@@ -19,10 +19,11 @@ LAYOUTS = ("bhnd", "bnhd")
 
 MASKS = ("none", "additive", "boolean")
 MASKED_ROWS = ("nan", "zero")
-SUPPORTED_DTYPES = (DType.FLOAT32,)
+SUPPORTED_DTYPES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
 MAX_HEAD_DIM = 1024
 MAX_EXTENT = 1 << 24
 MAX_ELEMENTS = 1 << 40
+MAX_SOFTCAP = 1e6
 
 _SIZES = (
     "batch",
@@ -35,6 +36,13 @@ _SIZES = (
     "query_rows",
     "kv_columns",
 )
+_FLAGS = (
+    "is_causal",
+    "has_kv_lengths",
+    "counts_from_end",
+    "has_slopes",
+    "saves_log_sum_exp",
+)
 _LAYOUTS = ("query_layout", "key_layout", "value_layout", "output_layout")
 
 
@@ -45,7 +53,8 @@ class AttentionParameters:
     Attributes:
         batch, query_heads, kv_heads, query_length, kv_length, head_dim, value_dim: Sizes, as in
             ``compiler.problem.AttentionProblem``.
-        dtype: Element type of query, key, value, output and an additive mask.
+        dtype: Element type of query, key, value, output and an additive mask. All are computed
+            in float32; bfloat16 products are summed in it.
         scale: Factor on the product of query and key.
         mask: One of ``MASKS``. An additive mask has ``dtype``, a boolean one is numpy bool.
         mask_shape: Stored shape, rank 4, each entry the full size or 1; None without a mask.
@@ -55,6 +64,20 @@ class AttentionParameters:
         query_layout, key_layout, value_layout, output_layout: Each one of ``LAYOUTS``.
         query_rows: Query rows of one work item (the tiling's row block).
         kv_columns: Key-value rows worked on at a time inside it.
+        query_offset: Where queries stand among the keys: row ``i`` stands at key
+            ``i + query_offset``. Causality, windows and slopes go by that.
+        left_window, right_window: Keys before and after its own that a row sees at most; None
+            for all. Causality is a right window of 0.
+        softcap: Scores ``s`` become ``softcap * tanh(s / softcap)`` before they are masked; 0 for
+            none.
+        has_kv_lengths: Whether there is an operand ``kv_lengths``, int64 ``[batch]``: only so many
+            keys of a batch are seen, from the first on.
+        counts_from_end: With lengths, ``query_offset`` counts from where the queries are the last
+            of the keys: row ``i`` stands at key ``i + kv_length - query_length + query_offset``.
+        has_slopes: Whether there is an operand ``slopes``, float32 ``[query_heads]``: a head's
+            slope times the distance of key from query is added to the scores (ALiBi).
+        saves_log_sum_exp: Whether there is an output ``log_sum_exp``, float32
+            ``[batch, query_heads, query_length]``, of what the softmax divided by.
 
     Raises:
         UnsupportedError: A field has the wrong type, is out of range, or contradicts another.
@@ -80,6 +103,14 @@ class AttentionParameters:
     output_layout: str
     query_rows: int
     kv_columns: int
+    query_offset: int = 0
+    left_window: int | None = None
+    right_window: int | None = None
+    softcap: float = 0.0
+    has_kv_lengths: bool = False
+    counts_from_end: bool = False
+    has_slopes: bool = False
+    saves_log_sum_exp: bool = False
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -107,9 +138,30 @@ class AttentionParameters:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UnsupportedError(f"{name} must be in {allowed}, got {getattr(self, name)!r}")
-        if type(self.is_causal) is not bool:
-            raise UnsupportedError(f"is_causal must be true or false, got {self.is_causal!r}")
+        for name in _FLAGS:
+            if type(getattr(self, name)) is not bool:
+                raise UnsupportedError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        self._check_positions()
         self._check_mask_shape()
+
+    def _check_positions(self) -> None:
+        offset = self.query_offset
+        if type(offset) is not int or abs(offset) > MAX_EXTENT:
+            raise UnsupportedError(
+                f"query_offset must be an integer within +-{MAX_EXTENT}, got {offset!r}"
+            )
+        for name in ("left_window", "right_window"):
+            window = getattr(self, name)
+            if window is not None and (type(window) is not int or not 0 <= window <= MAX_EXTENT):
+                raise UnsupportedError(
+                    f"{name} must be None or an integer from 0 to {MAX_EXTENT}, got {window!r}"
+                )
+        if type(self.softcap) is not float or not 0 <= self.softcap <= MAX_SOFTCAP:
+            raise UnsupportedError(
+                f"softcap must be a float from 0 to {MAX_SOFTCAP:g}, got {self.softcap!r}"
+            )
+        if self.counts_from_end and not self.has_kv_lengths:
+            raise UnsupportedError("counts_from_end is for has_kv_lengths; set query_offset")
 
     def _check_mask_shape(self) -> None:
         shape = self.mask_shape
@@ -130,6 +182,13 @@ class AttentionParameters:
     def scores_shape(self) -> tuple[int, int, int, int]:
         """Shape ``[batch, query_heads, query_length, kv_length]`` of the scores."""
         return (self.batch, self.query_heads, self.query_length, self.kv_length)
+
+    @property
+    def last_ahead(self) -> int | None:
+        """Keys that row 0 sees after key ``query_offset``, None for all."""
+        if self.is_causal:
+            return 0
+        return self.right_window
 
     @property
     def query_shape(self) -> tuple[int, int, int, int]:

@@ -1,26 +1,34 @@
 """The numbers of a kernel: what is fixed in its text, and what it is handed at each call.
 
-Text is specialised to what its loops are unrolled over: head sizes, lanes, the form of the mask.
-Lengths, heads, batch, strides and tile sizes come in an array of sizes, so that layers of all
-lengths share one compiled kernel.
+Text is specialised to what its loops are unrolled over and what it leaves out: head sizes, lanes,
+storage, the form of the mask. Lengths, heads, batch, strides and tile sizes come in an array of
+arguments, so that layers of all lengths share one compiled kernel.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hocket.hwmodels.units import align_up, ceil_div
-from hocket.runtime.kernels.lanes import FLOAT_BYTES
-from hocket.runtime.kernels.matrix import MAX_VECTORS, tile_rows
+from hocket.runtime.kernels.lanes import FLOAT_BYTES, STORAGE_BYTES
+from hocket.runtime.kernels.masks import entry_bytes
+from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS, tile_rows
+from hocket.runtime.kernels.vector import LOG2_E
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from hocket.runtime.cpu import CpuFeatures
     from hocket.runtime.kernels.parameters import AttentionParameters
+
+OPERANDS = ("query", "key", "value", "mask", "kv_lengths", "slopes", "output", "log_sum_exp")
+"""Arrays that a kernel works on: their addresses are its first arguments, 0 for what it lacks."""
 
 SIZE_NAMES = (
     "num_items",
@@ -31,7 +39,9 @@ SIZE_NAMES = (
     "kv_length",
     "block_rows",
     "chunk_rows",
-    "strip_rows",
+    "query_offset",
+    "left_window",
+    "right_window",
     "query_batch_stride",
     "query_head_stride",
     "query_row_stride",
@@ -49,7 +59,13 @@ SIZE_NAMES = (
     "mask_row_stride",
     "mask_column_stride",
 )
-"""Order of the int64 array of sizes that a kernel reads. Strides are bytes."""
+"""Integers that follow the operands among the arguments. Strides are bytes."""
+
+REAL_NAMES = ("query_factor", "score_factor", "masked_value", "softcap", "slope_factor")
+"""float64 numbers, as their bits, that follow the sizes."""
+
+ARGUMENT_NAMES = (*OPERANDS, *SIZE_NAMES, *REAL_NAMES)
+"""Order of the int64 array of arguments that a kernel is called with."""
 
 STATISTICS = ("largest", "previous", "shift", "factors", "sums", "ones")
 """Vectors that a kernel keeps for each query of a piece, in their order in scratch."""
@@ -57,12 +73,10 @@ STATISTICS = ("largest", "previous", "shift", "factors", "sums", "ones")
 SCRATCH_ALIGNMENT = 64
 """Bytes of a cache line: no two workers share one."""
 
-# Scores of one piece of queries are kept for all keys while they take no more than this share of
-# the second-level cache, and for a chunk of keys at a time beyond it: the rest is for the keys.
-_SCORE_SHARE_OF_L2 = 0.5
-# What a strip of keys may take of the first-level cache: their weights and their values. Both are
-# read again for every few columns of the output.
-_STRIP_BYTES = 32 * 1024
+# Keys of a chunk at most, by lanes of a vector: their scores, and then weights, should stay in the
+# first-level cache together with what is read beside them.
+_MOST_SCORE_BYTES = 24 * 1024
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -73,20 +87,52 @@ class KernelForm:
         lanes: float32 lanes of a vector.
         tile_rows: Rows of key, or columns of value, of one register tile.
         head_dim, value_dim: Columns of query and key, and of value and output.
-        mask: Kind of the mask: "none", "additive" or "boolean".
+        storage: Element type of the tensors, a key of ``lanes.STORAGE_BYTES``.
+        product: How products are made, see ``matrix.PRODUCTS``.
+        base: Base of the exponentials, see ``vector.BASES``.
+        has_scaling: Whether the CPU splits and scales floats by powers of two.
+        mask: "none", "boolean", or the storage type of a mask that is added.
         mask_axes: What a mask entry belongs to: "none", "key", "query" or "both".
         masked_rows: "nan" or "zero".
-        is_causal: Whether keys after their query are hidden.
+        has_end, has_start: Whether a query does not see keys far after, or far before, it.
+        has_softcap, has_kv_lengths, counts_from_end, has_slopes, saves_log_sum_exp: As in
+            ``AttentionParameters``.
     """
 
     lanes: int
     tile_rows: int
     head_dim: int
     value_dim: int
+    storage: str
+    product: str
+    base: str
+    has_scaling: bool
     mask: str
     mask_axes: str
     masked_rows: str
-    is_causal: bool
+    has_end: bool
+    has_start: bool
+    has_softcap: bool
+    has_kv_lengths: bool
+    counts_from_end: bool
+    has_slopes: bool
+    saves_log_sum_exp: bool
+
+    @property
+    def finds_largest(self) -> bool:
+        """Whether scores are final, and scanned, as soon as the product is made."""
+        rest = (self.has_end, self.has_start, self.has_softcap, self.has_slopes)
+        return not any(rest) and self.mask_axes in ("none", "key")
+
+    @property
+    def score_depth(self) -> int:
+        """Steps of the product of query and key."""
+        return self.head_dim // 2 if self.product == "bfloat16" else self.head_dim
+
+    @property
+    def widens(self) -> bool:
+        """Whether keys and values are copied to float32 before they are multiplied."""
+        return self.storage != "float32" and self.product == "float32"
 
 
 @dataclass(frozen=True)
@@ -94,73 +140,84 @@ class ScratchLayout:
     """Where a worker keeps its tiles, as byte offsets from the start of its scratch memory.
 
     Attributes:
-        queries: Packed queries, ``[head_dim, lanes of a piece]``.
+        queries: Packed queries, ``[score_depth, lanes of a piece]``.
         output: Sums of weighted values, ``[value_dim, lanes of a piece]``.
         statistics: Vectors of ``STATISTICS``, ``row_bytes`` apart.
+        staged: Keys, and later values, of a chunk in the form that products want, where that is
+            not how they are stored; ``staged_row_bytes`` each.
         scores: Scores and then weights of a chunk, ``[keys, lanes of a piece]``.
         row_bytes: Bytes of one row of lanes, in the widest piece.
+        total_bytes: Of one worker, whole cache lines.
     """
 
     queries: int
     output: int
     statistics: int
+    staged: int
     scores: int
     row_bytes: int
+    total_bytes: int
 
 
 def kernel_form(parameters: AttentionParameters, cpu: CpuFeatures) -> KernelForm:
     """Return the form of the kernel that computes ``parameters`` on ``cpu``."""
+    storage = parameters.dtype.value
+    has_pairs = storage == "bfloat16" and "avx512bf16" in cpu.extensions
+    additive = parameters.mask == "additive"
     return KernelForm(
         lanes=cpu.vector_lanes,
         tile_rows=tile_rows(cpu.vector_lanes, cpu.num_vector_registers),
         head_dim=parameters.head_dim,
         value_dim=parameters.value_dim,
-        mask=parameters.mask,
+        storage=storage,
+        product="bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else "float32",
+        base="e" if additive else "2",
+        has_scaling="avx512dq" in cpu.extensions,
+        mask=storage if additive else parameters.mask,
         mask_axes=_mask_axes(parameters),
         masked_rows=parameters.masked_rows,
-        is_causal=parameters.is_causal,
+        has_end=parameters.last_ahead is not None,
+        has_start=parameters.left_window is not None,
+        has_softcap=parameters.softcap > 0,
+        has_kv_lengths=parameters.has_kv_lengths,
+        counts_from_end=parameters.counts_from_end,
+        has_slopes=parameters.has_slopes,
+        saves_log_sum_exp=parameters.saves_log_sum_exp,
     )
 
 
-def scratch_layout(form: KernelForm) -> ScratchLayout:
-    """Return where a worker of this kernel keeps its tiles."""
+def scratch_layout(form: KernelForm, chunk_rows: int) -> ScratchLayout:
+    """Return where a worker of a kernel keeps its tiles, for chunks of so many keys."""
     row_bytes = form.lanes * MAX_VECTORS * FLOAT_BYTES
     queries = 0
-    output = queries + form.head_dim * row_bytes
+    output = queries + form.score_depth * row_bytes
     statistics = output + form.value_dim * row_bytes
-    scores = statistics + len(STATISTICS) * row_bytes
-    return ScratchLayout(queries, output, statistics, scores, row_bytes)
-
-
-def worker_scratch_bytes(form: KernelForm, chunk_rows: int) -> int:
-    """Return the bytes that one worker needs, whole cache lines."""
+    staged = statistics + len(STATISTICS) * row_bytes
+    if form.widens:
+        staged_bytes = chunk_rows * max(form.head_dim, form.value_dim) * FLOAT_BYTES
+    elif form.product == "bfloat16":
+        staged_bytes = ceil_div(chunk_rows, 2) * form.value_dim * ELEMENT_BYTES
+    else:
+        staged_bytes = 0
+    scores = align_up(staged + staged_bytes, SCRATCH_ALIGNMENT)
     # The last tile of a chunk may hang over its end by less than its own rows.
-    overhang = max(form.tile_rows, form.lanes)
-    layout = scratch_layout(form)
-    rows = chunk_rows + overhang
-    return align_up(layout.scores + rows * layout.row_bytes, SCRATCH_ALIGNMENT)
+    rows = chunk_rows + max(form.tile_rows, form.lanes)
+    total = align_up(scores + rows * row_bytes, SCRATCH_ALIGNMENT)
+    return ScratchLayout(queries, output, statistics, staged, scores, row_bytes, total)
 
 
-def plan_sizes(
-    parameters: AttentionParameters, form: KernelForm, l2_bytes: int
-) -> NDArray[np.int64]:
-    """Return the array of sizes, int64 ``[len(SIZE_NAMES)]``, that a kernel is called with.
+def plan_sizes(parameters: AttentionParameters, form: KernelForm) -> dict[str, int]:
+    """Return the sizes by their names, ``SIZE_NAMES``.
 
     A work item has ``query_rows`` rows, and a chunk of the online softmax ``kv_columns`` keys,
-    each rounded up to whole vectors. While the scores of all keys fit half of the second-level
-    cache, one chunk holds them and nothing is ever rescaled; no chunk is larger than that half.
+    each rounded up to whole vectors; a chunk has no more keys than the first-level cache wants.
     """
     block_rows = align_up(parameters.query_rows, form.lanes)
     num_blocks = ceil_div(parameters.query_length, block_rows)
     row_bytes = form.lanes * MAX_VECTORS * FLOAT_BYTES
-    budget_rows = max(int(l2_bytes * _SCORE_SHARE_OF_L2) // row_bytes, form.lanes)
-    if parameters.kv_length <= budget_rows:
-        chunk_rows = parameters.kv_length
-    else:
-        chunk_rows = min(align_up(parameters.kv_columns, form.lanes), budget_rows)
-    # Strips of about equal length: a short one would not be worth its calls.
-    most_rows = max(_STRIP_BYTES // (row_bytes + form.value_dim * FLOAT_BYTES), form.tile_rows)
-    num_strips = ceil_div(chunk_rows, most_rows)
+    most_rows = max(_MOST_SCORE_BYTES // row_bytes, form.lanes)
+    wanted_rows = align_up(parameters.kv_columns, form.lanes)
+    longest = align_up(parameters.kv_length, form.lanes)
     sizes = {
         "num_items": parameters.batch * parameters.query_heads * num_blocks,
         "num_blocks": num_blocks,
@@ -169,12 +226,15 @@ def plan_sizes(
         "query_length": parameters.query_length,
         "kv_length": parameters.kv_length,
         "block_rows": block_rows,
-        "chunk_rows": chunk_rows,
-        "strip_rows": align_up(ceil_div(chunk_rows, num_strips), form.tile_rows),
+        "chunk_rows": min(wanted_rows, most_rows, longest),
+        "query_offset": parameters.query_offset,
+        "left_window": parameters.left_window or 0,
+        "right_window": parameters.last_ahead or 0,
     }
+    itemsize = STORAGE_BYTES[form.storage]
     for name in ("query", "key", "value", "output"):
         shape = getattr(parameters, f"{name}_shape")
-        batch, second, third, _ = _strides(shape, FLOAT_BYTES)
+        batch, second, third, _ = _strides(shape, itemsize)
         if getattr(parameters, f"{name}_layout") == "bhnd":
             head, row = second, third
         else:
@@ -184,10 +244,42 @@ def plan_sizes(
             f"{name}_head_stride": head,
             f"{name}_row_stride": row,
         }
-    mask_strides = _mask_strides(parameters)
+    mask_strides = _mask_strides(parameters, form)
     for axis, stride in zip(("batch", "head", "row", "column"), mask_strides, strict=True):
         sizes[f"mask_{axis}_stride"] = stride
-    return np.array([sizes[name] for name in SIZE_NAMES], dtype=np.int64)
+    return sizes
+
+
+def plan_reals(parameters: AttentionParameters, form: KernelForm) -> dict[str, float]:
+    """Return the real numbers by their names, ``REAL_NAMES``.
+
+    Scores are computed in units of the base of the exponentials, or of the softcap where there is
+    one; queries are multiplied by the factor as they are packed, or scores afterwards where
+    queries are packed as they are.
+    """
+    unit = LOG2_E if form.base == "2" else 1.0
+    factor = parameters.scale * unit
+    if form.has_softcap:
+        factor = parameters.scale / parameters.softcap
+    return {
+        "query_factor": factor,
+        "score_factor": factor,
+        # The lowest float32, times log2(e), would be infinite: a key hidden for good.
+        "masked_value": parameters.masked_value
+        if math.isinf(parameters.masked_value)
+        else min(max(parameters.masked_value * unit, _LOWEST), -_LOWEST),
+        "softcap": parameters.softcap * unit,
+        "slope_factor": unit,
+    }
+
+
+def make_arguments(sizes: Mapping[str, int], reals: Mapping[str, float]) -> NDArray[np.int64]:
+    """Return the array of arguments, int64 ``[len(ARGUMENT_NAMES)]``, with no operands yet."""
+    arguments = np.zeros(len(ARGUMENT_NAMES), np.int64)
+    first_real = len(OPERANDS) + len(SIZE_NAMES)
+    arguments[len(OPERANDS) : first_real] = [sizes[name] for name in SIZE_NAMES]
+    arguments[first_real:].view(np.float64)[:] = [reals[name] for name in REAL_NAMES]
+    return arguments
 
 
 def _mask_axes(parameters: AttentionParameters) -> str:
@@ -200,13 +292,12 @@ def _mask_axes(parameters: AttentionParameters) -> str:
     return "query" if columns == 1 else "both"
 
 
-def _mask_strides(parameters: AttentionParameters) -> tuple[int, ...]:
+def _mask_strides(parameters: AttentionParameters, form: KernelForm) -> tuple[int, ...]:
     """Return the byte stride of each axis of the mask, 0 where it is broadcast."""
     shape = parameters.mask_shape
     if shape is None:
         return (0, 0, 0, 0)
-    itemsize = 1 if parameters.mask == "boolean" else FLOAT_BYTES
-    strides = _strides(shape, itemsize)
+    strides = _strides(shape, entry_bytes(form.mask))
     return tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
 
 

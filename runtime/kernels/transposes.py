@@ -13,23 +13,28 @@ from hocket.runtime.kernels.lanes import (
     FLOAT,
     FLOAT_BYTES,
     SIZE,
+    STORAGE_BYTES,
     Emitter,
     Intrinsic,
     Value,
     make_tile,
 )
+from hocket.runtime.kernels.matrix import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 @functools.cache
-def pack_tile(lanes: int, depth: int) -> Intrinsic:
+def pack_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
     """Return the tile that packs query rows into a column, ``target[k] = scale * source[:, k]``.
 
-    Its arguments: ``source``, float32 ``[lanes, depth]`` with rows ``source_stride`` bytes apart,
-    of which those past row ``last`` repeat it; ``scale``; ``target``, a column of ``depth`` rows.
+    Its arguments: ``source``, ``[lanes, depth]`` of a storage type with rows ``source_stride``
+    bytes apart, of which those past row ``last`` repeat it; ``scale``; ``target``, a column of
+    ``depth`` rows. With the storage "pair", source and target are pairs of bfloat16 moved as they
+    are, and ``scale`` is not used.
     """
+    element_bytes = STORAGE_BYTES.get(storage, ELEMENT_BYTES)
 
     def emit(
         emitter: Emitter,
@@ -45,32 +50,32 @@ def pack_tile(lanes: int, depth: int) -> Intrinsic:
         factor = emitter.splat(scale)
 
         def pack(first: Value, columns: int) -> None:
-            offset = emitter.builder.mul(first, emitter.size(FLOAT_BYTES))
+            offset = emitter.builder.mul(first, emitter.size(element_bytes))
             places = [emitter.builder.add(row, offset) for row in rows]
-            if columns == lanes:
-                square = [emitter.load(place) for place in places]
+            active = None if columns == lanes else emitter.first_lanes(columns)
+            if storage == "pair":
+                square = [emitter.load_stored(place, "float32", active) for place in places]
             else:
-                active = emitter.first_lanes(columns)
-                square = [emitter.load_active(place, active) for place in places]
-            scaled = [emitter.builder.fmul(vector, factor) for vector in square]
+                loaded = [emitter.load_stored(place, storage, active) for place in places]
+                square = [emitter.builder.fmul(vector, factor) for vector in loaded]
             start = emitter.row(target, first, stride)
-            for column, vector in enumerate(emitter.transpose(scaled)[:columns]):
+            for column, vector in enumerate(emitter.transpose(square)[:columns]):
                 emitter.store(vector, emitter.row(start, emitter.size(column), stride))
 
         _for_each_square(emitter, depth, pack)
 
     parameters = {"source": SIZE, "source_stride": SIZE, "last": SIZE, "scale": FLOAT}
     parameters |= {"target": SIZE, "stride": SIZE}
-    return make_tile(f"hocket_pack_{lanes}_{depth}", lanes, parameters, emit)
+    return make_tile(f"hocket_pack_{lanes}_{depth}_{storage}", lanes, parameters, emit)
 
 
 @functools.cache
-def unpack_tile(lanes: int, depth: int, masked_rows: str) -> Intrinsic:
+def unpack_tile(lanes: int, depth: int, storage: str, masked_rows: str) -> Intrinsic:
     """Return the tile that writes a column as output rows, ``target[:, k] = source[k] / sums``.
 
     Its arguments: ``source``, a column of ``depth`` rows; ``sums``, float32 ``[lanes]``, 0 where
-    every key was masked; ``target``, float32 ``[lanes, depth]`` with rows ``target_stride`` bytes
-    apart, of which those past row ``last`` are not written.
+    every key was masked; ``target``, ``[lanes, depth]`` of a storage type with rows
+    ``target_stride`` bytes apart, of which those past row ``last`` are not written.
     """
 
     def emit(
@@ -100,22 +105,111 @@ def unpack_tile(lanes: int, depth: int, masked_rows: str) -> Intrinsic:
                     vector = builder.select(empty, emitter.constant(0.0), vector)
                 square.append(vector)
             square += [emitter.constant(0.0)] * (lanes - columns)
-            offset = builder.mul(first, emitter.size(FLOAT_BYTES))
+            offset = builder.mul(first, emitter.size(STORAGE_BYTES[storage]))
             moved = emitter.transpose(square)
             # Last row first: lanes past the end land on row `last`, which then overwrites them.
             for row, vector in reversed(list(zip(rows, moved, strict=True))):
-                place = builder.add(row, offset)
-                if columns == lanes:
-                    emitter.store(vector, place)
-                else:
-                    emitter.store_active(vector, place, emitter.first_lanes(columns))
+                active = None if columns == lanes else emitter.first_lanes(columns)
+                emitter.store_stored(vector, builder.add(row, offset), storage, active)
 
         _for_each_square(emitter, depth, unpack)
 
     parameters = dict.fromkeys(
         ("source", "stride", "sums", "target", "target_stride", "last"), SIZE
     )
-    return make_tile(f"hocket_unpack_{lanes}_{depth}_{masked_rows}", lanes, parameters, emit)
+    name = f"hocket_unpack_{lanes}_{depth}_{storage}_{masked_rows}"
+    return make_tile(name, lanes, parameters, emit)
+
+
+@functools.cache
+def widen_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
+    """Return the tile that copies rows of a storage type to float32, ``depth`` floats a row.
+
+    Its arguments: ``source``, ``[count, depth]`` with rows ``source_stride`` bytes apart;
+    ``target``, float32 ``[count, depth]``, contiguous.
+    """
+    element_bytes = STORAGE_BYTES[storage]
+
+    def emit(
+        emitter: Emitter, *, source: Value, source_stride: Value, count: Value, target: Value
+    ) -> None:
+        def copy(index: Value, _carried: list[Value]) -> list[Value]:
+            row = emitter.row(source, index, source_stride)
+            moved = emitter.row(target, index, emitter.size(depth * FLOAT_BYTES))
+            for first in range(0, depth, lanes):
+                columns = min(lanes, depth - first)
+                active = None if columns == lanes else emitter.first_lanes(columns)
+                vector = emitter.load_stored(
+                    emitter.offset(row, first * element_bytes), storage, active
+                )
+                emitter.store_stored(
+                    vector, emitter.offset(moved, first * FLOAT_BYTES), "float32", active
+                )
+            return []
+
+        emitter.loop(count, [], copy)
+
+    parameters = dict.fromkeys(("source", "source_stride", "count", "target"), SIZE)
+    return make_tile(f"hocket_widen_{lanes}_{depth}_{storage}", lanes, parameters, emit)
+
+
+@functools.cache
+def pair_tile(lanes: int, depth: int) -> Intrinsic:
+    """Return the tile that puts bfloat16 rows side by side, two and two, for products of pairs.
+
+    Its arguments: ``source``, bfloat16 ``[count, depth]`` with rows ``source_stride`` bytes apart;
+    ``target``, ``[(count + 1) / 2, depth]`` of pairs, contiguous. A row that has none after it is
+    paired with zeros.
+    """
+
+    def emit(
+        emitter: Emitter, *, source: Value, source_stride: Value, count: Value, target: Value
+    ) -> None:
+        builder = emitter.builder
+
+        def pair(index: Value, both: bool) -> None:
+            first = emitter.row(source, builder.mul(index, emitter.size(2)), source_stride)
+            second = builder.add(first, source_stride)
+            moved = emitter.row(target, index, emitter.size(depth * ELEMENT_BYTES))
+            for start in range(0, depth, lanes):
+                columns = min(lanes, depth - start)
+                active = None if columns == lanes else emitter.first_lanes(columns)
+                # As floats the entries have their bits in the upper half of a lane.
+                lower, upper = (
+                    builder.bitcast(
+                        emitter.load_stored(
+                            emitter.offset(row, start * STORAGE_BYTES["bfloat16"]),
+                            "bfloat16",
+                            active,
+                        ),
+                        emitter.ints,
+                    )
+                    for row in (first, second if both else first)
+                )
+                pairs = builder.lshr(lower, emitter.int_constant(16))
+                if both:
+                    pairs = builder.or_(pairs, upper)
+                emitter.store_stored(
+                    builder.bitcast(pairs, emitter.floats),
+                    emitter.offset(moved, start * ELEMENT_BYTES),
+                    "float32",
+                    active,
+                )
+
+        def pair_both(index: Value, _carried: list[Value]) -> list[Value]:
+            pair(index, both=True)
+            return []
+
+        def pair_last(_index: Value, _carried: list[Value]) -> list[Value]:
+            pair(whole, both=False)
+            return []
+
+        whole = builder.sdiv(count, emitter.size(2))
+        emitter.loop(whole, [], pair_both)
+        emitter.loop(builder.srem(count, emitter.size(2)), [], pair_last)
+
+    parameters = dict.fromkeys(("source", "source_stride", "count", "target"), SIZE)
+    return make_tile(f"hocket_pair_{lanes}_{depth}", lanes, parameters, emit)
 
 
 @functools.cache

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import functools
 
-from hocket.runtime.kernels.lanes import SIZE, Emitter, Intrinsic, Value, make_tile
+from hocket.runtime.kernels.lanes import (
+    FLOAT,
+    FLOAT_BYTES,
+    REAL,
+    SIZE,
+    Emitter,
+    Intrinsic,
+    Value,
+    make_tile,
+)
 
 _SIZE_BYTES = 8
 
@@ -17,6 +26,26 @@ def load_size() -> Intrinsic:
         return emitter.load_scalar(emitter.row(sizes, index, emitter.size(_SIZE_BYTES)), SIZE)
 
     return make_tile("hocket_load_size", 1, {"sizes": SIZE, "index": SIZE}, emit, result=SIZE)
+
+
+@functools.cache
+def load_real() -> Intrinsic:
+    """Return the tile that reads the float64 at entry ``index`` of the array at ``sizes``."""
+
+    def emit(emitter: Emitter, *, sizes: Value, index: Value) -> Value:
+        return emitter.load_scalar(emitter.row(sizes, index, emitter.size(_SIZE_BYTES)), REAL)
+
+    return make_tile("hocket_load_real", 1, {"sizes": SIZE, "index": SIZE}, emit, result=REAL)
+
+
+@functools.cache
+def load_float() -> Intrinsic:
+    """Return the tile that reads entry ``index`` of the float32 array at ``floats``."""
+
+    def emit(emitter: Emitter, *, floats: Value, index: Value) -> Value:
+        return emitter.load_scalar(emitter.row(floats, index, emitter.size(FLOAT_BYTES)))
+
+    return make_tile("hocket_load_float", 1, {"floats": SIZE, "index": SIZE}, emit, result=FLOAT)
 
 
 @functools.cache

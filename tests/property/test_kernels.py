@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.attention_reference import Operands, attend, random_operands
+from support.attention_reference import Operands, as_floats, as_stored, attend, random_operands
 from support.kernel_strategies import FORMS, Form, attention_parameters, make_parameters
 
+from hocket.hwmodels.dtypes import DType
 from hocket.runtime.cpu import CpuFeatures, detect_cpu
 from hocket.runtime.kernels.attention import AttentionKernel, make_attention_kernel
 from hocket.runtime.workers import WorkerPool
@@ -27,18 +28,36 @@ if TYPE_CHECKING:
 
     Make = Callable[..., AttentionKernel]
 
-# Bytes of L2 that hold the scores of so few keys that softmax has to go chunk by chunk.
-SMALL_L2 = 2 * 20 * 48 * 4
-
 GUARD = 64
 
 LOWEST = float(np.finfo(np.float32).min)
 
 MASKED_FORMS = tuple(form for form in FORMS if form.mask != "none")
+PLAIN_MASKED_FORMS = tuple(
+    form
+    for form in MASKED_FORMS
+    if form.dtype is DType.FLOAT32 and not form.has_left_window and not form.has_kv_lengths
+)
 NARROW_FORMS = (
     Form(16, 16, is_causal=True),
     Form(5, 7, "additive", "key"),
     Form(9, 6, "boolean", "both", masked_rows="zero"),
+    Form(
+        6,
+        7,
+        "additive",
+        "query",
+        masked_rows="zero",
+        has_left_window=True,
+        has_right_window=True,
+        has_softcap=True,
+        has_kv_lengths=True,
+        counts_from_end=True,
+        has_slopes=True,
+        saves_log_sum_exp=True,
+    ),
+    Form(6, 7, is_causal=True, dtype=DType.FLOAT16),
+    Form(6, 7, is_causal=True, dtype=DType.BFLOAT16),
 )
 
 PLACES = ("query", "key", "value", "mask")
@@ -81,26 +100,45 @@ def pool() -> Iterator[WorkerPool]:
 
 def compute(
     kernel: AttentionKernel, operands: Operands, pool: WorkerPool | None = None
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Run a kernel on memory full of garbage, in exactly the space it asks for."""
-    shape = kernel.parameters.output_shape
+    return compute_all(kernel, operands, pool)[0]
+
+
+def compute_all(
+    kernel: AttentionKernel, operands: Operands, pool: WorkerPool | None = None
+) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Return the output and, if the kernel saves it, the log-sum-exp."""
+    parameters = kernel.parameters
     num_threads = 1 if pool is None else pool.num_threads
-    # All ones is not a number: what is read before it is written shows. And the ends must stay.
-    output_memory = np.full(math.prod(shape) + GUARD, -1, np.int32).view(np.float32)
+    dtype = np.uint16 if parameters.dtype is DType.BFLOAT16 else parameters.dtype.to_numpy()
+    output_memory, output = garbage(parameters.output_shape, dtype)
+    sums_memory, sums = garbage(parameters.scores_shape[:3], np.float32)
     scratch_memory = np.full(kernel.scratch_bytes(num_threads) + GUARD, 0xFF, np.uint8)
-    output = output_memory[:-GUARD].reshape(shape)
-    kernel.run(
+    kernel.bind(
         operands.query,
         operands.key,
         operands.value,
-        operands.mask,
-        output,
-        scratch_memory[:-GUARD],
-        pool,
-    )
-    assert (output_memory[-GUARD:].view(np.int32) == -1).all()
-    assert (scratch_memory[-GUARD:] == 0xFF).all()
-    return output
+        mask=operands.mask,
+        kv_lengths=operands.kv_lengths,
+        slopes=operands.slopes,
+        output=output,
+        log_sum_exp=sums if parameters.saves_log_sum_exp else None,
+        scratch=scratch_memory[:-GUARD],
+    ).run(pool)
+    for memory in (output_memory, sums_memory, scratch_memory):
+        assert (memory[-GUARD:] == 0xFF).all()
+    return output, sums if parameters.saves_log_sum_exp else None
+
+
+def garbage(shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Return memory with guards behind an array in it.
+
+    All ones is not a number: what is read before it is written shows. And the ends must stay.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.full(size + GUARD, 0xFF, np.uint8)
+    return memory, memory[:size].view(dtype).reshape(shape)
 
 
 @given(parameters=attention_parameters(), seed=seeds)
@@ -108,23 +146,27 @@ def test_kernel_computes_what_the_reference_computes(
     make: Make, parameters: AttentionParameters, seed: int
 ) -> None:
     operands = random_operands(parameters, seed)
-    attend(parameters, operands).check(compute(make(parameters), operands))
+    expected = attend(parameters, operands)
+    output, log_sum_exp = compute_all(make(parameters), operands)
+    expected.check(output)
+    if log_sum_exp is not None:
+        expected.check_log_sum(log_sum_exp)
 
 
 @given(parameters=attention_parameters(), seed=seeds)
-def test_online_softmax_computes_the_same(
+def test_cpus_without_extensions_compute_the_same(
     make: Make, parameters: AttentionParameters, seed: int
 ) -> None:
-    kernel = make(parameters, replace(detect_cpu(), l2_bytes=SMALL_L2))
+    cpu = replace(detect_cpu(), extensions=())
     operands = random_operands(parameters, seed)
-    attend(parameters, operands).check(compute(kernel, operands))
+    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
 
 
 @given(parameters=attention_parameters(NARROW_FORMS), seed=seeds, lanes=st.sampled_from((4, 8)))
 def test_narrower_vectors_compute_the_same(
     make: Make, parameters: AttentionParameters, seed: int, lanes: int
 ) -> None:
-    cpu = CpuFeatures("narrow", lanes, 32 if lanes == 4 else 16, l2_bytes=SMALL_L2)
+    cpu = CpuFeatures("narrow", lanes, 32 if lanes == 4 else 16)
     operands = random_operands(parameters, seed)
     attend(parameters, operands).check(compute(make(parameters, cpu), operands))
 
@@ -138,77 +180,75 @@ def test_bits_do_not_depend_on_threads(
     alone = compute(kernel, operands)
     for _ in range(3):
         together = compute(kernel, operands, pool)
-        np.testing.assert_array_equal(alone.view(np.uint32), together.view(np.uint32))
+        assert alone.tobytes() == together.tobytes()
 
 
-@given(parameters=attention_parameters(), seed=seeds, small_l2=st.booleans())
+@given(parameters=attention_parameters(), seed=seeds)
 def test_rising_scores_and_constant_rows_stay_exact(
-    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+    make: Make, parameters: AttentionParameters, seed: int
 ) -> None:
     """Scores in the hundreds that rise from key to key rescale the sums in every chunk."""
     operands = random_operands(parameters, seed)
     rising = np.linspace(-40, 40, parameters.kv_length, dtype=np.float32)
     by_row = (1, 1, -1, 1) if parameters.key_layout == "bhnd" else (1, -1, 1, 1)
-    operands.key[:] = rising.reshape(by_row)
-    operands.query[operands.query < -1] = 0
-    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
-    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
+    operands.key[:] = as_stored(rising, parameters.dtype).reshape(by_row)
+    operands.query[as_floats(operands.query) < -1] = 0
+    attend(parameters, operands).check(compute(make(parameters), operands))
 
 
 @given(
     parameters=attention_parameters(),
     seed=seeds,
-    small_l2=st.booleans(),
     odd=st.sampled_from([(place, x) for place in PLACES for x in (math.nan, math.inf, -math.inf)]),
 )
 def test_what_is_not_finite_goes_through_as_in_plain_softmax(
     make: Make,
     parameters: AttentionParameters,
     seed: int,
-    small_l2: bool,
     odd: tuple[str, float],
 ) -> None:
     where, oddity = odd
     assume(where != "mask" or parameters.mask == "additive")
     # Keys that causality hides may be read or not, and weights far below the smallest float32
     # are 0 for us and not for float64; either shows when the value is not finite.
-    assume(where != "value" or (parameters.scale < 1 and not parameters.is_causal))
+    hides = parameters.has_kv_lengths or parameters.left_window is not None
+    hides = hides or parameters.last_ahead is not None
+    assume(where != "value" or (parameters.scale < 1 and not hides))
     assume(parameters.scale != 0)
     operands = random_operands(parameters, seed)
     array = getattr(operands, where)
     rng = np.random.default_rng(seed)
     for _ in range(3):
-        array[tuple(rng.integers(size) for size in array.shape)] = oddity
-    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
-    attend(parameters, operands).check(compute(make(parameters, cpu), operands))
+        place = tuple(rng.integers(size) for size in array.shape)
+        array[place] = as_stored(np.array([oddity], np.float32), parameters.dtype)[0]
+    attend(parameters, operands).check(compute(make(parameters), operands))
 
 
-@given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
+@given(parameters=attention_parameters(MASKED_FORMS), seed=seeds)
 def test_rows_without_any_key_become_what_was_asked_for(
-    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+    make: Make, parameters: AttentionParameters, seed: int
 ) -> None:
     parameters = replace(parameters, masked_value=-math.inf)
     operands = random_operands(parameters, seed)
     assert operands.mask is not None
     # All of the first batch's keys, in masks of every shape.
-    operands.mask[0] = False if parameters.mask == "boolean" else -np.inf
-    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
-    output = compute(make(parameters, cpu), operands)
+    nothing = as_stored(np.array([-np.inf], np.float32), parameters.dtype)[0]
+    operands.mask[0] = False if parameters.mask == "boolean" else nothing
+    output = compute(make(parameters), operands)
     attend(parameters, operands).check(output)
-    first = output[0]
+    first = as_floats(output[0])
     assert np.isnan(first).all() if parameters.masked_rows == "nan" else (first == 0).all()
 
 
-@given(parameters=attention_parameters(MASKED_FORMS), seed=seeds, small_l2=st.booleans())
+@given(parameters=attention_parameters(PLAIN_MASKED_FORMS), seed=seeds)
 def test_rows_masked_by_the_lowest_float_are_uniform(
-    make: Make, parameters: AttentionParameters, seed: int, small_l2: bool
+    make: Make, parameters: AttentionParameters, seed: int
 ) -> None:
     parameters = replace(parameters, masked_value=LOWEST, is_causal=False)
     operands = random_operands(parameters, seed)
     assert operands.mask is not None
     operands.mask[:] = False if parameters.mask == "boolean" else LOWEST
-    cpu = replace(detect_cpu(), l2_bytes=SMALL_L2) if small_l2 else None
-    output = compute(make(parameters, cpu), operands)
+    output = compute(make(parameters), operands)
     attend(parameters, operands).check(output)
     # Every query sees the mean of all values.
     row = 2 if parameters.output_layout == "bhnd" else 1

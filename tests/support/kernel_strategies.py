@@ -27,6 +27,19 @@ class Form:
     mask_axes: str = "none"
     masked_rows: str = "nan"
     is_causal: bool = False
+    dtype: DType = DType.FLOAT32
+    has_left_window: bool = False
+    has_right_window: bool = False
+    has_softcap: bool = False
+    has_kv_lengths: bool = False
+    counts_from_end: bool = False
+    has_slopes: bool = False
+    saves_log_sum_exp: bool = False
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether it matters where queries stand among the keys."""
+        return self.is_causal or self.has_left_window or self.has_right_window or self.has_slopes
 
 
 FORMS = (
@@ -38,6 +51,37 @@ FORMS = (
     Form(8, 17, "boolean", "both"),
     Form(3, 9, "additive", "query"),
     Form(3, 9, "boolean", "query", masked_rows="zero"),
+    Form(6, 10, is_causal=True, has_left_window=True, saves_log_sum_exp=True),
+    Form(7, 5, has_left_window=True, has_right_window=True, has_softcap=True, masked_rows="zero"),
+    Form(6, 4, has_kv_lengths=True, has_softcap=True, saves_log_sum_exp=True, masked_rows="zero"),
+    Form(
+        9,
+        12,
+        is_causal=True,
+        has_kv_lengths=True,
+        counts_from_end=True,
+        has_slopes=True,
+        masked_rows="zero",
+    ),
+    Form(
+        20,
+        6,
+        "additive",
+        "both",
+        masked_rows="zero",
+        is_causal=True,
+        has_left_window=True,
+        has_kv_lengths=True,
+        has_softcap=True,
+        has_slopes=True,
+        saves_log_sum_exp=True,
+    ),
+    Form(18, 20, dtype=DType.FLOAT16, saves_log_sum_exp=True),
+    Form(7, 5, "additive", "key", "zero", dtype=DType.FLOAT16, is_causal=True),
+    Form(18, 20, dtype=DType.BFLOAT16, saves_log_sum_exp=True),
+    Form(34, 7, "additive", "both", "zero", is_causal=True, dtype=DType.BFLOAT16),
+    Form(10, 8, "boolean", "key", has_left_window=True, is_causal=True, dtype=DType.BFLOAT16),
+    Form(5, 6, has_kv_lengths=True, masked_rows="zero", dtype=DType.BFLOAT16),
 )
 
 _DEFAULTS: dict[str, Any] = {
@@ -93,7 +137,17 @@ def attention_parameters(
         f"{name}_layout": draw(st.sampled_from(LAYOUTS))
         for name in ("query", "key", "value", "output")
     }
+    windows = st.integers(0, max_length)
     return make_parameters(
+        dtype=form.dtype,
+        query_offset=draw(st.integers(-20, max_length)) if form.has_positions else 0,
+        left_window=draw(windows) if form.has_left_window else None,
+        right_window=draw(windows) if form.has_right_window else None,
+        softcap=draw(st.sampled_from((0.5, 30.0))) if form.has_softcap else 0.0,
+        has_kv_lengths=form.has_kv_lengths,
+        counts_from_end=form.counts_from_end,
+        has_slopes=form.has_slopes,
+        saves_log_sum_exp=form.saves_log_sum_exp,
         batch=batch,
         query_heads=kv_heads * group,
         kv_heads=kv_heads,

@@ -14,7 +14,7 @@ import pytest
 
 from hocket.runtime import kernel_cache
 from hocket.runtime.kernel_cache import CACHE_VARIABLE, cache_folder, load_kernels
-from hocket.runtime.kernels.generator import KernelSource
+from hocket.runtime.kernels.source import KernelSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +129,7 @@ def test_processes_may_compile_at_once(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from hocket.runtime.kernel_cache import load_kernels\n"
-        "from hocket.runtime.kernels.generator import KernelSource\n"
+        "from hocket.runtime.kernels.source import KernelSource\n"
         "source = KernelSource(sys.stdin.read(), sys.argv[2], ('double',))\n"
         "assert load_kernels(source, sys.argv[1])['double'](7) == 14\n"
     )

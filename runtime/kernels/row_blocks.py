@@ -1,0 +1,408 @@
+"""Text of the kernel for blocks of query rows: queries in lanes, an online softmax over chunks.
+
+A work item is a block of one head's query rows. It is done in pieces of as many queries as fit the
+widest register tile. For each chunk of keys a piece computes its scores, turns them to weights
+column by column, and adds the weighted values up.
+
+A worker takes its next item before it begins one, so that queries, keys and values it will need
+can be asked for between products, which leave the memory idle. That is worth 5 % of the time with
+512 keys, and 20 % with 192.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hocket.hwmodels.units import align_up
+from hocket.runtime.kernels.lanes import FLOAT_BYTES
+from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS
+from hocket.runtime.kernels.plan import STATISTICS, scratch_layout
+from hocket.runtime.kernels.source import indent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hocket.runtime.kernels.plan import KernelForm
+
+# Rows of value that are asked for before they are used.
+_VALUES_AHEAD = 16
+
+_WIDTHS = tuple(range(MAX_VECTORS, 0, -1))
+
+
+def row_block_lines(form: KernelForm) -> tuple[list[str], list[str]]:
+    """Return the lines that name the tiles of a kernel, and those of its function."""
+    body = [
+        *_setup_lines(form),
+        "item = take_item(counter)",
+        "while item < num_items:",
+        "    following = take_item(counter)",
+        *indent(1, _following_lines(form)),
+        *indent(1, _item_lines(form)),
+        "    while first < end:",
+        *indent(2, _piece_lines(form)),
+        "    item = following",
+    ]
+    return _tile_lines(form), body
+
+
+def _tile_lines(form: KernelForm) -> list[str]:
+    """Return the lines that name the tiles the driver calls."""
+    lanes = f"lanes={form.lanes}"
+    key_mask = form.mask if form.mask_axes == "key" else "none"
+    base = f'{lanes}, base="{form.base}"'
+    scales = f"{base}, scales={form.has_scaling}"
+    pairs = form.product == "bfloat16"
+    packed = "pair" if pairs else form.storage
+    lines = [
+        f"fill = transposes.fill_tile({lanes})",
+        f'pack = transposes.pack_tile({lanes}, depth={form.score_depth}, storage="{packed}")',
+        "unpack = transposes.unpack_tile(",
+        f"    {lanes}, depth={form.value_dim},",
+        f'    storage="{form.storage}", masked_rows="{form.masked_rows}")',
+        f"rescale = vector.rescale_tile({scales})",
+        f"exponentiate = vector.exponential_tile({scales}, pairs={pairs})",
+    ]
+    if form.widens:
+        lines += [
+            f"widen_{name} = transposes.widen_tile("
+            f'{lanes}, depth={depth}, storage="{form.storage}")'
+            for name, depth in (("keys", form.head_dim), ("values", form.value_dim))
+        ]
+    if pairs:
+        lines.append(f"pair_values = transposes.pair_tile({lanes}, depth={form.value_dim})")
+    if form.has_softcap:
+        lines.append(f"cap = vector.cap_tile({lanes})")
+    if form.has_slopes:
+        lines += [
+            f"add_slope = vector.slope_tile({lanes})",
+            "load_float = work.load_float()",
+        ]
+    if form.mask_axes == "both":
+        lines.append(f'apply_mask = masks.mask_tile({lanes}, kind="{form.mask}")')
+    if form.mask_axes == "query":
+        lines.append(f'apply_mask = masks.query_mask_tile({lanes}, kind="{form.mask}")')
+    if form.has_end:
+        lines.append(f"hide_later = masks.hide_tile({lanes}, later=True)")
+    if form.has_start:
+        lines.append(f"hide_earlier = masks.hide_tile({lanes}, later=False)")
+    if not form.finds_largest:
+        lines.append(f"raise_largest = vector.largest_tile({lanes})")
+    if form.saves_log_sum_exp:
+        lines.append(f"write_log_sum = vector.log_sum_tile({base})")
+    for vectors in _WIDTHS:
+        lines += [
+            f"score_{vectors} = matrix.score_tile(",
+            f"    {lanes}, rows={form.tile_rows}, vectors={vectors}, depth={form.score_depth},",
+            f'    product="{form.product}", key_mask="{key_mask}",',
+            f"    finds_largest={form.finds_largest})",
+            f"weigh_{vectors} = matrix.weigh_tile(",
+            f"    {lanes}, columns={form.tile_rows}, vectors={vectors}, depth={form.value_dim},",
+            f'    product="{form.product}")',
+        ]
+    return lines
+
+
+def _setup_lines(form: KernelForm) -> list[str]:
+    """Return the lines that divide the scratch memory."""
+    # Scores come last, because only they are the larger the longer a chunk is.
+    layout = scratch_layout(form, 0)
+    lines = [
+        f"packed = scratch + {layout.queries}",
+        f"weighted = scratch + {layout.output}",
+    ]
+    lines += [
+        f"{name} = scratch + {layout.statistics + place * layout.row_bytes}"
+        for place, name in enumerate(STATISTICS)
+    ]
+    if form.widens or form.product == "bfloat16":
+        lines.append(f"staged = scratch + {layout.staged}")
+    lines += [
+        f"scores = scratch + {_scores_place(form)}",
+        f"fill(ones, {MAX_VECTORS}, 1.0)",
+    ]
+    return lines
+
+
+def _scores_place(form: KernelForm) -> str:
+    """Return where scores begin, as an expression: behind what is staged, on a cache line."""
+    layout = scratch_layout(form, 0)
+    if form.widens:
+        each = max(form.head_dim, form.value_dim) * FLOAT_BYTES
+        staged = f"chunk_rows * {each}"
+    elif form.product == "bfloat16":
+        staged = f"(chunk_rows + 1) // 2 * {form.value_dim * ELEMENT_BYTES}"
+    else:
+        return str(align_up(layout.staged, 64))
+    return f"({layout.staged} + {staged} + 63) // 64 * 64"
+
+
+def _block_of(form: KernelForm, item: str) -> str:
+    """Return the block of query rows that is done as some item, as an expression."""
+    # Later blocks see more keys. Handed out first, they do not hold up the end of the run.
+    return f"num_blocks - 1 - {item} % num_blocks" if form.has_end else f"{item} % num_blocks"
+
+
+def _following_lines(form: KernelForm) -> list[str]:
+    """Return the lines that find the queries of the next item, to have them brought near."""
+    return [
+        "after = following if following < num_items else item",
+        "head = after // num_blocks",
+        f"block = {_block_of(form, 'after')}",
+        "next_batch = head // query_heads",
+        "head = head % query_heads",
+        "following_queries = query + next_batch * query_batch_stride + head * query_head_stride",
+        "following_queries += block * block_rows * query_row_stride",
+        "next_kv_head = head // group_size",
+    ]
+
+
+def _item_lines(form: KernelForm) -> list[str]:
+    """Return the lines that find the operands of a work item: a block of one head's queries."""
+    lines = [
+        f"block = {_block_of(form, 'item')}",
+        "head = item // num_blocks",
+        "batch = head // query_heads",
+        "head = head % query_heads",
+        "kv_head = head // group_size",
+        "queries = query + batch * query_batch_stride + head * query_head_stride",
+        "keys = key + batch * key_batch_stride + kv_head * key_head_stride",
+        "values = value + batch * value_batch_stride + kv_head * value_head_stride",
+        "outputs = output + batch * output_batch_stride + head * output_head_stride",
+    ]
+    if form.mask != "none":
+        lines.append("entries = mask + batch * mask_batch_stride + head * mask_head_stride")
+    if form.has_slopes:
+        lines.append("slope = load_float(slopes, head) * slope_factor")
+    if form.saves_log_sum_exp:
+        lines.append(
+            f"log_sums = log_sum_exp + (batch * query_heads + head) * query_length * {FLOAT_BYTES}"
+        )
+    length = "kv_length"
+    if form.has_kv_lengths:
+        lines.append("num_keys = min(max(load_size(kv_lengths, batch), 0), kv_length)")
+        length = "num_keys"
+    if form.has_end or form.has_start or form.has_slopes:
+        counted = f" + {length} - query_length" if form.counts_from_end else ""
+        lines.append(f"stands = query_offset{counted}")
+    # The same rows of another head, or, where the next item has the same keys, what comes next.
+    lines += [
+        "next_keys = key + next_batch * key_batch_stride + next_kv_head * key_head_stride",
+        "ahead_keys = next_keys - keys",
+        "if ahead_keys == 0:",
+        f"    ahead_keys = {form.tile_rows} * key_row_stride",
+        "next_values = value + next_batch * value_batch_stride + next_kv_head * value_head_stride",
+        "ahead_values = next_values - values",
+        "if ahead_values == 0:",
+        f"    ahead_values = {_VALUES_AHEAD} * value_row_stride",
+    ]
+    return [
+        *lines,
+        "first = block * block_rows",
+        "end = min(first + block_rows, query_length)",
+    ]
+
+
+def _piece_lines(form: KernelForm) -> list[str]:
+    """Return the lines that compute one piece: as many queries as fit the widest tile."""
+    lanes, vector_bytes = form.lanes, form.lanes * FLOAT_BYTES
+    stride = MAX_VECTORS * vector_bytes
+    keys_begin, keys_end = "0", "num_keys" if form.has_kv_lengths else "kv_length"
+    lines = [
+        f"vectors = (end - first + {lanes - 1}) // {lanes}",
+        "# Four are taken as two and two: a tile of one vector would starve.",
+        f"vectors = 2 if vectors == 4 else min(vectors, {MAX_VECTORS})",
+        f"last = min(vectors * {lanes}, end - first) - 1",
+        "for column in range(vectors):",
+        f"    row = first + column * {lanes}",
+        f"    pack(queries + row * query_row_stride, query_row_stride, last - column * {lanes},",
+        f"         query_factor, packed + column * {vector_bytes}, {stride})",
+        f"after = first + vectors * {lanes}",
+        "next_queries = queries + after * query_row_stride if after < end else following_queries",
+        "ahead = 0",
+        f"fill(weighted, {MAX_VECTORS * form.value_dim}, 0.0)",
+        f"fill(largest, {MAX_VECTORS}, -inf)",
+        f"fill(previous, {MAX_VECTORS}, -inf)",
+        f"fill(sums, {MAX_VECTORS}, 0.0)",
+    ]
+    if form.has_end:
+        # The first key that the piece's first query does not see.
+        lines.append("beyond = first + stands + right_window + 1")
+        keys_end = f"min({keys_end}, beyond + last)"
+    if form.has_start:
+        lines.append("foremost = first + stands - left_window")
+        keys_begin = "max(0, foremost)"
+    lines += [
+        f"keys_end = {keys_end}",
+        f"for chunk in range({keys_begin}, keys_end, chunk_rows):",
+        "    rows = min(chunk_rows, keys_end - chunk)",
+        *indent(1, _score_lines(form)),
+        "    for column in range(vectors):",
+        *indent(2, _softmax_lines(form)),
+        *indent(1, _weigh_lines(form)),
+        "    ahead += rows",
+        "for column in range(vectors):",
+        f"    at = column * {vector_bytes}",
+        f"    row = first + column * {lanes}",
+        f"    unpack(weighted + at, {stride}, sums + at, outputs + row * output_row_stride,",
+        f"           output_row_stride, last - column * {lanes})",
+    ]
+    if form.saves_log_sum_exp:
+        lines += [
+            f"    write_log_sum(shift + at, sums + at, log_sums + row * {FLOAT_BYTES},",
+            f"                  min(last - column * {lanes}, {lanes - 1}))",
+        ]
+    return [*lines, "first = after"]
+
+
+def _score_lines(form: KernelForm) -> list[str]:
+    """Return the lines that compute the scores of one chunk."""
+    lines = ["chunk_keys = keys + chunk * key_row_stride"]
+    key_stride = "key_row_stride"
+    if form.widens:
+        lines.append("widen_keys(chunk_keys, key_row_stride, rows, staged)")
+        lines.append("chunk_keys = staged")
+        key_stride = str(form.head_dim * FLOAT_BYTES)
+    arguments = [f"{key_stride}", "{rows}", "scores{at}", "ahead_keys"]
+    if form.product == "bfloat16":
+        arguments.append("score_factor")
+    if form.mask_axes == "key":
+        lines.append("hiding = entries + chunk * mask_column_stride")
+        arguments += ["hiding{row}", "mask_column_stride", "masked_value"]
+    if form.finds_largest:
+        arguments.append("largest")
+    call = "score_{vectors}(packed{column}, chunk_keys{key}, " + ", ".join(arguments) + ")"
+    return lines + _segment_lines(
+        form,
+        call,
+        key=f" + done * {key_stride}",
+        row=" + done * mask_column_stride",
+    )
+
+
+def _weigh_lines(form: KernelForm) -> list[str]:
+    """Return the lines that add up the weighted values of one chunk."""
+    lines = ["chunk_values = values + chunk * value_row_stride"]
+    value_stride, halves = "value_row_stride", ""
+    if form.widens:
+        lines.append("widen_values(chunk_values, value_row_stride, rows, staged)")
+        value_stride = str(form.value_dim * FLOAT_BYTES)
+    if form.product == "bfloat16":
+        lines.append("pair_values(chunk_values, value_row_stride, rows, staged)")
+        value_stride, halves = str(form.value_dim * ELEMENT_BYTES), " // 2"
+    if form.widens or form.product == "bfloat16":
+        lines.append("chunk_values = staged")
+    if form.has_end:
+        lines.append("correction = factors")
+    return lines + _segment_lines(
+        form,
+        "weigh_{vectors}(scores{at}, chunk_values{key}, "
+        f"{value_stride}, {{rows}}, weighted{{column}}, {{factors}}{{column}}, ahead_values)",
+        key=f" + done{halves} * {value_stride}",
+        row="",
+    )
+
+
+def _segment_lines(form: KernelForm, call: str, key: str, row: str) -> list[str]:
+    """Return the lines that call a tile for all columns and keys of a chunk.
+
+    Where a query sees keys up to some point behind it only, the first column of queries sees
+    fewer than the last: keys that all columns see are done first, then those that all but the
+    first see, and so on, by narrower tiles.
+
+    Args:
+        form: Of the kernel.
+        call: Call of the tile, with places for ``vectors``, ``rows``, ``factors``, and what is
+            added to addresses of columns, scores, keys and mask entries.
+        key: What is added to the address of the chunk's keys, or values.
+        row: What is added to the address of the chunk's mask entries.
+    """
+    weighs = "{factors}" in call
+    pairs = weighs and form.product == "bfloat16"
+    if not form.has_end:
+        whole = "(rows + 1) // 2" if pairs else "rows"
+        fields = {"rows": whole, "factors": "factors", "column": "", "at": "", "key": "", "row": ""}
+        return _for_each_width("vectors", [call.format(vectors="{}", **fields)])
+    vector_bytes = form.lanes * FLOAT_BYTES
+    stride = MAX_VECTORS * vector_bytes
+    halves = " // 2" if pairs else ""
+    fields = {
+        "rows": "(count - done + 1) // 2" if pairs else "count - done",
+        "factors": "correction",
+        "column": " + at",
+        "at": f" + done{halves} * {stride} + at",
+        "key": key,
+        "row": row,
+    }
+    lines = [
+        "done = 0",
+        "for column in range(vectors):",
+        f"    at = column * {vector_bytes}",
+        *indent(1, _count_lines(form)),
+        *indent(1, _for_each_width("vectors - column", [call.format(vectors="{}", **fields)])),
+        "    done = count",
+    ]
+    return [*lines, "    correction = ones"] if weighs else lines
+
+
+def _count_lines(form: KernelForm) -> list[str]:
+    """Return the lines that find how many keys of a chunk any query of a column sees."""
+    if not form.has_end:
+        return ["count = rows"]
+    seen = f"beyond + column * {form.lanes} + {form.lanes - 1} - chunk"
+    lines = [f"count = min(max({seen}, 0), rows)"]
+    if form.product == "bfloat16":
+        # Pairs of keys are not split between columns.
+        lines.append("count = min((count + 1) // 2 * 2, rows)")
+    return lines
+
+
+def _softmax_lines(form: KernelForm) -> list[str]:
+    """Return the lines that turn the scores of one column into weights."""
+    lanes, vector_bytes = form.lanes, form.lanes * FLOAT_BYTES
+    stride = MAX_VECTORS * vector_bytes
+    lines = [f"at = column * {vector_bytes}", "cells = scores + at", *_count_lines(form)]
+    if form.has_end or form.has_start or form.has_slopes or form.mask_axes in ("query", "both"):
+        lines.append(f"row = first + column * {lanes}")
+    if form.has_softcap:
+        lines.append(f"cap(cells, {stride}, count, softcap)")
+    if form.has_slopes:
+        lines.append(f"add_slope(cells, {stride}, count, chunk - row - stands, slope)")
+    if form.mask_axes in ("query", "both"):
+        lines += [
+            "hiding = entries + row * mask_row_stride + chunk * mask_column_stride",
+            f"apply_mask(hiding, mask_row_stride, last - column * {lanes}, cells, {stride}, count,",
+            "           masked_value)",
+        ]
+    if form.has_end:
+        lines += [
+            "# Keys up to here are seen by all of the column.",
+            f"seen = min(max(beyond + column * {lanes} - chunk, 0), count)",
+            f"hide_later(cells + seen * {stride}, {stride}, count - seen,",
+            f"           chunk + seen - beyond - column * {lanes} + 1)",
+        ]
+    if form.has_start:
+        lines += [
+            "# Keys from here on are seen by all of the column.",
+            f"seen = min(max(foremost + column * {lanes} + {lanes - 1} - chunk, 0), count)",
+            f"hide_earlier(cells, {stride}, seen, chunk - foremost - column * {lanes})",
+        ]
+    if not form.finds_largest:
+        lines.append(f"raise_largest(cells, {stride}, count, largest + at)")
+    return [
+        *lines,
+        "rescale(largest + at, previous + at, shift + at, factors + at, sums + at)",
+        f"exponentiate(cells, {stride}, count, shift + at, sums + at, ahead,",
+        f"             next_queries + column * {lanes} * query_row_stride, query_row_stride,",
+        f"             outputs + (first + column * {lanes}) * output_row_stride,",
+        "             output_row_stride)",
+    ]
+
+
+def _for_each_width(width: str, call: Sequence[str]) -> list[str]:
+    """Return the lines that call the tile for as many vectors as ``width``."""
+    lines = [f"width = {width}"]
+    for place, vectors in enumerate(_WIDTHS):
+        lines.append(f"{'elif' if place else 'if'} width == {vectors}:")
+        lines += indent(1, [line.format(vectors) for line in call])
+    return lines

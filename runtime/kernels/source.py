@@ -1,0 +1,109 @@
+"""The text of a kernel's module around the lines of its function, and what it is known by."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llvmlite
+import numba
+
+from hocket.runtime.kernels import lanes, masks, matrix, transposes, vector, work
+from hocket.runtime.kernels.plan import ARGUMENT_NAMES, REAL_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hocket.runtime.cpu import CpuFeatures
+
+_INTRINSICS = (lanes, masks, matrix, transposes, vector, work)
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """Text of a Numba module.
+
+    Attributes:
+        text: The module.
+        digest: Hexadecimal SHA-256 of all that the compiled code depends on: the text, the
+            source of the tiles it calls, the versions of the compilers, and the CPU.
+        entry_names: Functions in it that are called from outside.
+    """
+
+    text: str
+    digest: str
+    entry_names: tuple[str, ...]
+
+
+def make_source(
+    title: Sequence[str],
+    tiles: Sequence[str],
+    entry_name: str,
+    body: Sequence[str],
+    cpu: CpuFeatures,
+) -> KernelSource:
+    """Put the text of a module together.
+
+    Args:
+        title: Lines of its docstring.
+        tiles: Lines that name the tiles it calls.
+        entry_name: Name of its function.
+        body: Lines of that function. What they use of ``plan.ARGUMENT_NAMES`` is read before them.
+        cpu: The CPU that it is written for.
+    """
+    lines = [
+        '"""Attention kernel, written by hocket.runtime.kernels.generator; edits are not kept.',
+        "",
+        *title,
+        '"""',
+        "",
+        "from math import inf",
+        "",
+        "from numba import intp, njit, void",
+        "",
+        "from hocket.runtime.kernels import masks, matrix, transposes, vector, work",
+        "",
+        "load_size = work.load_size()",
+        "load_real = work.load_real()",
+        "take_item = work.take_item()",
+        *tiles,
+        "",
+        "",
+        '@njit(void(intp, intp, intp), nogil=True, cache=True, error_model="numpy")',
+        f"def {entry_name}(arguments, scratch, counter):",
+        *indent(1, _argument_lines(body)),
+        *indent(1, body),
+        "",
+    ]
+    text = "\n".join(lines)
+    digest = hashlib.sha256()
+    for part in (_toolchain_digest(), cpu.cache_key, text):
+        digest.update(hashlib.sha256(part.encode()).digest())
+    return KernelSource(text, digest.hexdigest(), (entry_name,))
+
+
+def indent(levels: int, lines: Sequence[str]) -> list[str]:
+    """Return lines of Python moved in by so many levels."""
+    return [" " * 4 * levels + line for line in lines]
+
+
+def _argument_lines(body: Sequence[str]) -> list[str]:
+    used = set(re.findall(r"[a-z_]+", "\n".join(body)))
+    return [
+        f"{name} = {'load_real' if name in REAL_NAMES else 'load_size'}(arguments, {place})"
+        for place, name in enumerate(ARGUMENT_NAMES)
+        if name in used
+    ]
+
+
+@functools.cache
+def _toolchain_digest() -> str:
+    """Return a digest of what turns text into code and is not in the text."""
+    digest = hashlib.sha256(f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode())
+    for module in _INTRINSICS:
+        digest.update(hashlib.sha256(Path(str(module.__file__)).read_bytes()).digest())
+    return digest.hexdigest()
