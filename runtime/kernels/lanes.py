@@ -208,6 +208,13 @@ class Emitter:
             loaded = self.load_active(address, active, element)
         return self._widened(loaded, storage, self.floats, self.ints)
 
+    def load_bytes(self, address: Value, active: Value | None = None) -> Value:
+        """Return consecutive bytes; where not ``active``, 0."""
+        if active is not None:
+            return self.load_active(address, active, BYTE)
+        vector = ir.VectorType(BYTE, self.lanes)
+        return self.builder.load(self._pointer(address, vector), align=_ALIGNMENTS[BYTE])
+
     def store_stored(
         self, vector: Value, address: Value, storage: str, active: Value | None = None
     ) -> None:
@@ -338,6 +345,24 @@ class Emitter:
         bits = [self.builder.bitcast(vector, pairs) for vector in (left, right)]
         return self.builder.call(function, [addend, *bits])
 
+    def pairs_of(self, lower: Value, upper: Value) -> Value:
+        """Return the bfloat16 pair of ``lower`` and ``upper`` in each 32-bit lane, as integers.
+
+        Only on a CPU with AVX512-BF16.
+        """
+        pairs = ir.VectorType(BFLOAT, 2 * self.lanes)
+        convert = self._declare(
+            "llvm.x86.avx512bf16.cvtne2ps2bf16.512", pairs, self.floats, self.floats
+        )
+        # The second operand becomes the first half.
+        halves = self.builder.call(convert, [upper, lower])
+        shorts = self.builder.bitcast(halves, ir.VectorType(INT16, 2 * self.lanes))
+        order = [lane // 2 + lane % 2 * self.lanes for lane in range(2 * self.lanes)]
+        mask = ir.Constant(
+            ir.VectorType(INT32, 2 * self.lanes), [ir.Constant(INT32, lane) for lane in order]
+        )
+        return self.builder.bitcast(self.builder.shuffle_vector(shorts, shorts, mask), self.ints)
+
     def fraction(self, vector: Value) -> Value:
         """Return each float less the largest integer not above it; only with AVX512-DQ."""
         function = self._declare(
@@ -406,6 +431,10 @@ class Emitter:
 
         builder.position_at_end(after)
         return values
+
+    def at_most_one(self, count: Value) -> Value:
+        """Return 1 if there is anything to do, else 0: the turns of a loop that is a condition."""
+        return self.builder.zext(self.builder.icmp_signed(">", count, self.size(0)), SIZE)
 
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
         """Return the transpose of a square of ``lanes`` vectors.

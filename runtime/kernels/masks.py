@@ -31,16 +31,20 @@ _PARAMETERS = {
     "rows": SIZE,
     "masked_value": FLOAT,
 }
+# Squares of a mask, a line of each of their rows, that are asked for before they are used.
+_SQUARES_AHEAD = 2
 
 
 @functools.cache
-def mask_tile(lanes: int, kind: str) -> Intrinsic:
+def mask_tile(lanes: int, kind: str, *, finds_largest: bool) -> Intrinsic:
     """Return the tile that masks a column by a mask with an entry for each query and key.
 
     ``kind`` is "boolean", or the storage type of a mask that is added. The arguments of the tile:
     ``mask``, ``[lanes, rows]`` with rows ``mask_stride`` bytes apart, of which those past row
     ``last`` repeat it; ``scores``, a column of ``rows`` rows, with room up to the next multiple of
-    ``lanes``; ``masked_value``, the score where a boolean mask is false.
+    ``lanes``; ``masked_value``, the score where a boolean mask is false; and if the tile
+    ``finds_largest``, ``largest``, float32 ``[lanes]``, which is raised to the largest masked score
+    of each query.
     """
 
     def emit(
@@ -53,35 +57,56 @@ def mask_tile(lanes: int, kind: str) -> Intrinsic:
         stride: Value,
         rows: Value,
         masked_value: Value,
+        **more: Value,
     ) -> None:
         builder = emitter.builder
         places = emitter.rows_until(mask, mask_stride, lanes, last)
         replacement = emitter.splat(masked_value)
 
-        def apply(square_index: Value, _carried: list[Value]) -> list[Value]:
-            first = builder.mul(square_index, emitter.size(lanes))
-            active = emitter.first_lanes(builder.sub(rows, first))
+        def apply(index: Value, best: list[Value], active: Value | None) -> list[Value]:
+            """Mask a square of rows, of which only the ``active`` count."""
+            first = builder.mul(index, emitter.size(lanes))
             offset = builder.mul(first, emitter.size(entry_bytes(kind)))
-            square = [
-                _load_entries(emitter, builder.add(place, offset), active, kind) for place in places
-            ]
+            ahead = emitter.size(_SQUARES_AHEAD * lanes * entry_bytes(kind))
+            square = []
+            for place in places:
+                entries = builder.add(place, offset)
+                square.append(_load_entries(emitter, entries, active, kind))
+                emitter.prefetch(builder.add(entries, ahead))
             start = emitter.row(scores, first, stride)
             for row, entries in enumerate(emitter.transpose(square)):
                 place = emitter.row(start, emitter.size(row), stride)
-                _apply(emitter, place, entries, kind, replacement)
-            return []
+                masked = _mask_row(emitter, place, entries, kind, replacement)
+                if finds_largest:
+                    if active is not None:
+                        inside = emitter.splat(builder.extract_element(active, INT32(row)))
+                        masked = builder.select(inside, masked, emitter.constant(-math.inf))
+                    best = [emitter.larger(masked, best[0])]
+            return best
 
-        squares = builder.sdiv(builder.add(rows, emitter.size(lanes - 1)), emitter.size(lanes))
-        emitter.loop(squares, [], apply)
+        def apply_rest(_turn: Value, best: list[Value]) -> list[Value]:
+            done = builder.mul(whole, emitter.size(lanes))
+            return apply(whole, best, emitter.first_lanes(builder.sub(rows, done)))
 
-    return make_tile(f"hocket_mask_{lanes}_{kind}", lanes, _PARAMETERS, emit)
+        best = [emitter.load(more["largest"])] if finds_largest else []
+        whole = builder.sdiv(rows, emitter.size(lanes))
+        best = emitter.loop(whole, best, lambda index, carried: apply(index, carried, None))
+        rest = builder.srem(rows, emitter.size(lanes))
+        best = emitter.loop(emitter.at_most_one(rest), best, apply_rest)
+        if finds_largest:
+            emitter.store(best[0], more["largest"])
+
+    parameters = _PARAMETERS | ({"largest": SIZE} if finds_largest else {})
+    name = f"hocket_mask_{lanes}_{kind}_{finds_largest:d}"
+    return make_tile(name, lanes, parameters, emit)
 
 
 @functools.cache
 def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
     """Return the tile that masks a column by a mask with one entry for each query.
 
-    Its arguments are those of ``mask_tile``, with ``mask`` of shape ``[lanes, 1]``.
+    Its arguments are those of ``mask_tile`` that finds no largest score, with ``mask`` of shape
+    ``[lanes, 1]``.
     """
 
     def emit(
@@ -109,7 +134,7 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
 
         def apply(index: Value, _carried: list[Value]) -> list[Value]:
             place = emitter.row(scores, index, stride)
-            _apply(emitter, place, entries, kind, replacement)
+            _mask_row(emitter, place, entries, kind, replacement)
             return []
 
         emitter.loop(rows, [], apply)
@@ -154,21 +179,25 @@ def entry_bytes(kind: str) -> int:
     return 1 if kind == "boolean" else STORAGE_BYTES[kind]
 
 
-def _load_entries(emitter: Emitter, place: Value, active: Value, kind: str) -> Value:
+def _load_entries(emitter: Emitter, place: Value, active: Value | None, kind: str) -> Value:
     """Return mask entries as floats; those of a boolean mask as the bits of 0 and 1."""
     if kind != "boolean":
         return emitter.load_stored(place, kind, active)
-    entries = emitter.load_active(place, active, BYTE)
+    entries = emitter.load_bytes(place, active)
     return emitter.builder.bitcast(emitter.builder.zext(entries, emitter.ints), emitter.floats)
 
 
-def _apply(emitter: Emitter, place: Value, entries: Value, kind: str, replacement: Value) -> None:
-    """Mask one row of a column."""
+def _mask_row(
+    emitter: Emitter, place: Value, entries: Value, kind: str, replacement: Value
+) -> Value:
+    """Mask one row of a column and return it."""
     builder = emitter.builder
     scores = emitter.load(place)
     if kind != "boolean":
-        emitter.store(builder.fadd(scores, entries), place)
-        return
-    bits = builder.bitcast(entries, emitter.ints)
-    kept = builder.icmp_unsigned("!=", bits, emitter.int_constant(0))
-    emitter.store(builder.select(kept, scores, replacement), place)
+        masked = builder.fadd(scores, entries)
+    else:
+        bits = builder.bitcast(entries, emitter.ints)
+        kept = builder.icmp_unsigned("!=", bits, emitter.int_constant(0))
+        masked = builder.select(kept, scores, replacement)
+    emitter.store(masked, place)
+    return masked

@@ -119,10 +119,17 @@ class KernelForm:
     saves_log_sum_exp: bool
 
     @property
-    def finds_largest(self) -> bool:
-        """Whether scores are final, and scanned, as soon as the product is made."""
-        rest = (self.has_end, self.has_start, self.has_softcap, self.has_slopes)
-        return not any(rest) and self.mask_axes in ("none", "key")
+    def last_step(self) -> str:
+        """Which step leaves the scores final, so that it can find the largest on its way.
+
+        "score" if that is the product, "mask" if a mask by query and key comes last, else
+        "other".
+        """
+        if self.has_end or self.has_start or self.mask_axes == "query":
+            return "other"
+        if self.mask_axes == "both":
+            return "mask"
+        return "other" if self.has_softcap or self.has_slopes else "score"
 
     @property
     def score_depth(self) -> int:

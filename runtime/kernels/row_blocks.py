@@ -79,14 +79,18 @@ def _tile_lines(form: KernelForm) -> list[str]:
             "load_float = work.load_float()",
         ]
     if form.mask_axes == "both":
-        lines.append(f'apply_mask = masks.mask_tile({lanes}, kind="{form.mask}")')
+        finds = form.last_step == "mask"
+        lines += [
+            "apply_mask = masks.mask_tile(",
+            f'    {lanes}, kind="{form.mask}", finds_largest={finds})',
+        ]
     if form.mask_axes == "query":
         lines.append(f'apply_mask = masks.query_mask_tile({lanes}, kind="{form.mask}")')
     if form.has_end:
         lines.append(f"hide_later = masks.hide_tile({lanes}, later=True)")
     if form.has_start:
         lines.append(f"hide_earlier = masks.hide_tile({lanes}, later=False)")
-    if not form.finds_largest:
+    if form.last_step == "other":
         lines.append(f"raise_largest = vector.largest_tile({lanes})")
     if form.saves_log_sum_exp:
         lines.append(f"write_log_sum = vector.log_sum_tile({base})")
@@ -95,7 +99,7 @@ def _tile_lines(form: KernelForm) -> list[str]:
             f"score_{vectors} = matrix.score_tile(",
             f"    {lanes}, rows={form.tile_rows}, vectors={vectors}, depth={form.score_depth},",
             f'    product="{form.product}", key_mask="{key_mask}",',
-            f"    finds_largest={form.finds_largest})",
+            f"    finds_largest={form.last_step == 'score'})",
             f"weigh_{vectors} = matrix.weigh_tile(",
             f"    {lanes}, columns={form.tile_rows}, vectors={vectors}, depth={form.value_dim},",
             f'    product="{form.product}")',
@@ -269,7 +273,7 @@ def _score_lines(form: KernelForm) -> list[str]:
     if form.mask_axes == "key":
         lines.append("hiding = entries + chunk * mask_column_stride")
         arguments += ["hiding{row}", "mask_column_stride", "masked_value"]
-    if form.finds_largest:
+    if form.last_step == "score":
         arguments.append("largest")
     call = "score_{vectors}(packed{column}, chunk_keys{key}, " + ", ".join(arguments) + ")"
     return lines + _segment_lines(
@@ -372,7 +376,7 @@ def _softmax_lines(form: KernelForm) -> list[str]:
         lines += [
             "hiding = entries + row * mask_row_stride + chunk * mask_column_stride",
             f"apply_mask(hiding, mask_row_stride, last - column * {lanes}, cells, {stride}, count,",
-            "           masked_value)",
+            f"           masked_value{', largest + at' if form.last_step == 'mask' else ''})",
         ]
     if form.has_end:
         lines += [
@@ -387,7 +391,7 @@ def _softmax_lines(form: KernelForm) -> list[str]:
             f"seen = min(max(foremost + column * {lanes} + {lanes - 1} - chunk, 0), count)",
             f"hide_earlier(cells, {stride}, seen, chunk - foremost - column * {lanes})",
         ]
-    if not form.finds_largest:
+    if form.last_step == "other":
         lines.append(f"raise_largest(cells, {stride}, count, largest + at)")
     return [
         *lines,

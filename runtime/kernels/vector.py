@@ -196,20 +196,17 @@ def exponential_tile(lanes: int, base: str, scales: bool, pairs: bool) -> Intrin
             weights = exponentials(emitter, differences, base, scales=scales)
             if pairs:
                 start = builder.sdiv(first, emitter.size(2))
-                rounded = [emitter.rounded_to_bfloat(weight) for weight in weights]
-                if len(rounded) % 2:
-                    rounded.append(emitter.int_constant(0))
-                for number, (lower, upper) in enumerate(
-                    zip(rounded[::2], rounded[1::2], strict=True)
-                ):
-                    moved = builder.shl(upper, emitter.int_constant(16))
+                if len(weights) % 2:
+                    weights.append(emitter.constant(0.0))
+                halves = zip(weights[::2], weights[1::2], strict=True)
+                for number, (lower, upper) in enumerate(halves):
                     target = emitter.row(scores, builder.add(start, emitter.size(number)), stride)
-                    emitter.store_ints(builder.or_(lower, moved), target)
+                    emitter.store_ints(emitter.pairs_of(lower, upper), target)
             else:
                 for weight, place in zip(weights, places, strict=True):
                     emitter.store(weight, place)
             return [
-                builder.fadd(total, weight) for total, weight in zip(totals, weights, strict=True)
+                builder.fadd(total, weight) for total, weight in zip(totals, weights, strict=False)
             ]
 
         # These rows are summed by themselves first: added one by one to the sum of thousands of
