@@ -73,9 +73,14 @@ STATISTICS = ("largest", "previous", "shift", "factors", "sums", "ones")
 SCRATCH_ALIGNMENT = 64
 """Bytes of a cache line: no two workers share one."""
 
-# Keys of a chunk at most, by lanes of a vector: their scores, and then weights, should stay in the
-# first-level cache together with what is read beside them.
+# Scores of a chunk, and then weights, should stay in the first-level cache together with what is
+# read beside them.
 _MOST_SCORE_BYTES = 24 * 1024
+# Keys or values of a chunk that are copied, at most.
+_MOST_STAGED_BYTES = 32 * 1024
+# Work items that keep a few dozen threads evenly busy. The number cannot follow that of the
+# threads, which is not known here; a piece is the least that an item can be.
+_ITEMS_WANTED = 256
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -141,6 +146,13 @@ class KernelForm:
         """Whether keys and values are copied to float32 before they are multiplied."""
         return self.storage != "float32" and self.product == "float32"
 
+    @property
+    def staged_row_bytes(self) -> int:
+        """Bytes of a key, or a value, that is copied before it is multiplied; 0 if none is."""
+        if self.widens:
+            return max(self.head_dim, self.value_dim) * FLOAT_BYTES
+        return self.value_dim * ELEMENT_BYTES // 2 if self.product == "bfloat16" else 0
+
 
 @dataclass(frozen=True)
 class ScratchLayout:
@@ -151,7 +163,7 @@ class ScratchLayout:
         output: Sums of weighted values, ``[value_dim, lanes of a piece]``.
         statistics: Vectors of ``STATISTICS``, ``row_bytes`` apart.
         staged: Keys, and later values, of a chunk in the form that products want, where that is
-            not how they are stored; ``staged_row_bytes`` each.
+            not how they are stored.
         scores: Scores and then weights of a chunk, ``[keys, lanes of a piece]``.
         row_bytes: Bytes of one row of lanes, in the widest piece.
         total_bytes: Of one worker, whole cache lines.
@@ -200,12 +212,8 @@ def scratch_layout(form: KernelForm, chunk_rows: int) -> ScratchLayout:
     output = queries + form.score_depth * row_bytes
     statistics = output + form.value_dim * row_bytes
     staged = statistics + len(STATISTICS) * row_bytes
-    if form.widens:
-        staged_bytes = chunk_rows * max(form.head_dim, form.value_dim) * FLOAT_BYTES
-    elif form.product == "bfloat16":
-        staged_bytes = ceil_div(chunk_rows, 2) * form.value_dim * ELEMENT_BYTES
-    else:
-        staged_bytes = 0
+    # Rows are staged two by two, as pairs have it.
+    staged_bytes = ceil_div(chunk_rows, 2) * 2 * form.staged_row_bytes
     scores = align_up(staged + staged_bytes, SCRATCH_ALIGNMENT)
     # The last tile of a chunk may hang over its end by less than its own rows.
     rows = chunk_rows + max(form.tile_rows, form.lanes)
@@ -217,16 +225,26 @@ def plan_sizes(parameters: AttentionParameters, form: KernelForm) -> dict[str, i
     """Return the sizes by their names, ``SIZE_NAMES``.
 
     A work item has ``query_rows`` rows, and a chunk of the online softmax ``kv_columns`` keys,
-    each rounded up to whole vectors; a chunk has no more keys than the first-level cache wants.
+    each rounded up to whole vectors. A chunk has no more keys than the first-level cache wants,
+    and an item no more rows than leave enough items for many threads.
     """
+    piece_rows = form.lanes * MAX_VECTORS
+    heads = parameters.batch * parameters.query_heads
+    num_pieces = heads * ceil_div(parameters.query_length, piece_rows)
     block_rows = align_up(parameters.query_rows, form.lanes)
+    if block_rows > piece_rows:
+        fair_pieces = max(num_pieces // _ITEMS_WANTED, 1)
+        block_rows = min(align_up(block_rows, piece_rows), fair_pieces * piece_rows)
     num_blocks = ceil_div(parameters.query_length, block_rows)
     row_bytes = form.lanes * MAX_VECTORS * FLOAT_BYTES
-    most_rows = max(_MOST_SCORE_BYTES // row_bytes, form.lanes)
+    most_rows = _MOST_SCORE_BYTES // row_bytes
+    if form.staged_row_bytes:
+        most_rows = min(most_rows, _MOST_STAGED_BYTES // form.staged_row_bytes)
+    most_rows = max(most_rows // form.lanes, 1) * form.lanes
     wanted_rows = align_up(parameters.kv_columns, form.lanes)
     longest = align_up(parameters.kv_length, form.lanes)
     sizes = {
-        "num_items": parameters.batch * parameters.query_heads * num_blocks,
+        "num_items": heads * num_blocks,
         "num_blocks": num_blocks,
         "query_heads": parameters.query_heads,
         "group_size": parameters.query_heads // parameters.kv_heads,

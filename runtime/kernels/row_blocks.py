@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hocket.hwmodels.units import align_up
 from hocket.runtime.kernels.lanes import FLOAT_BYTES
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS
-from hocket.runtime.kernels.plan import STATISTICS, scratch_layout
+from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, STATISTICS, scratch_layout
 from hocket.runtime.kernels.source import indent
 
 if TYPE_CHECKING:
@@ -130,15 +129,10 @@ def _setup_lines(form: KernelForm) -> list[str]:
 
 def _scores_place(form: KernelForm) -> str:
     """Return where scores begin, as an expression: behind what is staged, on a cache line."""
-    layout = scratch_layout(form, 0)
-    if form.widens:
-        each = max(form.head_dim, form.value_dim) * FLOAT_BYTES
-        staged = f"chunk_rows * {each}"
-    elif form.product == "bfloat16":
-        staged = f"(chunk_rows + 1) // 2 * {form.value_dim * ELEMENT_BYTES}"
-    else:
-        return str(align_up(layout.staged, 64))
-    return f"({layout.staged} + {staged} + 63) // 64 * 64"
+    start = scratch_layout(form, 0).staged
+    staged = f"(chunk_rows + 1) // 2 * {2 * form.staged_row_bytes}"
+    last = SCRATCH_ALIGNMENT - 1
+    return f"({start + last} + {staged}) // {SCRATCH_ALIGNMENT} * {SCRATCH_ALIGNMENT}"
 
 
 def _block_of(form: KernelForm, item: str) -> str:
@@ -248,8 +242,9 @@ def _piece_lines(form: KernelForm) -> list[str]:
         "for column in range(vectors):",
         f"    at = column * {vector_bytes}",
         f"    row = first + column * {lanes}",
-        f"    unpack(weighted + at, {stride}, sums + at, outputs + row * output_row_stride,",
-        f"           output_row_stride, last - column * {lanes})",
+        f"    unpack(weighted + at, {stride}, sums + at,",
+        "           outputs + row * output_row_stride, output_row_stride,",
+        f"           last - column * {lanes})",
     ]
     if form.saves_log_sum_exp:
         lines += [

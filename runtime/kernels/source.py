@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from hocket.runtime.cpu import CpuFeatures
 
 _INTRINSICS = (lanes, masks, matrix, transposes, vector, work)
+
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def make_source(
         *indent(1, body),
         "",
     ]
-    text = "\n".join(lines)
+    text = "\n".join(part for line in lines for part in _wrapped(line))
     digest = hashlib.sha256()
     for part in (_toolchain_digest(), cpu.cache_key, text):
         digest.update(hashlib.sha256(part.encode()).digest())
@@ -89,6 +92,19 @@ def make_source(
 def indent(levels: int, lines: Sequence[str]) -> list[str]:
     """Return lines of Python moved in by so many levels."""
     return [" " * 4 * levels + line for line in lines]
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return a line as lines of readable length; those that are longer are calls."""
+    margin = " " * (len(line) - len(line.lstrip()) + 8)
+    return textwrap.wrap(
+        line,
+        width=_WIDTH,
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+        subsequent_indent=margin,
+    ) or [line]
 
 
 def _argument_lines(body: Sequence[str]) -> list[str]:

@@ -136,7 +136,9 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
             slack = slack + 2.0**-21 * parameters.softcap
         seen = _seen(parameters, operands, distances)
         scores, lower, upper = (
-            np.where(seen, _masked(parameters, operands.mask, _capped(parameters, x) + bias), -np.inf)
+            np.where(
+                seen, _masked(parameters, operands.mask, _capped(parameters, x) + bias), -np.inf
+            )
             for x in (products, products - slack, products + slack)
         )
 

@@ -113,6 +113,27 @@ def make_parameters(**changes: Any) -> AttentionParameters:
     return AttentionParameters(**{**_DEFAULTS, **changes})
 
 
+def parameters_of(form: Form) -> AttentionParameters:
+    """Parameters of one attention of a form."""
+    extents = {"none": None, "key": (1, 1, 1, 16), "query": (1, 1, 16, 1), "both": (1, 1, 16, 16)}
+    return make_parameters(
+        head_dim=form.head_dim,
+        value_dim=form.value_dim,
+        dtype=form.dtype,
+        mask=form.mask,
+        mask_shape=extents[form.mask_axes],
+        masked_rows=form.masked_rows,
+        is_causal=form.is_causal,
+        left_window=5 if form.has_left_window else None,
+        right_window=3 if form.has_right_window else None,
+        softcap=30.0 if form.has_softcap else 0.0,
+        has_kv_lengths=form.has_kv_lengths,
+        counts_from_end=form.counts_from_end,
+        has_slopes=form.has_slopes,
+        saves_log_sum_exp=form.saves_log_sum_exp,
+    )
+
+
 @st.composite
 def attention_parameters(
     draw: st.DrawFn, forms: tuple[Form, ...] = FORMS, max_length: int = 150

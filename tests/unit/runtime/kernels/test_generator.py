@@ -7,10 +7,11 @@ import math
 from typing import Any
 
 import pytest
-from support.kernel_strategies import FORMS, make_parameters
+from support.kernel_strategies import FORMS, make_parameters, parameters_of
 
+from hocket.hwmodels.dtypes import DType
 from hocket.runtime.cpu import CpuFeatures
-from hocket.runtime.kernels import generator
+from hocket.runtime.kernels import source as source_module
 from hocket.runtime.kernels.generator import generate_source
 
 CPU = CpuFeatures("any", 16, 32)
@@ -45,10 +46,33 @@ def test_forms_differ_in_text_and_digest() -> None:
         {"mask": "boolean", "mask_shape": (1, 1, 1, 16)},
         {"mask": "additive", "mask_shape": (1, 1, 16, 16)},
         {"mask": "additive", "mask_shape": (1, 1, 16, 1)},
+        {"left_window": 3},
+        {"right_window": 3, "left_window": 3},
+        {"softcap": 3.0},
+        {"has_kv_lengths": True},
+        {"has_kv_lengths": True, "counts_from_end": True, "is_causal": True},
+        {"has_slopes": True},
+        {"saves_log_sum_exp": True},
+        {"dtype": DType.FLOAT16},
+        {"dtype": DType.BFLOAT16},
     ]
     sources = [generate_source(make_parameters(**change), CPU) for change in changes]
     assert len({source.digest for source in sources}) == len(changes)
     assert len({source.text for source in sources}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ({"is_causal": True}, {"is_causal": True, "query_offset": 7}),
+        ({"left_window": 3}, {"left_window": 400}),
+        ({"right_window": 0}, {"is_causal": True}),
+        ({"softcap": 3.0}, {"softcap": 50.0}),
+    ],
+)
+def test_positions_and_caps_are_handed_over(changes: tuple[dict[str, Any], ...]) -> None:
+    first, second = (generate_source(make_parameters(**change), CPU) for change in changes)
+    assert first == second
 
 
 def test_digest_covers_cpu_and_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,23 +81,16 @@ def test_digest_covers_cpu_and_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = generate_source(parameters, CpuFeatures("other", 16, 32))
     assert elsewhere.text == source.text
     assert elsewhere.digest != source.digest
-    monkeypatch.setattr(generator, "_toolchain_digest", lambda: "other tiles")
+    monkeypatch.setattr(source_module, "_toolchain_digest", lambda: "other tiles")
     assert generate_source(parameters, CPU).digest != source.digest
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_text_is_a_module_that_a_person_can_read(form: Any, lanes: int) -> None:
-    extents = {"none": None, "key": (1, 1, 1, 16), "query": (1, 1, 16, 1), "both": (1, 1, 16, 16)}
-    parameters = make_parameters(
-        head_dim=form.head_dim,
-        value_dim=form.value_dim,
-        mask=form.mask,
-        mask_shape=extents[form.mask_axes],
-        masked_rows=form.masked_rows,
-        is_causal=form.is_causal,
+    source = generate_source(
+        parameters_of(form), CpuFeatures("any", lanes, 32 if lanes == 16 else 16)
     )
-    source = generate_source(parameters, CpuFeatures("any", lanes, 32 if lanes == 16 else 16))
     module = ast.parse(source.text)
     defined = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
     assert tuple(defined) == source.entry_names
