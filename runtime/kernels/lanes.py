@@ -1,4 +1,4 @@
-"""Vectors of float32 lanes in LLVM IR: the small language that the tiles are written in.
+"""Vectors of float lanes in LLVM IR: the small language that the tiles are written in.
 
 A tile is one LLVM function that takes addresses and sizes and is called, never inlined: inlined
 tiles would be optimised again at every level above them, and cost several times the compile time.
@@ -33,11 +33,17 @@ REAL = ir.DoubleType()
 FLOAT_BYTES = 4
 """Bytes of one float32 element."""
 
-STORAGE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+STORAGE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of an element in memory, by the types that tensors may be stored in.
 
-Tiles compute in float32 whatever the storage; bfloat16 products accumulate in it.
+Tiles compute in float32, and in float64 only what is stored so; bfloat16 products accumulate in
+float32.
 """
+
+ELEMENTS = {"float32": FLOAT, "float64": REAL}
+"""Types that tiles compute in, by name."""
+
+_STORED = {"float64": REAL, "float32": FLOAT, "float16": HALF, "bfloat16": INT16}
 
 # A bfloat16 is the upper half of a float32.
 _UPPER_HALF = 16
@@ -74,19 +80,27 @@ def make_tile(
     parameters: Mapping[str, Value],
     emit: Callable[..., Value | None],
     result: Value | None = None,
+    element: str = "float32",
 ) -> Intrinsic:
     """Return a Numba intrinsic that calls one tile function.
 
     Args:
         name: Name of the LLVM function. It must say all that ``emit`` depends on, because a
             module that already has a function of that name gets no second one.
-        lanes: float32 lanes of a vector.
-        parameters: Names of the arguments, each with its type, ``SIZE`` or ``FLOAT``. Addresses
-            and byte strides are sizes.
+        lanes: Lanes of a vector.
+        parameters: Names of the arguments, each with its type, ``SIZE``, or ``FLOAT``, which
+            stands for the type that the tile computes in. Addresses and byte strides are sizes.
         emit: Called with an ``Emitter`` and one value an argument, by its name; writes the
             function's body and returns its result, if it has one.
         result: Type of the result; None for a tile that only writes to memory.
+        element: Type that the tile computes in, a key of ``ELEMENTS``.
     """
+    number = ELEMENTS[element]
+    parameters = {
+        parameter: number if kind == FLOAT else kind for parameter, kind in parameters.items()
+    }
+    if number != FLOAT:
+        name = f"{name}_{element}"
 
     def define(module: Value) -> Value:
         returned = ir.VoidType() if result is None else result
@@ -97,7 +111,8 @@ def make_tile(
         function.attributes.add("noinline")
         function.attributes.add("nounwind")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
-        value = emit(Emitter(builder, lanes), **dict(zip(parameters, function.args, strict=True)))
+        arguments = dict(zip(parameters, function.args, strict=True))
+        value = emit(Emitter(builder, lanes, number), **arguments)
         if result is None:
             builder.ret_void()
         else:
@@ -127,16 +142,21 @@ def make_tile(
 
 
 class Emitter:
-    """Writes the body of one tile function, a vector of ``lanes`` float32 at a time.
+    """Writes the body of one tile function, a vector of ``lanes`` floats at a time.
 
-    Addresses and sizes are 64-bit integers; strides and offsets are bytes.
+    Addresses and sizes are 64-bit integers; strides and offsets are bytes. Floats are of the type
+    ``element``, ``FLOAT`` or ``REAL``, and the integers in lanes are as wide as they are.
     """
 
-    def __init__(self, builder: Value, lanes: int) -> None:
+    def __init__(self, builder: Value, lanes: int, element: Value = FLOAT) -> None:
         self.builder = builder
         self.lanes = lanes
-        self.floats = ir.VectorType(FLOAT, lanes)
-        self.ints = ir.VectorType(INT32, lanes)
+        self.element = element
+        self.element_bytes = _ALIGNMENTS[element]
+        self.vector_bytes = lanes * self.element_bytes
+        self.int_element = INT32 if element == FLOAT else SIZE
+        self.floats = ir.VectorType(element, lanes)
+        self.ints = ir.VectorType(self.int_element, lanes)
         self.halves = ir.VectorType(HALF, lanes)
         self.shorts = ir.VectorType(INT16, lanes)
 
@@ -145,16 +165,17 @@ class Emitter:
         return ir.Constant(SIZE, value)
 
     def constant(self, value: float) -> Value:
-        """Return the same float32 in every lane."""
-        return ir.Constant(self.floats, [ir.Constant(FLOAT, value)] * self.lanes)
+        """Return the same float in every lane."""
+        return ir.Constant(self.floats, [ir.Constant(self.element, value)] * self.lanes)
 
     def int_constant(self, value: int) -> Value:
-        """Return the same 32-bit integer in every lane."""
-        return ir.Constant(self.ints, [ir.Constant(INT32, value)] * self.lanes)
+        """Return the same integer in every lane."""
+        return ir.Constant(self.ints, [ir.Constant(self.int_element, value)] * self.lanes)
 
     def lane_indices(self) -> Value:
-        """Return 0, 1, 2, ... as 32-bit integers."""
-        return ir.Constant(self.ints, [ir.Constant(INT32, lane) for lane in range(self.lanes)])
+        """Return 0, 1, 2, ... as integers."""
+        places = [ir.Constant(self.int_element, lane) for lane in range(self.lanes)]
+        return ir.Constant(self.ints, places)
 
     def offset(self, address: Value, num_bytes: int) -> Value:
         """Return the address ``num_bytes`` further on."""
@@ -177,19 +198,19 @@ class Emitter:
 
     def load(self, address: Value) -> Value:
         """Return a vector of consecutive floats."""
-        return self.builder.load(self._pointer(address, self.floats), align=_ALIGNMENTS[FLOAT])
+        return self.builder.load(self._pointer(address, self.floats), align=self.element_bytes)
 
     def store(self, vector: Value, address: Value) -> None:
         """Write a vector of consecutive floats."""
-        self.builder.store(vector, self._pointer(address, self.floats), align=_ALIGNMENTS[FLOAT])
+        self.builder.store(vector, self._pointer(address, self.floats), align=self.element_bytes)
 
     def load_ints(self, address: Value) -> Value:
-        """Return a vector of consecutive 32-bit integers."""
-        return self.builder.load(self._pointer(address, self.ints), align=_ALIGNMENTS[INT32])
+        """Return a vector of consecutive integers."""
+        return self.builder.load(self._pointer(address, self.ints), align=self.element_bytes)
 
     def store_ints(self, vector: Value, address: Value) -> None:
-        """Write a vector of consecutive 32-bit integers."""
-        self.builder.store(vector, self._pointer(address, self.ints), align=_ALIGNMENTS[INT32])
+        """Write a vector of consecutive integers."""
+        self.builder.store(vector, self._pointer(address, self.ints), align=self.element_bytes)
 
     def load_stored(self, address: Value, storage: str, active: Value | None = None) -> Value:
         """Return consecutive elements of a storage type as floats.
@@ -199,7 +220,7 @@ class Emitter:
             storage: A key of ``STORAGE_BYTES``.
             active: Lanes to read, the others are 0; None to read all.
         """
-        element = {"float32": FLOAT, "float16": HALF, "bfloat16": INT16}[storage]
+        element = _STORED[storage]
         if active is None:
             vector = ir.VectorType(element, self.lanes)
             pointer = self._pointer(address, vector)
@@ -238,8 +259,8 @@ class Emitter:
 
     def load_stored_scalar(self, address: Value, storage: str) -> Value:
         """Return one element of a storage type as a float."""
-        element = {"float32": FLOAT, "float16": HALF, "bfloat16": INT16}[storage]
-        return self._widened(self.load_scalar(address, element), storage, FLOAT, INT32)
+        loaded = self.load_scalar(address, _STORED[storage])
+        return self._widened(loaded, storage, FLOAT, INT32)
 
     def rounded_to_bfloat(self, vector: Value) -> Value:
         """Return floats rounded to bfloat16, as 32-bit integers that hold its bits."""
@@ -264,17 +285,19 @@ class Emitter:
             return builder.bitcast(builder.shl(wide, shift), floats)
         return loaded
 
-    def load_scalar(self, address: Value, element: Value = FLOAT) -> Value:
-        """Return one element."""
+    def load_scalar(self, address: Value, element: Value | None = None) -> Value:
+        """Return one element, a float if no other type is given."""
+        element = self.element if element is None else element
         return self.builder.load(self._pointer(address, element), align=_ALIGNMENTS[element])
 
-    def increment(self, address: Value) -> Value:
+    def increment(self, address: Value, ordering: str = "monotonic") -> Value:
         """Add 1 to the integer at ``address``, at once for all threads; return what it was."""
         pointer = self._pointer(address, SIZE)
-        return self.builder.atomic_rmw("add", pointer, self.size(1), "monotonic")
+        return self.builder.atomic_rmw("add", pointer, self.size(1), ordering)
 
-    def load_active(self, address: Value, active: Value, element: Value = FLOAT) -> Value:
+    def load_active(self, address: Value, active: Value, element: Value | None = None) -> Value:
         """Return consecutive elements where ``active``, elsewhere 0; only those are read."""
+        element = self.element if element is None else element
         vector = ir.VectorType(element, self.lanes)
         pointer = ir.PointerType(vector)
         load = self._declare(
@@ -314,15 +337,19 @@ class Emitter:
                 ir.VectorType(BIT, self.lanes),
                 [ir.Constant(BIT, int(lane < count)) for lane in range(self.lanes)],
             )
-        narrow = self.builder.trunc(count, INT32)
-        return self.builder.icmp_signed("<", self.lane_indices(), self.splat(narrow))
+        return self.builder.icmp_signed("<", self.lane_indices(), self.splat(self.lane_int(count)))
+
+    def lane_int(self, size: Value) -> Value:
+        """Return an address-sized integer as wide as those in lanes."""
+        return size if self.int_element == SIZE else self.builder.trunc(size, self.int_element)
 
     def splat(self, scalar: Value) -> Value:
         """Return a scalar in every lane."""
         vector = ir.VectorType(scalar.type, self.lanes)
         undefined = ir.Constant(vector, ir.Undefined)
         single = self.builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
-        return self.builder.shuffle_vector(single, undefined, self.int_constant(0))
+        zeros = ir.Constant(ir.VectorType(INT32, self.lanes), [INT32(0)] * self.lanes)
+        return self.builder.shuffle_vector(single, undefined, zeros)
 
     def broadcast(self, address: Value) -> Value:
         """Return one float from memory in every lane."""
@@ -453,6 +480,31 @@ class Emitter:
             step *= 2
         return moved
 
+    def merged(self, one: Value, other: Value, step: int) -> Value:
+        """Return sums of pairs of lanes ``step`` apart, those of two vectors in turn.
+
+        Lanes without the bit ``step`` in their number get sums of ``one``, the rest of ``other``.
+        """
+        return self.builder.fadd(
+            self._pick(one, other, step, from_lower=False),
+            self._pick(one, other, step, from_lower=True),
+        )
+
+    def across(self, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+        """Return in every lane what ``combine`` makes of all lanes."""
+        step = 1
+        while step < self.lanes:
+            lanes = [ir.Constant(INT32, lane ^ step) for lane in range(self.lanes)]
+            moved = self.builder.shuffle_vector(vector, vector, ir.Constant(self.ints, lanes))
+            vector = combine(vector, moved)
+            step *= 2
+        return vector
+
+    def any_lane(self, chosen: Value) -> Value:
+        """Return 1 if any lane is chosen, else 0: the turns of a loop that is a condition."""
+        bits = self.builder.bitcast(chosen, ir.IntType(self.lanes))
+        return self.builder.zext(self.builder.icmp_unsigned("!=", bits, bits.type(0)), SIZE)
+
     def _pick(self, upper: Value, lower: Value, step: int, *, from_lower: bool) -> Value:
         lanes = []
         for lane in range(self.lanes):
@@ -460,7 +512,8 @@ class Emitter:
                 lanes.append(self.lanes + lane if lane & step else lane + step)
             else:
                 lanes.append(self.lanes + lane - step if lane & step else lane)
-        mask = ir.Constant(self.ints, [ir.Constant(INT32, lane) for lane in lanes])
+        places = ir.VectorType(INT32, self.lanes)
+        mask = ir.Constant(places, [ir.Constant(INT32, lane) for lane in lanes])
         return self.builder.shuffle_vector(upper, lower, mask)
 
     def _pointer(self, address: Value, element: Value) -> Value:
@@ -476,6 +529,6 @@ class Emitter:
 
 def _suffix(vector: Value) -> str:
     """Return a vector type as intrinsic names spell it, ``v16f32``."""
-    names = {FLOAT: "f32", HALF: "f16"}
+    names = {REAL: "f64", FLOAT: "f32", HALF: "f16"}
     element = names.get(vector.element) or f"i{vector.element.width}"
     return f"v{vector.count}{element}"
