@@ -43,7 +43,8 @@ float32.
 ELEMENTS = {"float32": FLOAT, "float64": REAL}
 """Types that tiles compute in, by name."""
 
-_STORED = {"float64": REAL, "float32": FLOAT, "float16": HALF, "bfloat16": INT16}
+# What is read and written of each type of memory; a bfloat16 goes by its bits.
+_ADDRESSED = {"float64": REAL, "float32": FLOAT, "float16": HALF, "bfloat16": INT16}
 
 # A bfloat16 is the upper half of a float32.
 _UPPER_HALF = 16
@@ -72,6 +73,11 @@ class _BFloatType(ir.Type):  # type: ignore[misc]
 
 
 BFLOAT = _BFloatType()
+
+
+def computed_in(storage: str) -> str:
+    """Return what tiles compute in on elements of a storage type, a key of ``ELEMENTS``."""
+    return "float64" if storage == "float64" else "float32"
 
 
 def make_tile(
@@ -220,7 +226,7 @@ class Emitter:
             storage: A key of ``STORAGE_BYTES``.
             active: Lanes to read, the others are 0; None to read all.
         """
-        element = _STORED[storage]
+        element = _ADDRESSED[storage]
         if active is None:
             vector = ir.VectorType(element, self.lanes)
             pointer = self._pointer(address, vector)
@@ -259,7 +265,7 @@ class Emitter:
 
     def load_stored_scalar(self, address: Value, storage: str) -> Value:
         """Return one element of a storage type as a float."""
-        loaded = self.load_scalar(address, _STORED[storage])
+        loaded = self.load_scalar(address, _ADDRESSED[storage])
         return self._widened(loaded, storage, FLOAT, INT32)
 
     def rounded_to_bfloat(self, vector: Value) -> Value:
@@ -310,6 +316,12 @@ class Emitter:
 
     def store_active(self, vector: Value, address: Value, active: Value) -> None:
         """Write consecutive elements where ``active``."""
+        if isinstance(active, ir.Constant) and active == self.first_lanes(1):
+            # LLVM would write a lane of what the vector was truncated from: too many bytes.
+            element = self.builder.extract_element(vector, INT32(0))
+            pointer = self._pointer(address, element.type)
+            self.builder.store(element, pointer, align=_ALIGNMENTS[element.type])
+            return
         pointer = ir.PointerType(vector.type)
         store = self._declare(
             f"llvm.masked.store.{_suffix(vector.type)}.p0",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from hocket.runtime.kernels.lanes import (
     BYTE,
     FLOAT,
-    FLOAT_BYTES,
     SIZE,
     Emitter,
     Intrinsic,
@@ -30,21 +29,26 @@ MAX_VECTORS = 3
 
 # Rows of a register tile by (lanes, registers): rows * vectors sums, the vectors of queries and
 # one broadcast must fit, with a few registers to spare, or the innermost loop spills.
-_TILE_ROWS = {(16, 32): 8, (8, 32): 8, (4, 32): 6, (16, 16): 4, (8, 16): 4, (4, 16): 4}
+_TILE_ROWS = {(16, 32): 8, (8, 32): 8, (4, 32): 6, (2, 32): 6, (16, 16): 4}
 
 
 def tile_rows(lanes: int, registers: int) -> int:
     """Return the rows of key, or columns of value, of one register tile."""
-    return _TILE_ROWS[lanes, registers]
+    return _TILE_ROWS.get((lanes, registers), 4)
 
 
 _LINE_BYTES = 64
 
-PRODUCTS = ("float32", "bfloat16")
-"""How products are made: of single floats, or of pairs of bfloat16 that are summed in float32."""
+PRODUCTS = ("float32", "bfloat16", "float64")
+"""How products are made: of single floats, or of pairs of bfloat16 that are summed in float32.
+
+Where tiles are said to work on float32, they work on float64 for products of that.
+"""
 
 ELEMENT_BYTES = 4
 """Bytes of what one step of a product reads from a row: a float32, or a pair of bfloat16."""
+
+_ELEMENTS = {"float32": "float32", "bfloat16": "float32", "float64": "float64"}
 
 
 @functools.cache
@@ -67,7 +71,7 @@ def score_tile(
     ``ahead`` bytes behind the keys is brought into the second-level cache meanwhile.
 
     Args:
-        lanes: float32 lanes of a vector.
+        lanes: Lanes of a vector.
         rows: Rows of key of one register tile.
         vectors: Vectors of queries.
         depth: Steps of the product: columns of key, or pairs of them.
@@ -79,8 +83,6 @@ def score_tile(
         finds_largest: Whether there is an argument ``largest``, float32 ``[vectors * lanes]``,
             which is raised to the largest score of each query.
     """
-    vector_bytes = lanes * FLOAT_BYTES
-    row_bytes = MAX_VECTORS * vector_bytes
 
     def emit(
         emitter: Emitter,
@@ -94,6 +96,8 @@ def score_tile(
         **more: Value,
     ) -> None:
         builder = emitter.builder
+        element_bytes, vector_bytes = emitter.element_bytes, emitter.vector_bytes
+        row_bytes = MAX_VECTORS * vector_bytes
 
         def score(tile: Value, _carried: list[Value]) -> Sequence[Value]:
             first = builder.mul(tile, emitter.size(rows))
@@ -105,13 +109,13 @@ def score_tile(
             def multiply(index: Value, sums: list[Value]) -> Sequence[Value]:
                 # One line of one row a step: as many steps as a line has elements ask for that
                 # line of all rows.
-                turn = builder.sdiv(index, emitter.size(_LINE_BYTES // ELEMENT_BYTES))
+                turn = builder.sdiv(index, emitter.size(_LINE_BYTES // element_bytes))
                 part = builder.mul(turn, emitter.size(_LINE_BYTES))
                 row = builder.add(first, builder.srem(index, emitter.size(rows)))
                 asked = builder.add(emitter.row(keys, row, key_stride), part)
                 emitter.prefetch(builder.add(asked, ahead), level=2)
                 line = emitter.row(queries, index, emitter.size(row_bytes))
-                places = [emitter.row(row, index, emitter.size(ELEMENT_BYTES)) for row in key_rows]
+                places = [emitter.row(row, index, emitter.size(element_bytes)) for row in key_rows]
                 return _accumulate(emitter, places, line, sums, product)
 
             sums = [emitter.constant(0.0)] * (rows * vectors)
@@ -154,7 +158,7 @@ def score_tile(
     if finds_largest:
         parameters |= {"largest": SIZE}
     name = f"hocket_score_{lanes}_{rows}x{vectors}_{depth}_{product}_{key_mask}_{finds_largest:d}"
-    return make_tile(name, lanes, parameters, emit)
+    return make_tile(name, lanes, parameters, emit, element=_ELEMENTS[product])
 
 
 @functools.cache
@@ -168,8 +172,6 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
     values are pairs of bfloat16 of two keys, and ``count`` is the number of pairs. What lies
     ``ahead`` bytes behind the values is brought into the second-level cache meanwhile.
     """
-    vector_bytes = lanes * FLOAT_BYTES
-    row_bytes = MAX_VECTORS * vector_bytes
 
     def emit(
         emitter: Emitter,
@@ -183,6 +185,8 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
         ahead: Value,
     ) -> None:
         builder = emitter.builder
+        element_bytes, vector_bytes = emitter.element_bytes, emitter.vector_bytes
+        row_bytes = MAX_VECTORS * vector_bytes
         scale = [
             emitter.load(emitter.offset(factors, vector * vector_bytes))
             for vector in range(vectors)
@@ -200,12 +204,12 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
                 builder.fmul(emitter.load(place), scale[at % vectors])
                 for at, place in enumerate(places)
             ]
-            corner = emitter.row(values, first, emitter.size(ELEMENT_BYTES))
+            corner = emitter.row(values, first, emitter.size(element_bytes))
 
             def multiply(index: Value, carried: list[Value]) -> Sequence[Value]:
                 line = emitter.row(weights, index, emitter.size(row_bytes))
                 row = emitter.row(corner, index, value_stride)
-                elements = [emitter.offset(row, column * ELEMENT_BYTES) for column in range(number)]
+                elements = [emitter.offset(row, column * element_bytes) for column in range(number)]
                 emitter.prefetch(builder.add(row, ahead), level=2)
                 return _accumulate(emitter, elements, line, carried, product)
 
@@ -227,7 +231,7 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
         ("weights", "values", "value_stride", "count", "sums", "factors", "ahead"), SIZE
     )
     name = f"hocket_weigh_{lanes}_{columns}x{vectors}_{depth}_{product}"
-    return make_tile(name, lanes, parameters, emit)
+    return make_tile(name, lanes, parameters, emit, element=_ELEMENTS[product])
 
 
 def _accumulate(
@@ -236,7 +240,7 @@ def _accumulate(
     """Add to ``sums`` the product of each element in memory and each vector of a packed line."""
     vectors = len(sums) // len(elements)
     packed = [
-        emitter.load(emitter.offset(line, vector * emitter.lanes * FLOAT_BYTES))
+        emitter.load(emitter.offset(line, vector * emitter.vector_bytes))
         for vector in range(vectors)
     ]
     multiply = emitter.paired if product == "bfloat16" else emitter.fused

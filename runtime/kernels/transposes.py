@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from hocket.runtime.kernels.lanes import (
     FLOAT,
-    FLOAT_BYTES,
     SIZE,
     STORAGE_BYTES,
     Emitter,
     Intrinsic,
     Value,
+    computed_in,
     make_tile,
 )
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES
@@ -33,6 +33,8 @@ def pack_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
     bytes apart, of which those past row ``last`` repeat it; ``scale``; ``target``, a column of
     ``depth`` rows. With the storage "pair", source and target are pairs of bfloat16 moved as they
     are, and ``scale`` is not used.
+
+    What float32 is in memory of ours is float64 where that is stored, here and below.
     """
     element_bytes = STORAGE_BYTES.get(storage, ELEMENT_BYTES)
 
@@ -66,7 +68,8 @@ def pack_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
 
     parameters = {"source": SIZE, "source_stride": SIZE, "last": SIZE, "scale": FLOAT}
     parameters |= {"target": SIZE, "stride": SIZE}
-    return make_tile(f"hocket_pack_{lanes}_{depth}_{storage}", lanes, parameters, emit)
+    name = f"hocket_pack_{lanes}_{depth}_{storage}"
+    return make_tile(name, lanes, parameters, emit, element=computed_in(storage))
 
 
 @functools.cache
@@ -118,7 +121,7 @@ def unpack_tile(lanes: int, depth: int, storage: str, masked_rows: str) -> Intri
         ("source", "stride", "sums", "target", "target_stride", "last"), SIZE
     )
     name = f"hocket_unpack_{lanes}_{depth}_{storage}_{masked_rows}"
-    return make_tile(name, lanes, parameters, emit)
+    return make_tile(name, lanes, parameters, emit, element=computed_in(storage))
 
 
 @functools.cache
@@ -128,29 +131,29 @@ def widen_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
     Its arguments: ``source``, ``[count, depth]`` with rows ``source_stride`` bytes apart;
     ``target``, float32 ``[count, depth]``, contiguous.
     """
-    element_bytes = STORAGE_BYTES[storage]
+    element_bytes, computed = STORAGE_BYTES[storage], computed_in(storage)
 
     def emit(
         emitter: Emitter, *, source: Value, source_stride: Value, count: Value, target: Value
     ) -> None:
         def copy(index: Value, _carried: list[Value]) -> list[Value]:
             row = emitter.row(source, index, source_stride)
-            moved = emitter.row(target, index, emitter.size(depth * FLOAT_BYTES))
+            moved = emitter.row(target, index, emitter.size(depth * emitter.element_bytes))
             for first in range(0, depth, lanes):
                 columns = min(lanes, depth - first)
                 active = None if columns == lanes else emitter.first_lanes(columns)
                 vector = emitter.load_stored(
                     emitter.offset(row, first * element_bytes), storage, active
                 )
-                emitter.store_stored(
-                    vector, emitter.offset(moved, first * FLOAT_BYTES), "float32", active
-                )
+                place = emitter.offset(moved, first * emitter.element_bytes)
+                emitter.store_stored(vector, place, computed, active)
             return []
 
         emitter.loop(count, [], copy)
 
     parameters = dict.fromkeys(("source", "source_stride", "count", "target"), SIZE)
-    return make_tile(f"hocket_widen_{lanes}_{depth}_{storage}", lanes, parameters, emit)
+    name = f"hocket_widen_{lanes}_{depth}_{storage}"
+    return make_tile(name, lanes, parameters, emit, element=computed)
 
 
 @functools.cache
@@ -213,12 +216,12 @@ def pair_tile(lanes: int, depth: int) -> Intrinsic:
 
 
 @functools.cache
-def fill_tile(lanes: int) -> Intrinsic:
+def fill_tile(lanes: int, element: str = "float32") -> Intrinsic:
     """Return the tile that writes ``value`` to ``count`` vectors from ``target`` on."""
 
     def emit(emitter: Emitter, *, target: Value, count: Value, value: Value) -> None:
         vector = emitter.splat(value)
-        size = emitter.size(lanes * FLOAT_BYTES)
+        size = emitter.size(emitter.vector_bytes)
 
         def write(index: Value, _carried: list[Value]) -> list[Value]:
             emitter.store(vector, emitter.row(target, index, size))
@@ -227,7 +230,7 @@ def fill_tile(lanes: int) -> Intrinsic:
         emitter.loop(count, [], write)
 
     parameters = {"target": SIZE, "count": SIZE, "value": FLOAT}
-    return make_tile(f"hocket_fill_{lanes}", lanes, parameters, emit)
+    return make_tile(f"hocket_fill_{lanes}", lanes, parameters, emit, element=element)
 
 
 def _for_each_square(emitter: Emitter, depth: int, write: Callable[[Value, int], None]) -> None:
