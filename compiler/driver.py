@@ -19,6 +19,7 @@ from hocket.compiler.graph.pipeline import prepare_model
 from hocket.compiler.graph.recognize.rules import recognize_attention
 from hocket.compiler.graph.regions import AttentionRegion
 from hocket.compiler.options import CompileOptions
+from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
 from hocket.runtime.errors import UnsupportedError
@@ -108,7 +109,9 @@ def cut_model(model: Model, dims: Mapping[str, int] | None = None) -> tuple[str,
 
 
 def kernels_refuse(problem: AttentionProblem) -> str | None:
-    """Return why the runtime has no kernel for a problem; None if it has one."""
+    """Return why the runtime cannot compute a problem in a kernel; None if it can."""
+    if problem.dtype is DType.BFLOAT16:
+        return "numpy, in whose arrays tensors pass between kernels and steps, has no bfloat16"
     try:
         kernel_parameters(problem, ("bhnd", "bhnd", "bhnd", "bhnd"), query_rows=1, kv_columns=1)
     except UnsupportedError as error:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.program import Program
 
 FORMAT_NAME = "hocket-artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_THREADS = 1024
 _MANIFEST = "manifest.json"
 _HOST = "host.onnx"
@@ -202,6 +202,11 @@ def _check_listed(name: str, artifact: Artifact, where: str) -> None:
 
 def _check_attention(step: AttentionStep, artifact: Artifact) -> None:
     parameters = step.parameters
+    if parameters.dtype is DType.BFLOAT16:
+        raise ArtifactError(f"step {step.name!r}: steps have no bfloat16 tensors")
+    for name in ("has_kv_lengths", "has_slopes", "saves_log_sum_exp"):
+        if getattr(parameters, name):
+            raise ArtifactError(f"step {step.name!r}: {name} needs an operand that no step has")
     wanted = {
         step.query: (parameters.query_shape, parameters.dtype),
         step.key: (parameters.key_shape, parameters.dtype),
