@@ -48,7 +48,11 @@ DEV = [
 setup(
     packages=sorted(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"hocket": ["py.typed"], "hocket.hwmodels": ["targets/*.toml"]},
+    package_data={
+        "hocket": ["py.typed"],
+        "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.hwmodels": ["targets/*.toml"],
+    },
     install_requires=[
         "numba>=0.68,<1",
         "numpy>=2.0,<3",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import attention, with_vector_cost, without_overheads
 
 from hocket.compiler.attention.bounds import compulsory_bytes
@@ -47,27 +47,17 @@ CASES = (
 )
 QUICK_CASES = (CASES[0], CASES[6], CASES[18])
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "attention as other tools plan it, and as we do (simulated)"
-    choices, _ = parse_choices(question)
-    report(
-        question,
-        measure(choices),
-        {
-            "peer": "",
-            "case": "",
-            "problem": "",
-            "peer_cycles": ",.0f",
-            "our_cycles": ",.0f",
-            "peer_over_ours": ".2f",
-            "of_bound": ".3f",
-            "dram_of_floor": ".2f",
-            "dataflow": "",
-        },
-        choices,
-    )
+COLUMNS = {
+    "peer": "",
+    "case": "",
+    "problem": "",
+    "peer_cycles": ",.0f",
+    "our_cycles": ",.0f",
+    "peer_over_ours": ".2f",
+    "of_bound": ".3f",
+    "dram_of_floor": ".2f",
+    "dataflow": "",
+}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -110,4 +100,4 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_bench("attention as other tools plan it, and as we do (simulated)", COLUMNS, measure)

@@ -15,7 +15,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import attention, with_vector_cost
 
 from hocket.compiler.attention.lower import lower_attention
@@ -26,7 +26,7 @@ from hocket.compiler.attention.memory.exact import (
     place_exactly,
 )
 from hocket.compiler.attention.memory.planner import compact
-from hocket.compiler.attention.search.cp_sat import Limits, as_program, schedule_exactly
+from hocket.compiler.attention.search.exact_schedule import Limits, as_program, schedule_exactly
 from hocket.hwmodels.simulate import simulate
 
 if TYPE_CHECKING:
@@ -50,33 +50,23 @@ COSTS = (5.0, 64.0)
 DATAFLOWS = ("flat", "tileflow", "fusemax", "mas", "hocket")
 QUICK_DATAFLOWS = ("flat", "mas", "hocket")
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "a dataflow's order and memory against a solver's, same tiles (mas-edge, simulated)"
-    choices, _ = parse_choices(question)
-    report(
-        question,
-        measure(choices),
-        {
-            "problem": "",
-            "cores": "",
-            "cost": ".0f",
-            "dataflow": "",
-            "tasks": "",
-            "cycles": ",.0f",
-            "best": ",.0f",
-            "proved": ",.0f",
-            "closed": ",.0f",
-            "above": ".1%",
-            "slot_bytes": ",",
-            "compact_bytes": ",",
-            "least_bytes": ",",
-            "proved_bytes": ",",
-            "seconds": ".1f",
-        },
-        choices,
-    )
+COLUMNS = {
+    "problem": "",
+    "cores": "",
+    "cost": ".0f",
+    "dataflow": "",
+    "tasks": "",
+    "cycles": ",.0f",
+    "best": ",.0f",
+    "proved": ",.0f",
+    "closed": ",.0f",
+    "above": ".1%",
+    "slot_bytes": ",",
+    "compact_bytes": ",",
+    "least_bytes": ",",
+    "proved_bytes": ",",
+    "seconds": ".1f",
+}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -133,4 +123,8 @@ def _least_memory(program: Program, machine: HardwareModel, effort: Effort) -> E
 
 
 if __name__ == "__main__":
-    main()
+    run_bench(
+        "a dataflow's order and memory against a solver's, same tiles (mas-edge, simulated)",
+        COLUMNS,
+        measure,
+    )

@@ -12,10 +12,13 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PACKAGES = ("hocket", "numba", "numpy", "onnx", "onnxruntime")
 ROOT = Path(__file__).parent.parent
@@ -73,23 +76,39 @@ def stamp() -> dict[str, Any]:
     }
 
 
+def run_bench(
+    question: str,
+    columns: dict[str, str],
+    measure: Callable[[Choices], list[dict[str, Any]]],
+) -> None:
+    """Be a bench: read the command line, measure, and ``report`` the rows.
+
+    Args:
+        question: What the bench answers.
+        columns: As ``report`` takes them.
+        measure: Returns the rows.
+    """
+    choices, _ = parse_choices(question)
+    report(question, measure(choices), columns, choices)
+
+
 def report(
-    question: str, rows: list[dict[str, Any]], formats: dict[str, str], choices: Choices
+    question: str, rows: list[dict[str, Any]], columns: dict[str, str], choices: Choices
 ) -> None:
     """Print rows as a table and write them, stamped, where the command line says.
 
     Args:
         question: Title of the table.
         rows: One dict a row, alike in keys.
-        formats: Column titles by the key they show, each with its format: ``{"ours_ms": ".2f"}``.
+        columns: The keys that are shown, each with its format: ``{"ours_ms": ".2f"}``.
         choices: Of the command line.
     """
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=question, title_justify="left")
-    for key in formats:
+    for key in columns:
         table.add_column(key.replace("_", " "), justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*(format(row[key], form) for key, form in formats.items()))
+        table.add_row(*(format(row[key], form) for key, form in columns.items()))
     console.print(table)
     about = stamp()
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())

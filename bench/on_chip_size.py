@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import attention, with_on_chip_bytes
 
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
@@ -31,28 +31,18 @@ CASES = {"BERT-Base": (12, 512, 64), "4096 tokens": (8, 4096, 64), "16384 tokens
 SIZES = (65_536, 131_072, 262_144, 524_288, 1_048_576, 2_097_152, 5_000_000, 20_000_000)
 QUICK_SIZES = (131_072, 1_048_576)
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "on-chip memory, overwriting, smaller tiles and spilling on mas-edge (simulated)"
-    choices, _ = parse_choices(question)
-    report(
-        question,
-        measure(choices),
-        {
-            "case": "",
-            "on_chip_bytes": ",",
-            "overwriting_of_bound": ".3f",
-            "smaller_tiles_of_bound": ".3f",
-            "spilling_of_bound": ".3f",
-            "hocket_of_bound": ".3f",
-            "hocket_over_flat": ".2f",
-            "energy_saved_over_flat": ".0%",
-            "reloaded_of_floor": ".2f",
-            "saved": ".1%",
-        },
-        choices,
-    )
+COLUMNS = {
+    "case": "",
+    "on_chip_bytes": ",",
+    "overwriting_of_bound": ".3f",
+    "smaller_tiles_of_bound": ".3f",
+    "spilling_of_bound": ".3f",
+    "hocket_of_bound": ".3f",
+    "hocket_over_flat": ".2f",
+    "energy_saved_over_flat": ".0%",
+    "reloaded_of_floor": ".2f",
+    "saved": ".1%",
+}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -109,4 +99,8 @@ def millijoules(result: SearchResult | None) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_bench(
+        "on-chip memory, overwriting, smaller tiles and spilling on mas-edge (simulated)",
+        COLUMNS,
+        measure,
+    )

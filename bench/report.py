@@ -9,10 +9,20 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).parent.parent
+import attention_cycles
+import attention_peers
+import exact_scheduling
+import on_chip_size
+import search_quality
+import simulator_speed
+import vector_cost
+from harness import ROOT
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -22,21 +32,27 @@ class Section:
     """One table of the page.
 
     Attributes:
-        name: Of the bench and its result file.
+        bench: Its module, which names the result file and has the columns.
         title: Heading.
         text: What stands between heading and table.
-        columns: Titles of columns by key, each with its format.
+        omitted: Columns that the page does without.
     """
 
-    name: str
+    bench: ModuleType
     title: str
     text: str
-    columns: dict[str, str]
+    omitted: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The keys that are shown, each with its format."""
+        columns: dict[str, str] = self.bench.COLUMNS
+        return {key: form for key, form in columns.items() if key not in self.omitted}
 
 
 SECTIONS = (
     Section(
-        "vector_cost",
+        vector_cost,
         "What two streams gain, by the cost of softmax",
         "Simulated on `mas-edge`: two cores of 256 multiply-accumulates and 256 lanes, four words "
         "a cycle from DRAM. The cost is in lane-cycles a score over all five steps of softmax. "
@@ -44,121 +60,46 @@ SECTIONS = (
         "the same tiles, but nothing is loaded ahead of its row block or stored behind it. Two "
         "units side by side gain at most a factor of two over taking turns; what a comparison "
         "shows beyond that, its baseline has lost elsewhere.",
-        {
-            "network": "",
-            "vector_cost": ".0f",
-            "bound_cycles": ",.0f",
-            "hocket_of_bound": ".3f",
-            "mas_of_bound": ".3f",
-            "flat_of_bound": ".3f",
-            "mas_over_flat": ".2f",
-            "hocket_over_flat": ".2f",
-            "hocket_over_serial_flat": ".2f",
-            "energy_saved_over_flat": ".0%",
-        },
     ),
     Section(
-        "attention_peers",
+        attention_peers,
         "Beside what other tools plan",
         "Our programs are simulated. The peers' cycles are their own estimates, read off the tools "
         "run on the same sizes; `bench/attention_peers.py` says which versions, and on which "
         "machine each is compared. Of bound is ours.",
-        {
-            "peer": "",
-            "case": "",
-            "problem": "",
-            "peer_cycles": ",.0f",
-            "our_cycles": ",.0f",
-            "peer_over_ours": ".2f",
-            "of_bound": ".3f",
-            "dram_of_floor": ".2f",
-        },
+        ("dataflow",),
     ),
     Section(
-        "on_chip_size",
+        on_chip_size,
         "On-chip memory: overwriting, smaller tiles, spilling",
         "Simulated on `mas-edge` with other amounts of on-chip memory; cycles over the bound. "
         "`overwriting` may keep fewer key and value tiles than a head has and load them again; "
         "`smaller tiles` may not; `spilling` sends probabilities to DRAM and back. Saved is "
         "overwriting over smaller tiles.",
-        {
-            "case": "",
-            "on_chip_bytes": ",",
-            "overwriting_of_bound": ".3f",
-            "smaller_tiles_of_bound": ".3f",
-            "spilling_of_bound": ".3f",
-            "hocket_of_bound": ".3f",
-            "hocket_over_flat": ".2f",
-            "energy_saved_over_flat": ".0%",
-            "reloaded_of_floor": ".2f",
-            "saved": ".1%",
-        },
     ),
     Section(
-        "search_quality",
+        search_quality,
         "How good searches are, by what they may simulate",
         "Cycles of the best program found over the bound, for a budget of simulated tasks; medians "
         "over seeds.",
-        {
-            "network": "",
-            "target": "",
-            "is_causal": "",
-            "budget_tasks": ",",
-            "exhaustive": ".3f",
-            "random": ".3f",
-            "genetic": ".3f",
-            "tree": ".3f",
-        },
     ),
     Section(
-        "exact_scheduling",
+        exact_scheduling,
         "How good the dataflows' orders are, against exact ones",
         "Small problems, the dataflow's own tiles: its cycles, those of the best order that CP-SAT "
         "found, and the bound it proved; then bytes of slots, of the same program placed anew, and "
         "the least that is possible.",
-        {
-            "problem": "",
-            "cores": "",
-            "cost": ".0f",
-            "dataflow": "",
-            "cycles": ",.0f",
-            "best": ",.0f",
-            "proved": ",.0f",
-            "above": ".1%",
-            "slot_bytes": ",",
-            "compact_bytes": ",",
-            "proved_bytes": ",",
-        },
+        ("tasks", "closed", "least_bytes", "seconds"),
     ),
     Section(
-        "simulator_speed",
+        simulator_speed,
         "How fast programs are built, simulated and verified",
         "Timed, million tasks a second.",
-        {
-            "program": "",
-            "tasks": ",",
-            "built": ".2f",
-            "simulated": ".1f",
-            "verified": ".1f",
-        },
     ),
     Section(
-        "attention_cycles",
+        attention_cycles,
         "Every network, dataflow and machine",
         "Simulated. DRAM of floor is the traffic over what must move at least once.",
-        {
-            "target": "",
-            "network": "",
-            "dataflow": "",
-            "cycles": ",.0f",
-            "of_bound": ".3f",
-            "speedup_over_flat": ".2f",
-            "millijoules": ".3f",
-            "dram_of_floor": ".2f",
-            "matrix_utilization": ".0%",
-            "vector_utilization": ".0%",
-            "search_seconds": ".2f",
-        },
     ),
 )
 
@@ -188,7 +129,7 @@ def page() -> str:
         ),
     ]
     for section in SECTIONS:
-        path = RESULTS / f"{section.name}.json"
+        path = RESULTS / f"{section.bench.__name__}.json"
         if not path.exists():
             continue
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import WORKLOADS, attention
 
 from hocket.compiler.attention.lower import NATURAL
@@ -39,13 +39,9 @@ SEEDS = 5
 QUICK_SEEDS = 3
 SEEDLESS = ("exhaustive",)
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "cycles of the best program found, over the bound, by tasks simulated (median)"
-    choices, _ = parse_choices(question)
-    columns = {"network": "", "target": "", "is_causal": "", "budget_tasks": ",d"}
-    report(question, measure(choices), columns | dict.fromkeys(SEARCHERS, ".3f"), choices)
+COLUMNS = {"network": "", "target": "", "is_causal": "", "budget_tasks": ","} | dict.fromkeys(
+    SEARCHERS, ".3f"
+)
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -84,4 +80,8 @@ def run(name: str, space: TilingSpace, tasks: int, num_seeds: int) -> list[Searc
 
 
 if __name__ == "__main__":
-    main()
+    run_bench(
+        "cycles of the best program found, over the bound, by tasks simulated (median)",
+        COLUMNS,
+        measure,
+    )

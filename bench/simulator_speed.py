@@ -9,7 +9,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import WORKLOADS, attention
 
 from hocket.compiler.attention.schedule.build import build_program
@@ -28,13 +28,7 @@ TILINGS = {
     "100 k": Tiling(8, 8, 256),
 }
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "million tasks a second, BERT-Base on mas-edge (timed, medians)"
-    choices, _ = parse_choices(question)
-    columns = {"program": "", "tasks": ",", "built": ".2f", "simulated": ".1f", "verified": ".1f"}
-    report(question, measure(choices), columns, choices)
+COLUMNS = {"program": "", "tasks": ",", "built": ".2f", "simulated": ".1f", "verified": ".1f"}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -77,4 +71,4 @@ def median_seconds(action: Callable[[], object], repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_bench("million tasks a second, BERT-Base on mas-edge (timed, medians)", COLUMNS, measure)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness import Choices, parse_choices, report
+from harness import Choices, run_bench
 from workloads import QUICK, WORKLOADS, attention, with_vector_cost
 
 from hocket.compiler.attention.lower import lower_attention
@@ -22,28 +22,18 @@ from hocket.hwmodels.simulate import simulate
 COSTS = (5.0, 16.0, 32.0, 64.0, 96.0, 128.0, 160.0, 180.0)
 QUICK_COSTS = (5.0, 128.0)
 
-
-def main() -> None:
-    """Print and write the table."""
-    question = "two streams by the cost of softmax on mas-edge (simulated)"
-    choices, _ = parse_choices(question)
-    report(
-        question,
-        measure(choices),
-        {
-            "network": "",
-            "vector_cost": ".0f",
-            "bound_cycles": ",.0f",
-            "hocket_of_bound": ".3f",
-            "mas_of_bound": ".3f",
-            "flat_of_bound": ".3f",
-            "mas_over_flat": ".2f",
-            "hocket_over_flat": ".2f",
-            "hocket_over_serial_flat": ".2f",
-            "energy_saved_over_flat": ".0%",
-        },
-        choices,
-    )
+COLUMNS = {
+    "network": "",
+    "vector_cost": ".0f",
+    "bound_cycles": ",.0f",
+    "hocket_of_bound": ".3f",
+    "mas_of_bound": ".3f",
+    "flat_of_bound": ".3f",
+    "mas_over_flat": ".2f",
+    "hocket_over_flat": ".2f",
+    "hocket_over_serial_flat": ".2f",
+    "energy_saved_over_flat": ".0%",
+}
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
@@ -80,4 +70,4 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_bench("two streams by the cost of softmax on mas-edge (simulated)", COLUMNS, measure)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from hocket.inference import InferenceSession
     from hocket.module import CompiledModule, compile, load  # noqa: A004
     from hocket.runtime.session import SessionOptions
-    from hocket.simulation import SimulationResult, simulate
+    from hocket.simulation import simulate
+    from hocket.simulation_result import SimulationResult
 
     __version__: str
 
@@ -42,7 +43,7 @@ _HOMES = {
     "CompiledModule": "hocket.module",
     "InferenceSession": "hocket.inference",
     "SessionOptions": "hocket.runtime.session",
-    "SimulationResult": "hocket.simulation",
+    "SimulationResult": "hocket.simulation_result",
     "compile": "hocket.module",
     "load": "hocket.module",
     "load_target": "hocket.hwmodels.loader",

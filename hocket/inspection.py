@@ -125,8 +125,8 @@ class LayerReport:
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Write its schedule as an HTML page to zoom into, with the totals on top."""
-        from hocket.gantt_html import write_gantt_html
-        from hocket.simulation import estimate_facts
+        from hocket.gantt.page import write_gantt_html
+        from hocket.simulation_result import estimate_facts
 
         facts = [
             *estimate_facts(self.estimate),
@@ -147,7 +147,7 @@ class LayerReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        from hocket.simulation import stalls_to_json
+        from hocket.simulation_result import stalls_to_json
 
         explanation = self.explanation
         return {

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _TARGETS = "hocket.hwmodels.targets"
 _COLUMNS = 100
+MAX_FILE_BYTES = 1 << 20
+"""No description of a machine is longer."""
+
+_MAX_SHOWN = 60
 _TABLES: dict[str, type] = {
     "matrix_unit": MatrixUnit,
     "vector_unit": VectorUnit,
@@ -58,13 +62,7 @@ def load_target(name_or_path: str | Path) -> HardwareModel:
     """
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text or "\\" in text:
-        path = Path(name_or_path)
-        try:
-            return parse_target(path.read_text(encoding="utf-8"), origin=str(path))
-        except FileNotFoundError as error:
-            raise TargetError(f"target file {path}: no such file") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise TargetError(f"target file {path}: cannot be read: {error}") from error
+        return parse_target(_read(Path(name_or_path)), origin=str(name_or_path))
     if text not in list_targets():
         raise TargetError(
             f"unknown target {text!r}; the built-in ones are {', '.join(list_targets())}; "
@@ -72,6 +70,25 @@ def load_target(name_or_path: str | Path) -> HardwareModel:
         )
     source = resources.files(_TARGETS).joinpath(f"{text}.toml").read_text(encoding="utf-8")
     return parse_target(source, origin=f"{text}.toml")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise TargetError(f"target file {path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise TargetError(f"target file {path}: cannot be read: {error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise TargetError(
+            f"target file {path}: has more than {MAX_FILE_BYTES:,} bytes, so it does not describe "
+            "a machine"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise TargetError(f"target file {path}: cannot be read: {error}") from error
 
 
 def parse_target(text: str, origin: str) -> HardwareModel:
@@ -82,8 +99,13 @@ def parse_target(text: str, origin: str) -> HardwareModel:
     """
     try:
         fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of numbers with more digits than Python reads
         raise TargetError(f"{origin}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise TargetError(
+            f"{origin}: not valid TOML: tables or lists are nested too deeply; a machine has "
+            "tables of figures, one level deep"
+        ) from error
     return target_from_dict(fields, origin)
 
 
@@ -131,7 +153,6 @@ def format_target(
             table (``dma``).
 
     Raises:
-        TargetError: A figure is not finite, so that it could not be loaded again.
         ValueError: A comment is about a key that there is not.
     """
     left = dict(comments or {})
@@ -150,7 +171,7 @@ def format_target(
 
 def _figure_lines(figures: dict[str, Any], prefix: str, comments: dict[str, str]) -> list[str]:
     """Return the lines of one table; comments that are used are taken out of ``comments``."""
-    texts = {key: f"{key} = {_toml_value(value, key)}" for key, value in figures.items()}
+    texts = {key: f"{key} = {_toml_value(value)}" for key, value in figures.items()}
     said = {key: _printable(comments.pop(prefix + key, "")) for key in texts}
     width = max((len(text) for key, text in texts.items() if said[key]), default=0)
     lines = []
@@ -175,13 +196,11 @@ def _printable(text: str) -> str:
     return "".join(mark if mark.isprintable() else "?" for mark in " ".join(text.split()))
 
 
-def _toml_value(value: str | float, key: str) -> str:
+def _toml_value(value: str | float) -> str:
     if isinstance(value, str):
         return f'"{"".join(map(_escape, value))}"'
     if isinstance(value, bool):
         return str(value).lower()
-    if not math.isfinite(value):
-        raise TargetError(f"{key}: want a finite number, got {value}")
     return f"{value:_}" if isinstance(value, int) else repr(value)
 
 
@@ -194,11 +213,11 @@ def _escape(mark: str) -> str:
 
 def _build(kind: type, fields: object, where: str) -> Any:
     if not isinstance(fields, dict):
-        raise TargetError(f"{where}: must be a table, got {fields!r}")
+        raise TargetError(f"{where}: must be a table, got {_shown(fields)}")
     types = typing.get_type_hints(kind)
     for key in fields:
         if key not in types:
-            raise TargetError(f"{where}: unknown key {key!r}{_suggest(key, types)}")
+            raise TargetError(f"{where}: unknown key {_shown(key)}{_suggest(key, types)}")
     missing = [key for key in types if key not in fields]
     if missing:
         raise TargetError(f"{where}: missing {', '.join(missing)}")
@@ -213,12 +232,24 @@ def _build(kind: type, fields: object, where: str) -> Any:
 
 def _convert(value: object, wanted: type, where: str) -> object:
     if wanted is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise TargetError(f"{where}: want a finite number, got {_shown(value)}") from error
     if type(value) is not wanted:
-        raise TargetError(f"{where}: want {wanted.__name__}, got {value!r}")
+        raise TargetError(f"{where}: want {wanted.__name__}, got {_shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise TargetError(f"{where}: want a finite number, got {value}")
     return value
+
+
+def _shown(value: object) -> str:
+    """Return a value of a file for an error, cut short where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits, or levels, than Python writes
+        return f"one of type {type(value).__name__} that is too large to show"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _suggest(key: str, known: dict[str, type]) -> str:

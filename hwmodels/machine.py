@@ -1,21 +1,88 @@
 """What a machine is: cores with a matrix unit and a vector unit, memories, and a DMA engine.
 
-Pure description. What a task costs on it is for ``cost.py`` to say, what a whole program costs for
-``simulate.py``.
+Pure description, every figure in its range. What a task costs on it is for ``cost.py`` to say, what
+a whole program costs for ``simulate.py``.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 MAX_CORES = 1024
 """Schedules are laid out core by core; nothing on an edge board has more."""
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+RANGES: dict[str, tuple[float, float]] = {
+    "clock_hz": (1.0, 1e15),
+    "num_cores": (1, MAX_CORES),
+    "element_bytes": (1, 16),
+    "alignment_bytes": (1, 1 << 20),
+    "leakage_watts": (0.0, 1e9),
+    "block_rows": (1, 1 << 16),
+    "block_columns": (1, 1 << 16),
+    "macs_per_cycle": (1, 1 << 40),
+    "lanes": (1, 1 << 30),
+    "startup_cycles": (0, 10**9),
+    "latency_cycles": (0, 10**12),
+    "bandwidth_bytes_per_second": (1.0, 1e18),
+    "port_bytes_per_cycle": (0.0, 1e12),
+    "capacity_bytes": (1, 1 << 48),
+    "max_lane_cycles": (0.0, 1e9),
+    "subtract_lane_cycles": (0.0, 1e9),
+    "exp_lane_cycles": (0.0, 1e9),
+    "sum_lane_cycles": (0.0, 1e9),
+    "divide_lane_cycles": (0.0, 1e9),
+    "mask_lane_cycles": (0.0, 1e9),
+    "rescale_lane_cycles": (0.0, 1e9),
+    "exponentials_reads_per_element": (0.0, 1e9),
+    "exponentials_writes_per_element": (0.0, 1e9),
+    "divide_reads_per_element": (0.0, 1e9),
+    "divide_writes_per_element": (0.0, 1e9),
+    "pj_per_mac": (0.0, 1e12),
+    "pj_per_lane_cycle": (0.0, 1e12),
+    "read_pj_per_byte": (0.0, 1e12),
+    "write_pj_per_byte": (0.0, 1e12),
+}
+"""The least and the most that each figure may be, by its name.
+
+Wide enough for any machine, and narrow enough that bytes counted in 64 bits do not wrap, and that
+cycles and joules are finite.
+"""
+
+MIN_PORT_BYTES_PER_CYCLE = 1e-6
+"""Of a port that does hold its unit up."""
+
+
+def _check_figures(part: MatrixUnit | VectorUnit | MemoryLevel | DmaEngine | HardwareModel) -> None:
+    """Make sure that each figure of a machine, or of a part of one, is in its range.
+
+    Raises:
+        ValueError: One is not; the message names it.
+    """
+    for name, value in vars(part).items():
+        if name not in RANGES:
+            continue
+        least, most = RANGES[name]
+        # Asked this way round, NaN is found, too.
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least:,}, got {_shown(value)}")
+        if not value <= most:
+            raise ValueError(f"{name} must be at most {most:,}, got {_shown(value)}")
+
+
+def _check_port(bytes_per_cycle: float) -> None:
+    if 0 < bytes_per_cycle < MIN_PORT_BYTES_PER_CYCLE:
+        raise ValueError(
+            f"port_bytes_per_cycle must be at least {MIN_PORT_BYTES_PER_CYCLE}, or 0 for a port "
+            f"that never holds its unit up; got {bytes_per_cycle}"
+        )
+
+
+def _shown(value: float) -> str:
+    """Return a number for an error; of one with more digits than anyone reads, how many it has."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length():,} bits"
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -40,10 +107,8 @@ class MatrixUnit:
     pj_per_mac: float
 
     def __post_init__(self) -> None:
-        for name in ("block_rows", "block_columns", "macs_per_cycle"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("startup_cycles", "port_bytes_per_cycle", "pj_per_mac"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative")
+        _check_figures(self)
+        _check_port(self.port_bytes_per_cycle)
 
 
 @dataclass(frozen=True)
@@ -87,9 +152,8 @@ class VectorUnit:
     pj_per_lane_cycle: float
 
     def __post_init__(self) -> None:
-        _require(self.lanes >= 1, "lanes must be at least 1")
-        for name, value in vars(self).items():
-            _require(value >= 0, f"{name} must not be negative")
+        _check_figures(self)
+        _check_port(self.port_bytes_per_cycle)
 
     @property
     def exponentials_lane_cycles(self) -> float:
@@ -123,9 +187,7 @@ class MemoryLevel:
     write_pj_per_byte: float
 
     def __post_init__(self) -> None:
-        _require(self.capacity_bytes >= 1, "capacity_bytes must be at least 1")
-        for name in ("read_pj_per_byte", "write_pj_per_byte"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative")
+        _check_figures(self)
 
 
 @dataclass(frozen=True)
@@ -147,8 +209,7 @@ class DmaEngine:
     has_separate_write_port: bool
 
     def __post_init__(self) -> None:
-        _require(self.bandwidth_bytes_per_second > 0, "bandwidth_bytes_per_second must be positive")
-        _require(self.latency_cycles >= 0, "latency_cycles must not be negative")
+        _check_figures(self)
 
 
 @dataclass(frozen=True)
@@ -187,12 +248,9 @@ class HardwareModel:
     dma: DmaEngine
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "name must not be empty")
-        _require(math.isfinite(self.clock_hz) and self.clock_hz > 0, "clock_hz must be positive")
-        _require(1 <= self.num_cores <= MAX_CORES, f"num_cores must be 1 to {MAX_CORES}")
-        for name in ("element_bytes", "alignment_bytes"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        _require(self.leakage_watts >= 0, "leakage_watts must not be negative")
+        if not self.name:
+            raise ValueError("name must not be empty")
+        _check_figures(self)
 
     @property
     def bandwidth_bytes_per_cycle(self) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
+
+from hocket.hwmodels.errors import ProgramError
 
 
 class Unit(enum.Enum):
@@ -119,12 +122,21 @@ class SoftmaxArguments:
         masked_value: Score put where a boolean mask is false.
         zero_masked_rows: Whether a row of scores that are all minus infinity becomes zeros; else it
             becomes NaN.
+
+    Raises:
+        ProgramError: ``scale`` is not finite, or ``masked_value`` not a number.
     """
 
     scale: float = 1.0
     mask: str = "none"
     masked_value: float = float("-inf")
     zero_masked_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ProgramError(f"scale must be finite, got {self.scale}")
+        if math.isnan(self.masked_value):
+            raise ProgramError("masked_value must be a number, got nan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ _NUM_OPERANDS = {
 
 _BLOCKS = (col.READ, col.SECOND_READ, col.WRITE, col.SECOND_WRITE)
 
+MAX_MARKS = 1 << 27
+"""Numbers, one a task or buffer and stream, that may be kept to see what comes before what."""
+
+_MAX_EXTENT = int(np.iinfo(np.int32).max)
+
 
 def verify_schedule(schedule: Schedule, machine: HardwareModel) -> None:
     """Check each task on its own, and that every read sees a buffer somebody has written before.
@@ -55,6 +60,7 @@ def verify_schedule(schedule: Schedule, machine: HardwareModel) -> None:
         f"its core does not exist; the machine has {machine.num_cores}",
     )
     _check_waits(schedule)
+    _check_buffers(schedule)
     for at in _BLOCKS:
         _check_blocks(schedule, at)
     _check_operands(schedule)
@@ -109,12 +115,21 @@ class HappensBefore:
         streams: Stream of each task, ``[tasks]``.
         clocks: Vector clock of each task, ``[tasks, streams]``: how far along each stream
             everything reaches that comes before it, counted from 1.
+
+    Raises:
+        ProgramError: Tasks, or buffers, times streams are more than ``MAX_MARKS``.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         table = schedule.table
         self.streams = table.stream_numbers()
         num_streams = int(self.streams.max()) + 1 if len(self.streams) else 0
+        if max(schedule.num_tasks, len(schedule.buffers)) * num_streams > MAX_MARKS:
+            raise ProgramError(
+                f"{schedule.num_tasks} tasks on {len(schedule.buffers)} buffers are too many tasks "
+                f"for so many cores, {num_streams} streams in all, to tell what comes before what; "
+                "larger tiles make fewer"
+            )
         self.clocks: Integers = _clocks(self.streams, num_streams, table.wait_ends, table.waits)
 
     def is_ordered(self, first: int, second: int) -> bool:
@@ -155,6 +170,19 @@ def _check_waits(schedule: Schedule) -> None:
         raise ProgramError(
             f"{_name(schedule, int(owners[at]))}: waits for task {table.waits[at]}, "
             "which does not come before it"
+        )
+
+
+def _check_buffers(schedule: Schedule) -> None:
+    """Check that buffers have sizes whose products 64 bits hold."""
+    sizes = schedule.buffers[:, 1:]
+    is_wrong = ((sizes < 1) | (sizes > _MAX_EXTENT)).any(axis=1)
+    if is_wrong.any():
+        index = int(is_wrong.argmax())
+        rows, columns = sizes[index].tolist()
+        raise ProgramError(
+            f"buffer {index} ({_tensor(schedule, index)}): its size {rows}x{columns} is out of "
+            f"range; want 1 to {_MAX_EXTENT} rows and columns"
         )
 
 
@@ -273,19 +301,24 @@ def _check_places(program: Program, machine: HardwareModel) -> None:
     if len(places) != len(buffers):
         raise ProgramError(f"{len(places)} placements for {len(buffers)} buffers")
     memory = machine.on_chip_memory
-    needed = buffers[:, 1] * buffers[:, 2] * machine.element_bytes
-    ends = places[:, 0] + places[:, 1]
+    offsets, sizes = places.T
+    num_elements = buffers[:, 1] * buffers[:, 2]
+    # Divided and subtracted, as products with, and sums of, numbers from strangers might wrap.
     checks = (
-        (places[:, 1] < needed, "is larger than its placement"),
-        ((places[:, 0] < 0) | (places[:, 0] % machine.alignment_bytes != 0), "is not aligned"),
-        (ends > memory.capacity_bytes, f"ends past the {memory.capacity_bytes} of {memory.name}"),
+        (sizes // machine.element_bytes < num_elements, "is larger than its placement"),
+        ((offsets < 0) | (offsets % machine.alignment_bytes != 0), "is not aligned"),
+        (
+            (sizes > memory.capacity_bytes) | (offsets > memory.capacity_bytes - sizes),
+            f"ends past the {memory.capacity_bytes} of {memory.name}",
+        ),
     )
     for is_wrong, why in checks:
         if is_wrong.any():
             index = int(is_wrong.argmax())
+            offset, size = places[index].tolist()
             raise ProgramError(
                 f"buffer {index} ({_tensor(program.schedule, index)}) at bytes "
-                f"{places[index, 0]} to {ends[index]}: {why}"
+                f"{offset} to {offset + size}: {why}"
             )
 
 
@@ -358,8 +391,8 @@ def _first_race(
     which are ordered among themselves, only the last counts.
     """
     num_streams = clocks.shape[1]
-    last_write = np.full(num_buffers, -1, np.int64)
-    last_read = np.full((num_buffers, num_streams), -1, np.int64)
+    last_write = np.full(num_buffers, -1, np.int32)
+    last_read = np.full((num_buffers, num_streams), -1, np.int32)
     for i in range(len(rows)):
         for at in (col.READ, col.SECOND_READ):
             buffer = rows[i, at]
@@ -394,8 +427,8 @@ def _first_bad_takeover(
     a stream, must come after each of their last ones.
     """
     num_buffers, num_streams = len(places), clocks.shape[1]
-    first = np.full((num_buffers, num_streams), -1, np.int64)
-    last = np.full((num_buffers, num_streams), -1, np.int64)
+    first = np.full((num_buffers, num_streams), -1, np.int32)
+    last = np.full((num_buffers, num_streams), -1, np.int32)
     begin = np.full(num_buffers, len(rows), np.int64)
     for i in range(len(rows)):
         for at in (col.READ, col.SECOND_READ, col.WRITE, col.SECOND_WRITE):

@@ -5,12 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hocket.commands.simulate import (
-    GANTT_MARGIN,
-    MAX_GANTT_COLUMNS,
-    format_joules,
-    format_ratio,
-)
+from hocket.commands.performance import format_joules, format_ratio, gantt_columns
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
@@ -156,7 +151,7 @@ def _inspect_module(
         _print_estimates(console, report)
         _print_layer(console, layer, layers[layer])
         console.print(f"\nschedule of layer {layer}, {layers[layer].name}:", markup=False)
-        columns = width or max(min(console.width, MAX_GANTT_COLUMNS) - GANTT_MARGIN, 20)
+        columns = width or gantt_columns(console)
         console.print(layers[layer].gantt(columns), markup=False, soft_wrap=True)
     console.print(f"digest {answer['digest']}", style="dim", soft_wrap=True)
 

@@ -1,31 +1,28 @@
 """``hocket search``: how searchers fare on one attention, and all the good tilings they found."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hocket.commands.simulate import (
+from hocket.commands.option_groups import expand_option_groups
+from hocket.commands.performance import (
+    NOTHING_FITS,
+    format_joules,
+    format_ratio,
+    print_infeasible,
+)
+from hocket.commands.problem_options import (
     ALL,
     DATAFLOW_HELP,
-    NOTHING_FITS,
     SEARCHER_HELP,
-    BatchOption,
     BudgetTasksOption,
-    CausalFlag,
-    KvHeadsOption,
-    NetworkOption,
     ObjectiveOption,
-    OnChipOption,
-    ProblemOption,
-    QueryLengthOption,
+    OverrideOptions,
+    ProblemOptions,
     SearchSeedOption,
-    TargetOption,
-    VectorCostOption,
     check_dataflows,
     check_objective,
     check_searchers,
-    format_joules,
-    format_ratio,
     read_machine,
     read_problems,
 )
@@ -39,16 +36,20 @@ from hocket.commands.terminal import (
     progress_bar,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hocket.simulation_result import SimulationResult
+
 # Lines of the tables for people; JSON has all.
 MAX_FRONT_LINES = 12
 MAX_HISTORY_LINES = 12
 
 
+@expand_option_groups
 def search_command(
     *,
-    target: TargetOption,
-    network: NetworkOption = None,
-    problem: ProblemOption = None,
+    asked: ProblemOptions,
     dataflow: Annotated[
         str,
         typer.Option(
@@ -64,12 +65,7 @@ def search_command(
         ),
     ] = "exhaustive",
     objective: ObjectiveOption = "latency",
-    causal: CausalFlag = False,
-    kv_heads: KvHeadsOption = None,
-    query_length: QueryLengthOption = None,
-    batch: BatchOption = 1,
-    vector_cost: VectorCostOption = None,
-    on_chip_bytes: OnChipOption = None,
+    overrides: OverrideOptions,
     budget_tasks: BudgetTasksOption = None,
     budget_seconds: Annotated[
         float | None,
@@ -101,26 +97,19 @@ def search_command(
         raise typer.BadParameter(
             f"want a number of seconds above 0, got {budget_seconds}", param_hint="--budget-seconds"
         )
-    problems = read_problems(
-        network,
-        problem,
-        batch=batch,
-        kv_heads=kv_heads,
-        query_length=query_length,
-        is_causal=causal,
-        target=target,
-    )
+    problems = read_problems(asked, overrides)
     if len(problems) > 1:
         raise typer.BadParameter(
             "a search takes one network; `hocket simulate` takes several", param_hint="--network"
         )
-    machine = read_machine(target, vector_cost, on_chip_bytes)
+    machine = read_machine(asked, overrides)
 
     from hocket.compiler.errors import InfeasibleError
-    from hocket.simulation import infeasible_to_json, search_program
+    from hocket.simulation import search_program
+    from hocket.simulation_result import infeasible_to_json
 
     ((name, sizes),) = problems
-    results: list[Any] = []
+    results: list[SimulationResult] = []
     with progress_bar("searching") as bar:
         for done, each in enumerate(searchers):
             bar.show(each, done, len(searchers))
@@ -165,7 +154,7 @@ def _choose_searchers(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _rank(result: Any) -> Any:
+def _rank(result: "SimulationResult") -> tuple[float, ...]:
     """Return a key that is smaller for a better result."""
     from hocket.compiler.attention.search.objective import OBJECTIVES
     from hocket.simulation import PARETO
@@ -178,13 +167,10 @@ def _print_infeasible(answer: dict[str, Any], json_output: bool) -> None:
     if json_output:
         print_json({"results": [answer], "best_searcher": None})
         return
-    console = answer_console()
-    console.print(f"{answer['dataflow']} does not fit {answer['target']}:", style="yellow")
-    for line in answer["infeasible"]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    print_infeasible(answer_console(), answer["dataflow"], answer)
 
 
-def _print_results(results: list[Any], best: Any) -> None:
+def _print_results(results: list["SimulationResult"], best: "SimulationResult") -> None:
     console = answer_console()
     console.print(f"{best.title}: {best.problem}", markup=False, soft_wrap=True)
     _print_searchers(console, results)
@@ -198,7 +184,7 @@ def _print_results(results: list[Any], best: Any) -> None:
         _print_history(console, result)
 
 
-def _print_searchers(console: Any, results: list[Any]) -> None:
+def _print_searchers(console: "Console", results: list["SimulationResult"]) -> None:
     table = plain_table(
         "searcher", "cycles", "of bound", "energy", "evaluated", "of tilings", "tasks", "time", ""
     )
@@ -219,7 +205,7 @@ def _print_searchers(console: Any, results: list[Any]) -> None:
     console.print(table)
 
 
-def _print_front(console: Any, result: Any) -> None:
+def _print_front(console: "Console", result: "SimulationResult") -> None:
     front = result.search.front
     shown = _thin(list(front), MAX_FRONT_LINES)
     console.print(
@@ -240,7 +226,7 @@ def _print_front(console: Any, result: Any) -> None:
     console.print(table)
 
 
-def _print_history(console: Any, result: Any) -> None:
+def _print_history(console: "Console", result: "SimulationResult") -> None:
     history = list(result.search.history)
     bound = result.estimate.bound_cycles
     parts = [

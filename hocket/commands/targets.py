@@ -101,7 +101,8 @@ def calibrate_command(
         raise typer.BadParameter(
             f"want a name that ends in .toml, got {output}", param_hint="--output"
         )
-    from hocket.calibration import calibrate, measure, write_target
+    from hocket.calibration.measure import measure
+    from hocket.calibration.target import calibrate, write_target
 
     start = time.perf_counter()
     with progress_bar("measuring") as bar:

@@ -20,22 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from hocket import calibration
-from hocket.calibration import (
-    Cache,
-    CalibrationError,
-    Measurements,
-    Probe,
-    calibrate,
-    make_probes,
-    measure,
-    read_caches,
-    take_rates,
-    write_target,
-)
+from hocket.calibration import measure as measure_module
+from hocket.calibration import probes as probes_module
+from hocket.calibration.measure import CalibrationError, Measurements, measure, take_rates
+from hocket.calibration.probes import HEAD_DIM, Probe, make_probes
+from hocket.calibration.system import Cache, read_caches
+from hocket.calibration.target import Calibration, calibrate, write_target
 from hocket.cli import app
 from hocket.hwmodels.loader import figures_by_path, load_target
-from hocket.runtime.cpu import CpuFeatures
+from hocket.runtime.cpu import CpuFeatures, detect_cpu
 from hocket.runtime.workers import WorkerPool
 
 DOCUMENTED = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -95,13 +88,13 @@ def test_rates_are_positive_numbers(rate: float) -> None:
 def test_every_part_is_done_once_whoever_does_it() -> None:
     done: list[int] = []
     with WorkerPool(3) as pool:
-        calibration._run_parts(pool, 50, lambda _worker, part: done.append(part))
+        probes_module._run_parts(pool, 50, lambda _worker, part: done.append(part))
     assert sorted(done) == list(range(50))
 
 
 def test_the_probes_do_what_they_say() -> None:
     with WorkerPool(2) as pool:
-        probes = make_probes(calibration.detect_cpu(), (), pool, is_quick=True)
+        probes = make_probes(detect_cpu(), (), pool, is_quick=True)
         for probe in probes.values():
             probe.run()
     assert list(probes) == ["cycles", "maxima", "exponentials", "scores", "read_bytes"]
@@ -123,7 +116,7 @@ def test_the_probes_do_what_they_say() -> None:
 )
 def test_memory_is_read_past_all_caches(cache_bytes: int, wanted: int) -> None:
     caches = (Cache(2, 4096, 1), Cache(3, cache_bytes, 1))
-    assert calibration._bytes_to_read(caches, is_quick=True) == wanted
+    assert probes_module._bytes_to_read(caches, is_quick=True) == wanted
 
 
 def test_measuring_puts_the_rates_in_their_places() -> None:
@@ -237,7 +230,7 @@ def test_machines_give_back_the_times_they_are_made_of(found: Measurements, name
     measured = 1 / found.maxima_per_second + 1 / found.exponentials_per_second
     # Four digits are written of each figure, and the clock is one of them.
     assert of_softmax == pytest.approx(measured, rel=2e-3)
-    wanted = 2 * calibration.HEAD_DIM / (1 / found.scores_per_second - measured) / machine.clock_hz
+    wanted = 2 * HEAD_DIM / (1 / found.scores_per_second - measured) / machine.clock_hz
     # Multiply-accumulates a cycle are whole, and one at the least.
     assert abs(matrix.macs_per_cycle - wanted) <= 0.5 + 1e-9 * wanted or wanted < 1
 
@@ -266,7 +259,7 @@ def test_a_file_is_written_whole_or_not_at_all(
     write_target(made, path)
     assert load_target(path) == made.machine
     assert "# [measured] 16 G scores a second" in path.read_text(encoding="utf-8")
-    monkeypatch.setattr(calibration.Calibration, "to_toml", lambda _: "name = 3")
+    monkeypatch.setattr(Calibration, "to_toml", lambda _: "name = 3")
     with pytest.raises(ValueError, match=r"board\.toml"):
         write_target(made, path)
     assert load_target(path) == made.machine
@@ -327,7 +320,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
         calls.append((num_cores, is_quick))
         return FOUND
 
-    monkeypatch.setattr(calibration, "measure", answer)
+    monkeypatch.setattr(measure_module, "measure", answer)
     return calls
 
 

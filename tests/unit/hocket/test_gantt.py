@@ -17,7 +17,8 @@ from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.tiling import Softmax, Tiling
 from hocket.compiler.problem import AttentionProblem
-from hocket.gantt_html import MAX_MEMORY_STEPS, gantt_html, write_gantt_html
+from hocket.gantt.data import MAX_MEMORY_STEPS
+from hocket.gantt.page import gantt_html, write_gantt_html
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.simulate import Timeline, simulate

@@ -19,6 +19,7 @@ from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.errors import TargetError
 from hocket.hwmodels.loader import load_target
 from hocket.networks import NETWORKS, network_sizes
+from hocket.simulation_result import infeasible_to_json
 
 SIZES = (2, 64, 16)
 BUDGET = 4_000
@@ -165,7 +166,7 @@ def test_what_does_not_fit_is_an_answer() -> None:
         hocket.simulate(SIZES, "mas-edge", on_chip_bytes=64)
     machine = load_target("mas-edge")
     problem = simulation.make_problem(*SIZES)
-    answer = simulation.infeasible_to_json(problem, machine, "mas", caught.value.report, "tiny")
+    answer = infeasible_to_json(problem, machine, "mas", caught.value.report, "tiny")
     assert set(CONTRACT) <= set(answer)
     assert answer["cycles"] is None
     assert any("gap" in line for line in answer["infeasible"])

@@ -24,7 +24,8 @@ from hocket.hwmodels.loader import (
     target_to_dict,
 )
 from hocket.hwmodels.machine import (
-    MAX_CORES,
+    MIN_PORT_BYTES_PER_CYCLE,
+    RANGES,
     DmaEngine,
     HardwareModel,
     MatrixUnit,
@@ -36,9 +37,7 @@ FOLDER = Path(hocket.hwmodels.targets.__file__).parent
 EDGE = load_target("mas-edge")
 PATHS = list(figures_by_path(EDGE))
 
-# What a field may be at the least, where that is not 1, and at the most.
-AT_LEAST = {"startup_cycles": 0, "latency_cycles": 0}
-AT_MOST = {"num_cores": MAX_CORES}
+FIGURES = [path for path in PATHS if type(figures_by_path(EDGE)[path]) in (int, float)]
 
 
 def text_of(name: str = "mas-edge") -> str:
@@ -50,10 +49,12 @@ def fields_of(kind: type) -> st.SearchStrategy[Any]:
     drawn: dict[str, st.SearchStrategy[Any]] = {}
     for name, wanted in typing.get_type_hints(kind).items():
         if wanted is int:
-            least, most = AT_LEAST.get(name, 1), AT_MOST.get(name, 1 << 70)
-            drawn[name] = st.integers(least, most)
+            drawn[name] = st.integers(*map(int, RANGES[name]))
         elif wanted is float:
-            drawn[name] = st.floats(5e-324, 1.7e308)
+            drawn[name] = st.floats(*RANGES[name])
+            if name == "port_bytes_per_cycle":
+                drawn[name] |= st.just(0.0)
+                drawn[name] = drawn[name].filter(lambda x: not 0 < x < MIN_PORT_BYTES_PER_CYCLE)
         elif wanted is bool:
             drawn[name] = st.booleans()
         elif wanted is str:
@@ -99,11 +100,26 @@ def test_a_file_of_ones_own_loads_by_path(tmp_path: Path) -> None:
         ("lanes = 256", 'lanes = "256"', "want int, got '256'"),
         ("lanes = 256", "lanes = 0", "lanes must be at least 1"),
         ("lanes = 256", "", "missing lanes"),
-        ("clock_hz = 3.75e9", "clock_hz = -1.0", "clock_hz must be positive"),
+        ("lanes = 256", "lanes = 0x" + "f" * 9999, "lanes must be at most 1,073,741,824, got an"),
+        ("lanes = 256", "lanes = " + "9" * 5001, "not valid TOML: Exceeds the limit"),
+        ("lanes = 256", "lanes = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("lanes = 256", "lanes = [0x" + "f" * 9999 + "]", "lanes: want int, got one of type list"),
+        ("clock_hz = 3.75e9", "clock_hz = -1.0", "clock_hz must be at least 1.0"),
+        ("clock_hz = 3.75e9", "clock_hz = 1e-300", "clock_hz must be at least 1.0"),
+        ("clock_hz = 3.75e9", f"clock_hz = {10**400}", "clock_hz: want a finite number"),
+        ("latency_cycles = 100", f"latency_cycles = {10**400}", "latency_cycles must be at most"),
+        ("element_bytes = 2", f"element_bytes = {10**22}", "element_bytes must be at most 16"),
+        ("alignment_bytes = 64", f"alignment_bytes = {10**18}", "alignment_bytes must be at most"),
+        (
+            "bandwidth_bytes_per_second = 30e9",
+            "bandwidth_bytes_per_second = 1e-320",
+            "bandwidth_bytes_per_second must be at least 1.0",
+        ),
+        ("port_bytes_per_cycle = 0.0", "port_bytes_per_cycle = 1e-320", "or 0 for a port"),
         ("clock_hz = 3.75e9", "clock_hz = nan", "want a finite number, got nan"),
         ("clock_hz = 3.75e9", "clock_hz =", "not valid TOML"),
         ("num_cores = 2", "num_cores = 2.5", "want int, got 2.5"),
-        ("num_cores = 2", "num_cores = 1025", "num_cores must be 1 to 1024"),
+        ("num_cores = 2", "num_cores = 1025", "num_cores must be at most 1,024, got 1025"),
         ("pj_per_mac = 0.084", "pj_per_mac = inf", "want a finite number, got inf"),
         ("has_separate_write_port = false", "has_separate_write_port = 0", "want bool, got 0"),
     ],
@@ -128,15 +144,18 @@ def test_a_figure_of_the_wrong_type_is_named(path: str) -> None:
     assert f"[{table}]" in str(caught.value) or not table
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in PATHS if type(figures_by_path(EDGE)[path]) in (int, float)],
-)
-def test_a_figure_below_its_range_is_named(path: str) -> None:
-    below = type(figures_by_path(EDGE)[path])(-1)
+@pytest.mark.parametrize("path", FIGURES)
+@pytest.mark.parametrize("factor", [-1, 1.5])
+def test_a_figure_outside_its_range_is_named(path: str, factor: float) -> None:
+    name = path.rpartition(".")[2]
+    outside = type(figures_by_path(EDGE)[path])(max(RANGES[name][1], 2) * factor)
     with pytest.raises(TargetError, match=r"^board\.toml: ") as caught:
-        target_from_dict(with_figure(path, below), "board.toml")
-    assert f"{path.rpartition('.')[2]} must" in str(caught.value)
+        target_from_dict(with_figure(path, outside), "board.toml")
+    assert f"{name} must be at {'least' if factor < 0 else 'most'}" in str(caught.value)
+
+
+def test_every_figure_has_a_range() -> None:
+    assert {path.rpartition(".")[2] for path in FIGURES} == set(RANGES)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -156,6 +175,13 @@ def test_unknown_names_and_files_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TargetError, match="cannot be read"):
         load_target(tmp_path / "binary.toml")
+    with pytest.raises(TargetError, match="cannot be read"):
+        load_target("null\0.toml")
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(TargetError, match="/dev/zero: has more than 1,048,576 bytes"):
+        load_target("/dev/zero")
 
 
 def test_a_table_where_a_machine_should_be() -> None:
@@ -213,10 +239,10 @@ def test_comments_stand_beside_their_figures_or_above_where_there_is_no_room() -
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_what_could_not_be_loaded_again_is_not_written() -> None:
-    endless = dataclasses.replace(EDGE, leakage_watts=math.inf)
-    with pytest.raises(TargetError, match="leakage_watts: want a finite number"):
-        format_target(endless)
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_machine_without_end_is_none(value: float) -> None:
+    with pytest.raises(ValueError, match="leakage_watts must be at"):
+        dataclasses.replace(EDGE, leakage_watts=value)
 
 
 def test_a_comment_on_nothing_is_a_mistake() -> None:

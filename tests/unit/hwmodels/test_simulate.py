@@ -7,93 +7,15 @@ import itertools
 import json
 
 import pytest
+from support.small_programs import heads, make_machine, make_program, whole
 
 from hocket.hwmodels.cost import product_cycles, softmax_cycles, task_costs
 from hocket.hwmodels.errors import ProgramError
 from hocket.hwmodels.estimate import Estimate, add_estimates
-from hocket.hwmodels.loader import load_target
-from hocket.hwmodels.machine import HardwareModel
-from hocket.hwmodels.program import Buffer, Placement, Program, Schedule
+from hocket.hwmodels.program import Placement, Program
 from hocket.hwmodels.simulate import Stall, estimate_program, simulate
-from hocket.hwmodels.tasks import Block, Operation, Slice, Task
-from hocket.hwmodels.trace import text_gantt, trace_events
+from hocket.hwmodels.tasks import Block, Operation, Task
 from hocket.hwmodels.verify import verify_program
-
-SIZE = 16  # one block of the matrix unit
-
-
-def make_machine(**changes: object) -> HardwareModel:
-    """mas-edge with round numbers: no start-up, 4 bytes a cycle, latency 10, softmax 5 cycles."""
-    base = load_target("mas-edge")
-    return dataclasses.replace(
-        base,
-        clock_hz=1e9,
-        matrix_unit=dataclasses.replace(base.matrix_unit, startup_cycles=0),
-        vector_unit=dataclasses.replace(base.vector_unit, startup_cycles=0),
-        dma=dataclasses.replace(base.dma, bandwidth_bytes_per_second=4e9, latency_cycles=10),
-        **changes,
-    )
-
-
-def whole(buffer: int) -> Block:
-    return Block(buffer, 0, 0, SIZE, SIZE)
-
-
-def load(tensor: str, buffer: int, core: int = 0) -> Task:
-    return Task(
-        Operation.LOAD,
-        core,
-        reads=(),
-        writes=(whole(buffer),),
-        outer=Slice(tensor, 0, 0, 0, SIZE, SIZE),
-    )
-
-
-def one_head(core: int = 0, first_buffer: int = 0, first_task: int = 0) -> list[Task]:
-    """Load, load, scores, softmax, load, output, store: one head that is one block."""
-    query, key, scores, value, output = range(first_buffer, first_buffer + 5)
-    at = first_task
-    return [
-        load("query", query, core),
-        load("key", key, core),
-        Task(
-            Operation.SCORES,
-            core,
-            (whole(query), whole(key)),
-            (whole(scores),),
-            waits=(at, at + 1),
-        ),
-        Task(
-            Operation.SOFTMAX,
-            core,
-            (),
-            (whole(scores),),
-            waits=(at + 2,),
-        ),
-        load("value", value, core),
-        Task(
-            Operation.OUTPUT,
-            core,
-            (whole(scores), whole(value)),
-            (whole(output),),
-            waits=(at + 3, at + 4),
-        ),
-        Task(
-            Operation.STORE,
-            core,
-            (whole(output),),
-            (),
-            outer=Slice("output", 0, 0, 0, SIZE, SIZE),
-            waits=(at + 5,),
-        ),
-    ]
-
-
-def make_program(tasks: list[Task], num_buffers: int) -> Program:
-    tensors = ["query", "key", "scores", "value", "output"]
-    buffers = tuple(Buffer(tensors[index % 5], SIZE, SIZE) for index in range(num_buffers))
-    places = tuple(Placement(512 * index, 512) for index in range(num_buffers))
-    return Program.from_placements(Schedule.from_tasks(tasks, buffers), places)
 
 
 def test_costs_of_single_tasks() -> None:
@@ -102,14 +24,14 @@ def test_costs_of_single_tasks() -> None:
     assert product_cycles(17, 16, 64, machine) == 128  # a cut block takes as long as a whole one
     assert softmax_cycles(16, 16, False, machine) == 16 * 16 * 5 / 256
     assert softmax_cycles(16, 16, True, machine) == 16 * 16 * 6 / 256
-    costs = task_costs(make_program(one_head(), 5).schedule, machine)
+    costs = task_costs(make_program(heads(0)).schedule, machine)
     assert (costs.cycles[0], costs.outer_bytes[0]) == (128, 512)
     assert costs.picojoules[0, 2] == pytest.approx(512 * 56.24)
 
 
 def test_one_head_takes_what_adds_up_by_hand() -> None:
     machine = make_machine()
-    program = make_program(one_head(), 5)
+    program = make_program(heads(0))
     verify_program(program, machine)
     spans = simulate(program, machine).spans
     # Transfers of 128 cycles follow each other on the port; data are there 10 cycles later.
@@ -133,8 +55,7 @@ def test_one_head_takes_what_adds_up_by_hand() -> None:
 
 def test_cores_share_the_port() -> None:
     machine = make_machine()
-    tasks = one_head() + one_head(core=1, first_buffer=5, first_task=7)
-    program = make_program(tasks, 10)
+    program = make_program(heads(0, 1))
     verify_program(program, machine)
     timeline = simulate(program, machine)
     busy = sorted((s.start, s.end) for i, s in enumerate(timeline.spans) if i % 7 in (0, 1, 4, 6))
@@ -145,10 +66,10 @@ def test_cores_share_the_port() -> None:
 
 def test_units_that_take_turns_do() -> None:
     machine = make_machine(has_concurrent_units=False)
-    tasks = one_head()
+    tasks = heads(0)
     # A second softmax that nothing but the shared pipelines keeps from running beside OUTPUT.
     tasks.append(Task(Operation.SOFTMAX, 0, (), (whole(5),)))
-    program = make_program(tasks, 6)
+    program = make_program(tasks)
     taking_turns = simulate(program, machine).spans
     beside = simulate(program, make_machine()).spans
     assert taking_turns[7].start == taking_turns[5].end
@@ -156,14 +77,14 @@ def test_units_that_take_turns_do() -> None:
 
 
 def test_leakage_adds_watts_times_seconds() -> None:
-    program = make_program(one_head(), 5)
+    program = make_program(heads(0))
     still, _ = estimate_program(program, make_machine(), 0.0)
     leaky, _ = estimate_program(program, make_machine(leakage_watts=2.0), 0.0)
     assert leaky.joules - still.joules == pytest.approx(2.0 * still.seconds)
 
 
 def test_estimates_add_up_and_keep_the_highest_peak() -> None:
-    estimate, _ = estimate_program(make_program(one_head(), 5), make_machine(), 512.0)
+    estimate, _ = estimate_program(make_program(heads(0)), make_machine(), 512.0)
     higher = dataclasses.replace(estimate, peak_on_chip_bytes=99_999)
     total = add_estimates([estimate, higher])
     assert total.cycles == 2 * estimate.cycles
@@ -174,28 +95,6 @@ def test_estimates_add_up_and_keep_the_highest_peak() -> None:
         Estimate.from_json(estimate.to_json() | {"cycles": float("nan")})
     with pytest.raises(ProgramError, match="joules"):
         Estimate.from_json(estimate.to_json() | {"compute_joules": "1"})
-
-
-def test_text_gantt_shows_who_works_when() -> None:
-    timeline = simulate(make_program(one_head(), 5), make_machine())
-    matrix, vector, dma, *_ = text_gantt(timeline, width=548, end_cycle=548).splitlines()
-    assert matrix.startswith("core 0  matrix ")
-    assert matrix[15:].index("C") == 266
-    assert matrix[15:].index("O") == 394
-    assert vector[15:].index("P") == 282
-    assert vector[15:].count("P") == 5
-    assert dma[15:].startswith("l" * 384)
-    assert dma[15:].index("s") == 410
-
-
-def test_trace_events_are_one_a_task_in_microseconds() -> None:
-    timeline = simulate(make_program(one_head(), 5), make_machine())
-    events = [event for event in trace_events(timeline)["traceEvents"] if event["ph"] == "X"]
-    assert len(events) == 7
-    assert events[2]["name"] == "scores"
-    assert events[2]["ts"] == pytest.approx(0.266)
-    assert events[2]["args"]["stall"] == "waits for a load"
-    json.dumps(events)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +112,15 @@ def test_trace_events_are_one_a_task_in_microseconds() -> None:
     ],
 )
 def test_verify_names_what_is_wrong(change: dict[str, object], message: str) -> None:
-    tasks = one_head()
+    tasks = heads(0)
     tasks[2] = dataclasses.replace(tasks[2], **change)
     with pytest.raises(ProgramError, match=message):
-        verify_program(make_program(tasks, 5), make_machine())
+        verify_program(make_program(tasks, num_buffers=5), make_machine())
 
 
 def test_verify_finds_addresses_that_collide_or_fall_outside() -> None:
     machine = make_machine()
-    program = make_program(one_head(), 5)
+    program = make_program(heads(0))
     places = list(program.placements)
     for place, message in [
         (Placement(0, 512), "may overwrite buffer 0|may overwrite"),

@@ -6,16 +6,15 @@ import dataclasses
 
 import pytest
 
+from hocket.compiler.attention.bottleneck import Resource, binding_resource
 from hocket.compiler.attention.bounds import lower_bounds
 from hocket.compiler.attention.explain import (
     AT_THE_BOUND,
-    Cause,
     Explanation,
-    Resource,
-    binding_resource,
     explain,
     explain_program,
 )
+from hocket.compiler.attention.losses import Cause
 from hocket.compiler.attention.lower import lower_attention
 from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS

@@ -16,8 +16,8 @@ from hocket.compiler.attention.memory.planner import compact
 from hocket.compiler.attention.memory.waits import overlapping_transfers
 from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
-from hocket.compiler.attention.search import cp_sat
-from hocket.compiler.attention.search.cp_sat import (
+from hocket.compiler.attention.search import exact_schedule
+from hocket.compiler.attention.search.exact_schedule import (
     ExactSchedule,
     Limits,
     as_program,
@@ -280,7 +280,7 @@ def test_where_live_buffers_find_no_addresses_these_are_searched_along(
 ) -> None:
     problem, machine, program = tight_case()
     usual = schedule_exactly(program, machine, QUICK)
-    monkeypatch.setattr(cp_sat, "_place", lambda *_: None)
+    monkeypatch.setattr(exact_schedule, "_place", lambda *_: None)
     exact = schedule_exactly(program, machine, QUICK)
     better = as_program(exact)
     assert_is_attention(better, machine, problem)

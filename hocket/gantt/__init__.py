@@ -1,0 +1,1 @@
+"""A simulated program as one HTML file: a Gantt chart to zoom into."""
