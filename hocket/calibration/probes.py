@@ -14,6 +14,7 @@ from hocket.hwmodels.dtypes import DType
 from hocket.runtime.kernels import vector
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.kernels.parameters import AttentionParameters
+from hocket.runtime.kernels.plan import kernel_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ def make_probes(
     """
     return {
         "cycles": _clock_probe(),
-        **_vector_probes(cpu.vector_lanes, pool),
+        **_vector_probes(cpu, pool),
         "scores": _attention_probe(cpu, pool),
         "read_bytes": _read_probe(pool, _bytes_to_read(caches, is_quick=is_quick)),
     }
@@ -98,10 +99,12 @@ def _clock_probe() -> Probe:
     )
 
 
-def _vector_probes(lanes: int, pool: WorkerPool) -> dict[str, Probe]:
+def _vector_probes(cpu: CpuFeatures, pool: WorkerPool) -> dict[str, Probe]:
     """Return the probes of softmax: the kernels' tiles, on a column that stays in cache."""
+    lanes = cpu.vector_lanes
+    form = kernel_form(_attention_parameters(1), cpu)
     raise_largest = vector.largest_tile(lanes)
-    exponentiate = vector.exponential_tile(lanes)
+    exponentiate = vector.exponential_tile(lanes, form.base, form.has_scaling, pairs=False)
 
     @njit(void(*[intp] * 5), nogil=True)
     def take_maxima(scores: int, stride: int, rows: int, largest: int, turns: int) -> None:
@@ -113,7 +116,8 @@ def _vector_probes(lanes: int, pool: WorkerPool) -> dict[str, Probe]:
         scores: int, stride: int, rows: int, shift: int, sums: int, turns: int
     ) -> None:
         for _ in range(turns):
-            exponentiate(scores, stride, rows, shift, sums)
+            # What is asked for on the way lies in the cache already.
+            exponentiate(scores, stride, rows, shift, sums, 0, shift, 0, sums, 0)
 
     rows = _COLUMN_SCORES // lanes
     stride = lanes * 4
