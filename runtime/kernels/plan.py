@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hocket.hwmodels.units import align_up, ceil_div
+from hocket.runtime.kernels.elementary import LOG2_E
 from hocket.runtime.kernels.lanes import FLOAT_BYTES, STORAGE_BYTES
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS, tile_rows
-from hocket.runtime.kernels.vector import LOG2_E
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class KernelForm:
         head_dim, value_dim: Columns of query and key, and of value and output.
         storage: Element type of the tensors, a key of ``lanes.STORAGE_BYTES``.
         product: How products are made, see ``matrix.PRODUCTS``.
-        base: Base of the exponentials, see ``vector.BASES``.
+        base: Base of the exponentials, see ``elementary.BASES``.
         has_scaling: Whether the CPU splits and scales floats by powers of two.
         mask: "none", "boolean", or the storage type of a mask that is added.
         mask_axes: What a mask entry belongs to: "none", "key", "query" or "both".
@@ -192,7 +192,7 @@ def kernel_form(parameters: AttentionParameters, cpu: CpuFeatures) -> KernelForm
         product="bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else "float32",
         base="e" if additive else "2",
         has_scaling="avx512dq" in cpu.extensions,
-        mask=storage if additive else parameters.mask,
+        mask=parameters.mask_element.value if additive else parameters.mask,
         mask_axes=_mask_axes(parameters),
         masked_rows=parameters.masked_rows,
         has_end=parameters.last_ahead is not None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import llvmlite
 import numba
 
-from hocket.runtime.kernels import lanes, masks, matrix, transposes, vector, work
+from hocket.runtime.kernels import elementary, lanes, masks, matrix, transposes, vector, work
 from hocket.runtime.kernels.plan import ARGUMENT_NAMES, REAL_NAMES
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hocket.runtime.cpu import CpuFeatures
 
-_INTRINSICS = (lanes, masks, matrix, transposes, vector, work)
+_INTRINSICS = (elementary, lanes, masks, matrix, transposes, vector, work)
 
 _WIDTH = 100
 

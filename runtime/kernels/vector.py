@@ -2,7 +2,8 @@
 
 A *column* is one vector of queries out of a packed block of scores: each row of it, one key,
 lies ``stride`` bytes after the row before. Keys run down the column, so the maximum, the
-exponentials and their sum never mix lanes.
+exponentials and their sum never mix lanes. What float32 is here is float64 in tiles of that
+``element``.
 """
 
 from __future__ import annotations
@@ -10,63 +11,16 @@ from __future__ import annotations
 import functools
 import math
 
-from hocket.runtime.kernels.lanes import FLOAT, INT32, SIZE, Emitter, Intrinsic, Value, make_tile
+from hocket.runtime.kernels.elementary import LOG2_E, exponentials, logarithm, tangents
+from hocket.runtime.kernels.lanes import FLOAT, SIZE, Emitter, Intrinsic, Value, make_tile
 
-LOG2_E = math.log2(math.e)
-
-BASES = ("2", "e")
-"""Bases of the exponentials: 2 where scores come multiplied by log2(e), e where they cannot.
-
-Scores near the lowest float32, which masks make, would overflow if they were multiplied before
-the maximum is subtracted.
-"""
-
-# 2**f on [0, 1], degree 5, least relative error (8.2e-8) with 2**0 = 1 exactly, so that the
-# largest score of a row weighs exactly 1. Highest power first.
-_EXP2_FROM_ZERO = (
-    0.0018671264171067348,
-    0.009017038044950923,
-    0.055799907625239314,
-    0.24016445162819258,
-    0.6931513116888891,
-    1.0,
-)
-# The same on [-1/2, 1/2] (9.2e-8).
-_EXP2_AROUND_ZERO = (
-    0.001326472731307149,
-    0.009671512991189957,
-    0.05550733581185341,
-    0.24022242426872253,
-    0.6931470036506653,
-    1.0,
-)
-# Added to a float below 2**22, this leaves the nearest integer plus the exponent bias in its low
-# bits, ready to be shifted into an exponent.
-_ROUNDING = 1.5 * 2**23 + 127.0
-_MANTISSA_BITS = 23
-_EXPONENT_BIAS = 127
-# 2**x of less than this is below the smallest normal float32, and counts as 0.
-_SMALLEST_EXPONENT = -126.0
 # Rows of a column in flight at a time: a single one would wait for itself.
 _ROWS_AT_ONCE = 4
 _LINE_BYTES = 64
 
-# ln(m) = 2 * atanh((m - 1) / (m + 1)): powers up to the 13th leave 1e-8 for m in [1, 2].
-_ATANH = (1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
-# tanh(x) / x in x**2 below _SMALL_TANGENT, where 1 - 2 / (exp(2 * x) + 1) would cancel; least
-# relative error (2e-9).
-_TANH = (
-    0.018602036023324584,
-    -0.05352273190216841,
-    0.13330894061142415,
-    -0.33333291484071076,
-    1.0,
-)
-_SMALL_TANGENT = 0.4
-
 
 @functools.cache
-def largest_tile(lanes: int) -> Intrinsic:
+def largest_tile(lanes: int, element: str = "float32") -> Intrinsic:
     """Return the tile that raises ``largest``, float32 ``[lanes]``, to the maximum of a column.
 
     A score that is not a number is passed over; it shows in the sum of the exponentials. The
@@ -99,17 +53,17 @@ def largest_tile(lanes: int) -> Intrinsic:
         emitter.store(merged[0], largest)
 
     parameters = dict.fromkeys(("scores", "stride", "rows", "largest"), SIZE)
-    return make_tile(f"hocket_largest_{lanes}", lanes, parameters, emit)
+    return make_tile(f"hocket_largest_{lanes}", lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def rescale_tile(lanes: int, base: str, scales: bool) -> Intrinsic:
+def rescale_tile(lanes: int, base: str, scales: bool, element: str = "float32") -> Intrinsic:
     """Return the tile that moves the running statistics of a column to a new maximum.
 
     All arguments are float32 ``[lanes]``: ``largest``, the maximum so far; ``previous``, what it
     was at the last call, brought up to date; ``shift``, set to what must be subtracted from
     scores; ``factors``, set to what earlier exponentials must be multiplied by; ``sums``,
-    multiplied by them. ``base`` is one of ``BASES``; ``scales`` as for ``exponential_tile``.
+    multiplied by them. ``base`` and ``scales`` are those of ``exponential_tile``.
     """
 
     def emit(
@@ -135,11 +89,14 @@ def rescale_tile(lanes: int, base: str, scales: bool) -> Intrinsic:
         emitter.store(builder.fmul(emitter.load(sums), factor), sums)
 
     parameters = dict.fromkeys(("largest", "previous", "shift", "factors", "sums"), SIZE)
-    return make_tile(f"hocket_rescale_{lanes}_{base}_{scales:d}", lanes, parameters, emit)
+    name = f"hocket_rescale_{lanes}_{base}_{scales:d}"
+    return make_tile(name, lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def exponential_tile(lanes: int, base: str, scales: bool, pairs: bool) -> Intrinsic:
+def exponential_tile(
+    lanes: int, base: str, scales: bool, pairs: bool, element: str = "float32"
+) -> Intrinsic:
     """Return the tile that turns a column of scores into ``base ** (score - shift)``, in place.
 
     Its arguments: ``scores``, a column of ``rows`` rows; ``shift``, float32 ``[lanes]``; ``sums``,
@@ -151,11 +108,12 @@ def exponential_tile(lanes: int, base: str, scales: bool, pairs: bool) -> Intrin
 
     Args:
         lanes: float32 lanes of a vector.
-        base: One of ``BASES``.
+        base: One of ``elementary.BASES``.
         scales: Whether the CPU has instructions that split and scale by powers of two.
         pairs: Whether weights are written as pairs of bfloat16, for ``matrix.weigh_tile`` of
             that kind: row ``2 * r`` and the row after it become row ``r``, and a row that has
             none after it is paired with 0.
+        element: Type of scores and weights.
     """
 
     def emit(
@@ -239,11 +197,11 @@ def exponential_tile(lanes: int, base: str, scales: bool, pairs: bool) -> Intrin
     names += ("read_next", "read_stride", "written_next", "written_stride")
     parameters = dict.fromkeys(names, SIZE)
     name = f"hocket_exponential_{lanes}_{base}_{scales:d}_{pairs:d}"
-    return make_tile(name, lanes, parameters, emit)
+    return make_tile(name, lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def log_sum_tile(lanes: int, base: str) -> Intrinsic:
+def log_sum_tile(lanes: int, base: str, element: str = "float32") -> Intrinsic:
     """Return the tile that writes the log-sum-exp of a column's rows, in natural units.
 
     Its arguments: ``shift`` and ``sums``, float32 ``[lanes]``, as the other tiles leave them;
@@ -252,71 +210,41 @@ def log_sum_tile(lanes: int, base: str) -> Intrinsic:
 
     def emit(emitter: Emitter, *, shift: Value, sums: Value, target: Value, last: Value) -> None:
         builder = emitter.builder
-        total = emitter.load(sums)
-        bits = builder.bitcast(total, emitter.ints)
-        mantissa_bits = emitter.int_constant(_MANTISSA_BITS)
-        exponent = builder.sub(
-            builder.lshr(bits, mantissa_bits), emitter.int_constant(_EXPONENT_BIAS)
-        )
-        mantissa = builder.and_(bits, emitter.int_constant((1 << _MANTISSA_BITS) - 1))
-        one = builder.shl(emitter.int_constant(_EXPONENT_BIAS), mantissa_bits)
-        within = builder.bitcast(builder.or_(mantissa, one), emitter.floats)
-        ratio = builder.fdiv(
-            builder.fsub(within, emitter.constant(1.0)), builder.fadd(within, emitter.constant(1.0))
-        )
-        series = _polynomial(emitter, _ATANH, builder.fmul(ratio, ratio))
-        logarithm = builder.fmul(emitter.constant(2.0), builder.fmul(ratio, series))
-        logarithm = emitter.fused(
-            builder.sitofp(exponent, emitter.floats), emitter.constant(math.log(2.0)), logarithm
-        )
         unit = 1 / LOG2_E if base == "2" else 1.0
-        result = emitter.fused(emitter.load(shift), emitter.constant(unit), logarithm)
-        # What is not a number, or infinite, has no exponent to speak of; 0 has no logarithm.
-        odd = builder.fcmp_unordered("uno", total, total)
-        result = builder.select(odd, total, result)
+        total = emitter.load(sums)
+        result = emitter.fused(
+            emitter.load(shift), emitter.constant(unit), logarithm(emitter, total)
+        )
         empty = builder.fcmp_ordered("==", total, emitter.constant(0.0))
         result = builder.select(empty, emitter.constant(-math.inf), result)
         written = emitter.first_lanes(builder.add(last, emitter.size(1)))
         emitter.store_active(result, target, written)
 
     parameters = dict.fromkeys(("shift", "sums", "target", "last"), SIZE)
-    return make_tile(f"hocket_log_sum_{lanes}_{base}", lanes, parameters, emit)
+    return make_tile(f"hocket_log_sum_{lanes}_{base}", lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def cap_tile(lanes: int) -> Intrinsic:
+def cap_tile(lanes: int, element: str = "float32") -> Intrinsic:
     """Return the tile that replaces scores ``x`` of a column by ``cap * tanh(x)``."""
 
     def emit(emitter: Emitter, *, scores: Value, stride: Value, rows: Value, cap: Value) -> None:
-        builder = emitter.builder
         factor = emitter.splat(cap)
-        one, two = emitter.constant(1.0), emitter.constant(2.0)
 
         def tangent(index: Value, _carried: list[Value]) -> list[Value]:
             place = emitter.row(scores, index, stride)
-            x = emitter.load(place)
-            # tanh is +-1 in float32 from 9.01 on, and 2**x would overflow.
-            bounded = _clamped(emitter, x, 10.0)
-            doubled = builder.fmul(bounded, two)
-            (power,) = exponentials(emitter, [doubled], "e", scales=False)
-            large = builder.fsub(one, builder.fdiv(two, builder.fadd(power, one)))
-            series = _polynomial(emitter, _TANH, builder.fmul(bounded, bounded))
-            small = builder.fmul(bounded, series)
-            size = builder.select(
-                builder.fcmp_ordered("<", x, emitter.constant(0.0)), builder.fneg(x), x
-            )
-            is_small = builder.fcmp_ordered("<", size, emitter.constant(_SMALL_TANGENT))
-            emitter.store(builder.fmul(factor, builder.select(is_small, small, large)), place)
+            (result,) = tangents(emitter, [emitter.load(place)])
+            emitter.store(emitter.builder.fmul(factor, result), place)
             return []
 
         emitter.loop(rows, [], tangent)
 
     parameters = {"scores": SIZE, "stride": SIZE, "rows": SIZE, "cap": FLOAT}
-    return make_tile(f"hocket_cap_{lanes}", lanes, parameters, emit)
+    return make_tile(f"hocket_cap_{lanes}", lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def slope_tile(lanes: int) -> Intrinsic:
+def slope_tile(lanes: int, element: str = "float32") -> Intrinsic:
     """Return the tile that adds ``slope * (key - query)`` to the scores of a column.
 
     Its arguments: ``scores``, a column of ``rows`` rows; ``ahead``, the position of its first key
@@ -328,7 +256,7 @@ def slope_tile(lanes: int) -> Intrinsic:
     ) -> None:
         builder = emitter.builder
         factor = emitter.splat(slope)
-        start = emitter.splat(builder.trunc(ahead, INT32))
+        start = emitter.splat(emitter.lane_int(ahead))
         first = builder.sub(start, emitter.lane_indices())
 
         def add_slope(index: Value, distance: list[Value]) -> list[Value]:
@@ -340,81 +268,4 @@ def slope_tile(lanes: int) -> Intrinsic:
         emitter.loop(rows, [first], add_slope)
 
     parameters = dict.fromkeys(("scores", "stride", "rows", "ahead"), SIZE) | {"slope": FLOAT}
-    return make_tile(f"hocket_slope_{lanes}", lanes, parameters, emit)
-
-
-def exponentials(
-    emitter: Emitter, differences: list[Value], base: str, *, scales: bool
-) -> list[Value]:
-    """Return ``base ** x`` of vectors whose lanes are some 100 at most, or not a number.
-
-    Less than the smallest normal float32 becomes 0. One step is written for all vectors before
-    the next step: each step waits for the one before, and a CPU does not look far enough ahead
-    to find another vector's work by itself.
-    """
-    builder = emitter.builder
-    if scales:
-        if base == "e":
-            factor = emitter.constant(LOG2_E)
-            differences = [builder.fmul(x, factor) for x in differences]
-        fractions = [emitter.fraction(x) for x in differences]
-        weights = _polynomials(emitter, _EXP2_FROM_ZERO, fractions)
-        smallest = emitter.constant(_SMALLEST_EXPONENT)
-        return [
-            # Unordered: what is not a number stays so.
-            emitter.scaled(weight, x, builder.fcmp_unordered(">=", x, smallest))
-            for x, weight in zip(differences, weights, strict=True)
-        ]
-    rounding = emitter.constant(_ROUNDING)
-    if base == "e":
-        log2_e = emitter.constant(LOG2_E)
-        rounded = [emitter.fused(x, log2_e, rounding) for x in differences]
-        fractions = [
-            emitter.fused(x, log2_e, builder.fsub(rounding, whole))
-            for x, whole in zip(differences, rounded, strict=True)
-        ]
-        smallest = emitter.constant(_SMALLEST_EXPONENT / LOG2_E)
-    else:
-        rounded = [builder.fadd(x, rounding) for x in differences]
-        fractions = [
-            builder.fsub(x, builder.fsub(whole, rounding))
-            for x, whole in zip(differences, rounded, strict=True)
-        ]
-        smallest = emitter.constant(_SMALLEST_EXPONENT)
-    weights = _polynomials(emitter, _EXP2_AROUND_ZERO, fractions)
-    exponents = [
-        builder.shl(builder.bitcast(whole, emitter.ints), emitter.int_constant(_MANTISSA_BITS))
-        for whole in rounded
-    ]
-    # A product, not an addition of exponents: it keeps what is not a number so.
-    weights = [
-        builder.fmul(weight, builder.bitcast(exponent, emitter.floats))
-        for weight, exponent in zip(weights, exponents, strict=True)
-    ]
-    return [
-        builder.select(builder.fcmp_ordered("<", x, smallest), emitter.constant(0.0), weight)
-        for x, weight in zip(differences, weights, strict=True)
-    ]
-
-
-def _polynomials(
-    emitter: Emitter, coefficients: tuple[float, ...], variables: list[Value]
-) -> list[Value]:
-    """Return a polynomial, its highest power first, of several vectors, step by step."""
-    values = [emitter.constant(coefficients[0])] * len(variables)
-    for coefficient in coefficients[1:]:
-        addend = emitter.constant(coefficient)
-        values = [emitter.fused(y, x, addend) for y, x in zip(values, variables, strict=True)]
-    return values
-
-
-def _polynomial(emitter: Emitter, coefficients: tuple[float, ...], variable: Value) -> Value:
-    return _polynomials(emitter, coefficients, [variable])[0]
-
-
-def _clamped(emitter: Emitter, vector: Value, limit: float) -> Value:
-    """Return a vector held within ``+-limit``; what is not a number stays so."""
-    builder = emitter.builder
-    high, low = emitter.constant(limit), emitter.constant(-limit)
-    vector = builder.select(builder.fcmp_ordered(">", vector, high), high, vector)
-    return builder.select(builder.fcmp_ordered("<", vector, low), low, vector)
+    return make_tile(f"hocket_slope_{lanes}", lanes, parameters, emit, element=element)
