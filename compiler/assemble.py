@@ -69,7 +69,8 @@ def assemble_artifact(
     for region in model.regions:
         if isinstance(region, AttentionRegion):
             number = problems.index(region.problem)
-            steps.append(_attention_step(region, plans[region.problem], number))
+            mask = model.values[region.mask] if region.mask is not None else None
+            steps.append(_attention_step(region, plans[region.problem], number, mask))
             continue
         steps.append(
             HostStep(region.name, region.inputs, region.outputs, next(made), region.num_nodes)
@@ -101,6 +102,7 @@ def kernel_parameters(
     layouts: tuple[Layout, Layout, Layout, Layout],
     query_rows: int,
     kv_columns: int,
+    mask_dtype: DType | None = None,
 ) -> AttentionParameters:
     """Return what a kernel for a problem is generated from.
 
@@ -108,6 +110,7 @@ def kernel_parameters(
         problem: What to compute.
         layouts: Of query, key, value and output.
         query_rows, kv_columns: Tile sizes.
+        mask_dtype: Element type of an additive mask, where it is not that of the problem.
 
     Raises:
         UnsupportedError: The kernels do not serve such a problem.
@@ -133,20 +136,29 @@ def kernel_parameters(
         output_layout=layouts[3],
         query_rows=query_rows,
         kv_columns=kv_columns,
+        mask_dtype=mask_dtype,
     )
 
 
-def _attention_step(region: AttentionRegion, plan: AttentionPlan, number: int) -> AttentionStep:
+def _attention_step(
+    region: AttentionRegion, plan: AttentionPlan, number: int, mask: ValueInfo | None
+) -> AttentionStep:
     layouts = (
         region.query_layout,
         region.key_layout,
         region.value_layout,
         region.output_layout,
     )
+    # A model of half precision may add its masks in float32, and often does.
+    mask_dtype = None
+    if mask is not None and mask.dtype not in ("bool", region.problem.dtype.value):
+        mask_dtype = DType(mask.dtype)
     return AttentionStep(
         name=region.name,
         form=region.form,
-        parameters=kernel_parameters(region.problem, layouts, plan.query_rows, plan.kv_columns),
+        parameters=kernel_parameters(
+            region.problem, layouts, plan.query_rows, plan.kv_columns, mask_dtype
+        ),
         query=region.query,
         key=region.key,
         value=region.value,

@@ -202,7 +202,7 @@ def _check_listed(name: str, artifact: Artifact, where: str) -> None:
 
 def _check_attention(step: AttentionStep, artifact: Artifact) -> None:
     parameters = step.parameters
-    if parameters.dtype is DType.BFLOAT16:
+    if DType.BFLOAT16 in (parameters.dtype, parameters.mask_dtype):
         raise ArtifactError(f"step {step.name!r}: steps have no bfloat16 tensors")
     for name in ("has_kv_lengths", "has_slopes", "saves_log_sum_exp"):
         if getattr(parameters, name):
@@ -216,8 +216,7 @@ def _check_attention(step: AttentionStep, artifact: Artifact) -> None:
     if (step.mask is None) != (parameters.mask_shape is None):
         raise ArtifactError(f"step {step.name!r}: the mask and its parameters do not agree")
     if step.mask is not None and parameters.mask_shape is not None:
-        dtype = DType.BOOL if parameters.mask == "boolean" else parameters.dtype
-        wanted[step.mask] = (parameters.mask_shape, dtype)
+        wanted[step.mask] = (parameters.mask_shape, parameters.mask_element)
     for name, (shape, dtype) in wanted.items():
         spec = artifact.tensors[name]
         if spec.dtype is not dtype or math.prod(spec.shape) != math.prod(shape):

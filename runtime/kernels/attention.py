@@ -117,7 +117,7 @@ class AttentionKernel:
 
         Args:
             query, key, value: Of the dtype of the parameters.
-            mask: Of that dtype for an additive mask, bool for a boolean one, None without a mask.
+            mask: Of the dtype of an additive mask, bool for a boolean one, None without a mask.
             kv_lengths: int64 ``[batch]``, read at each run; less than 0 counts as 0, and more
                 than the length of key as that. None unless the parameters have it.
             slopes: float32 ``[query_heads]``; None unless the parameters have it.
@@ -138,12 +138,11 @@ class AttentionKernel:
             _check_operand(
                 name, array, shape, parameters.dtype, getattr(parameters, f"{name}_layout")
             )
-        mask_dtype = DType.BOOL if parameters.mask == "boolean" else parameters.dtype
         lengths_shape = (parameters.batch,) if parameters.has_kv_lengths else None
         slopes_shape = (parameters.query_heads,) if parameters.has_slopes else None
         sums_shape = parameters.scores_shape[:3] if parameters.saves_log_sum_exp else None
         for name, given, wanted, dtype in (
-            ("mask", mask, parameters.mask_shape, mask_dtype),
+            ("mask", mask, parameters.mask_shape, parameters.mask_element),
             ("kv_lengths", kv_lengths, lengths_shape, DType.INT64),
             ("slopes", slopes, slopes_shape, DType.FLOAT32),
             ("log_sum_exp", log_sum_exp, sums_shape, DType.FLOAT32),

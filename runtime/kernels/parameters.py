@@ -53,10 +53,10 @@ class AttentionParameters:
     Attributes:
         batch, query_heads, kv_heads, query_length, kv_length, head_dim, value_dim: Sizes, as in
             ``compiler.problem.AttentionProblem``.
-        dtype: Element type of query, key, value, output and an additive mask. All are computed
-            in float32; bfloat16 products are summed in it.
+        dtype: Element type of query, key, value and output. All are computed in float32; bfloat16
+            products are summed in it.
         scale: Factor on the product of query and key.
-        mask: One of ``MASKS``. An additive mask has ``dtype``, a boolean one is numpy bool.
+        mask: One of ``MASKS``. An additive mask has ``mask_dtype``, a boolean one is numpy bool.
         mask_shape: Stored shape, rank 4, each entry the full size or 1; None without a mask.
         masked_value: Score put where a boolean mask is false.
         masked_rows: One of ``MASKED_ROWS``: what a row of scores all minus infinity becomes.
@@ -64,6 +64,7 @@ class AttentionParameters:
         query_layout, key_layout, value_layout, output_layout: Each one of ``LAYOUTS``.
         query_rows: Query rows of one work item (the tiling's row block).
         kv_columns: Key-value rows worked on at a time inside it.
+        mask_dtype: Element type of an additive mask; None if it is ``dtype``.
         query_offset: Where queries stand among the keys: row ``i`` stands at key
             ``i + query_offset``. Causality, windows and slopes go by that.
         left_window, right_window: Keys before and after its own that a row sees at most; None
@@ -103,6 +104,7 @@ class AttentionParameters:
     output_layout: str
     query_rows: int
     kv_columns: int
+    mask_dtype: DType | None = None
     query_offset: int = 0
     left_window: int | None = None
     right_window: int | None = None
@@ -130,6 +132,11 @@ class AttentionParameters:
         if self.dtype not in SUPPORTED_DTYPES:
             names = ", ".join(map(str, SUPPORTED_DTYPES))
             raise UnsupportedError(f"kernels compute in {names}; got {self.dtype}")
+        if self.mask_dtype is not None:
+            if self.mask != "additive":
+                raise UnsupportedError(f"mask_dtype is for an additive mask, not {self.mask!r}")
+            if self.mask_dtype not in SUPPORTED_DTYPES:
+                raise UnsupportedError(f"masks of {self.mask_dtype} cannot be added; cast it")
         if type(self.scale) is not float or not math.isfinite(self.scale):
             raise UnsupportedError(f"scale must be a finite float, got {self.scale!r}")
         if type(self.masked_value) is not float or math.isnan(self.masked_value):
@@ -184,6 +191,11 @@ class AttentionParameters:
         return (self.batch, self.query_heads, self.query_length, self.kv_length)
 
     @property
+    def mask_element(self) -> DType:
+        """Element type of the mask."""
+        return DType.BOOL if self.mask == "boolean" else self.mask_dtype or self.dtype
+
+    @property
     def last_ahead(self) -> int | None:
         """Keys that row 0 sees after key ``query_offset``, None for all."""
         if self.is_causal:
@@ -218,6 +230,7 @@ class AttentionParameters:
         """Return a JSON object with one key a field; infinities are spelled as strings."""
         fields: dict[str, Any] = dataclasses.asdict(self)
         fields["dtype"] = self.dtype.value
+        fields["mask_dtype"] = None if self.mask_dtype is None else self.mask_dtype.value
         fields["mask_shape"] = None if self.mask_shape is None else list(self.mask_shape)
         if math.isinf(self.masked_value):
             fields["masked_value"] = str(self.masked_value)
@@ -237,10 +250,12 @@ class AttentionParameters:
             odd = ", ".join(sorted(names ^ set(fields)))
             raise UnsupportedError(f"kernel parameters have missing or unknown keys: {odd}")
         checked = dict(fields)
-        try:
-            checked["dtype"] = DType(fields["dtype"])
-        except ValueError as error:
-            raise UnsupportedError(f"unknown dtype {fields['dtype']!r}") from error
+        for name in ("dtype", "mask_dtype"):
+            if name == "dtype" or fields[name] is not None:
+                try:
+                    checked[name] = DType(fields[name])
+                except ValueError as error:
+                    raise UnsupportedError(f"unknown {name} {fields[name]!r}") from error
         if fields["masked_value"] in ("inf", "-inf"):
             checked["masked_value"] = float(fields["masked_value"])
         if isinstance(fields["mask_shape"], list):
