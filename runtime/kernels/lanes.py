@@ -296,6 +296,10 @@ class Emitter:
         element = self.element if element is None else element
         return self.builder.load(self._pointer(address, element), align=_ALIGNMENTS[element])
 
+    def store_scalar(self, value: Value, address: Value) -> None:
+        """Write one element."""
+        self.builder.store(value, self._pointer(address, value.type), align=_ALIGNMENTS[value.type])
+
     def increment(self, address: Value, ordering: str = "monotonic") -> Value:
         """Add 1 to the integer at ``address``, at once for all threads; return what it was."""
         pointer = self._pointer(address, SIZE)
@@ -506,8 +510,7 @@ class Emitter:
         """Return in every lane what ``combine`` makes of all lanes."""
         step = 1
         while step < self.lanes:
-            lanes = [ir.Constant(INT32, lane ^ step) for lane in range(self.lanes)]
-            moved = self.builder.shuffle_vector(vector, vector, ir.Constant(self.ints, lanes))
+            moved = self._rearranged(vector, vector, [lane ^ step for lane in range(self.lanes)])
             vector = combine(vector, moved)
             step *= 2
         return vector
@@ -524,6 +527,10 @@ class Emitter:
                 lanes.append(self.lanes + lane if lane & step else lane + step)
             else:
                 lanes.append(self.lanes + lane - step if lane & step else lane)
+        return self._rearranged(upper, lower, lanes)
+
+    def _rearranged(self, upper: Value, lower: Value, lanes: Sequence[int]) -> Value:
+        """Return these lanes of two vectors; those of ``lower`` are counted on from ``upper``'s."""
         places = ir.VectorType(INT32, self.lanes)
         mask = ir.Constant(places, [ir.Constant(INT32, lane) for lane in lanes])
         return self.builder.shuffle_vector(upper, lower, mask)
