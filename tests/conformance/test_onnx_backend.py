@@ -22,9 +22,6 @@ from hocket.backend import HocketBackend
 BFLOAT16 = "onnxruntime, which runs what no kernel takes, has no bfloat16 arithmetic on the CPU"
 EXCLUSIONS = {
     r"_bf16(_expanded)?_cpu$": BFLOAT16,
-    r"^test_attention_4d_causal_fp16_cpu$": (
-        "left to onnxruntime, whose result is one unit in the last place of float16 off"
-    ),
     r"^test_attention_4d_diff_heads_mask4d_padded_kv_cpu$": (
         "left to onnxruntime, which refuses a mask shorter than the padded keys"
     ),
