@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def detect_cpu() -> CpuFeatures:
     extensions = tuple(name for name in EXTENSIONS if name in present and lanes == 16)
     name = llvm.get_host_cpu_name()
     return CpuFeatures(name, lanes, registers, _detect_l2_bytes(), extensions)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def vector_unit(machine: str, present: set[str]) -> tuple[int, int]:

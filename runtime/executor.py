@@ -58,7 +58,8 @@ class Executor:
         self.tensors = tensors
         self.host = host
         self.num_threads = num_threads
-        self.pool = WorkerPool(num_threads) if num_threads > 1 else None
+        shared = num_threads > 1 and any(map(_is_worth_sharing, steps))
+        self.pool = WorkerPool(num_threads) if shared else None
         made: dict[AttentionParameters, AttentionKernel] = {}
         self.kernels: dict[str, AttentionKernel] = {}
         for step in steps:
@@ -78,9 +79,7 @@ class Executor:
 
     def pool_for(self, step: AttentionStep) -> WorkerPool | None:
         """Return the threads that a step is worth waking, None for the caller alone."""
-        parameters = step.parameters
-        macs = math.prod(parameters.scores_shape) * (parameters.head_dim + parameters.value_dim)
-        return self.pool if macs >= MIN_PARALLEL_MACS else None
+        return self.pool if _is_worth_sharing(step) else None
 
     def new_context(self) -> ExecutionContext:
         """Return what one run at a time needs of its own."""
@@ -170,3 +169,11 @@ class ExecutionContext:
             output=arrays[step.output].reshape(parameters.output_shape),
             scratch=self._scratch,
         )
+
+
+def _is_worth_sharing(step: Step) -> bool:
+    if not isinstance(step, AttentionStep):
+        return False
+    parameters = step.parameters
+    macs = math.prod(parameters.scores_shape) * (parameters.head_dim + parameters.value_dim)
+    return macs >= MIN_PARALLEL_MACS

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.runtime.artifact import Artifact, load_artifact
+from hocket.runtime.cpu import usable_cores
 from hocket.runtime.errors import ArtifactError
 from hocket.runtime.executor import ExecutionContext, Executor
 from hocket.runtime.host import HostModel
@@ -83,7 +84,7 @@ class InferenceSession:
             if provider not in PROVIDERS:
                 raise ValueError(f"unknown provider {provider!r}; there is {PROVIDERS[0]!r}")
         artifact = _as_artifact(path_or_artifact, expected_digest)
-        num_threads = options.intra_op_num_threads or artifact.num_threads or _num_usable_cores()
+        num_threads = options.intra_op_num_threads or artifact.num_threads or usable_cores()
         self._options = options
         self._signature = artifact.signature
         host = HostModel(artifact, num_threads) if artifact.host_steps else None
@@ -203,9 +204,3 @@ def _as_artifact(
             f"{path_or_artifact}: has digest {path_or_artifact.digest}, want {expected_digest}"
         )
     return path_or_artifact
-
-
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
