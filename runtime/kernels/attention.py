@@ -145,7 +145,7 @@ class AttentionKernel:
             ("mask", mask, parameters.mask_shape, parameters.mask_element),
             ("kv_lengths", kv_lengths, lengths_shape, DType.INT64),
             ("slopes", slopes, slopes_shape, DType.FLOAT32),
-            ("log_sum_exp", log_sum_exp, sums_shape, DType.FLOAT32),
+            ("log_sum_exp", log_sum_exp, sums_shape, parameters.computed_dtype),
         ):
             _check_optional(name, given, wanted, dtype)
         if scratch.dtype != _UINT8 or scratch.ndim != 1 or not scratch.flags.c_contiguous:

@@ -233,7 +233,7 @@ class Emitter:
             loaded = self.builder.load(pointer, align=_ALIGNMENTS[element])
         else:
             loaded = self.load_active(address, active, element)
-        return self._widened(loaded, storage, self.floats, self.ints)
+        return self._converted(loaded, storage)
 
     def load_bytes(self, address: Value, active: Value | None = None) -> Value:
         """Return consecutive bytes; where not ``active``, 0."""
@@ -266,7 +266,7 @@ class Emitter:
     def load_stored_scalar(self, address: Value, storage: str) -> Value:
         """Return one element of a storage type as a float."""
         loaded = self.load_scalar(address, _ADDRESSED[storage])
-        return self._widened(loaded, storage, FLOAT, INT32)
+        return self._converted(loaded, storage)
 
     def rounded_to_bfloat(self, vector: Value) -> Value:
         """Return floats rounded to bfloat16, as 32-bit integers that hold its bits."""
@@ -281,15 +281,23 @@ class Emitter:
         quiet = builder.or_(upper, self.int_constant(1 << 6))
         return builder.select(builder.fcmp_unordered("uno", vector, vector), quiet, rounded)
 
-    def _widened(self, loaded: Value, storage: str, floats: Value, ints: Value) -> Value:
+    def _converted(self, loaded: Value, storage: str) -> Value:
+        """Return a vector, or a scalar, of a storage type as floats of the tile."""
         builder = self.builder
-        if storage == "float16":
-            return builder.fpext(loaded, floats)
+        is_vector = isinstance(loaded.type, ir.VectorType)
         if storage == "bfloat16":
-            wide = builder.zext(loaded, ints)
-            shift = self.int_constant(_UPPER_HALF) if ints == self.ints else INT32(_UPPER_HALF)
-            return builder.bitcast(builder.shl(wide, shift), floats)
-        return loaded
+            ints = ir.VectorType(INT32, self.lanes) if is_vector else INT32
+            places = [INT32(_UPPER_HALF)] * self.lanes
+            shift = ir.Constant(ints, places if is_vector else _UPPER_HALF)
+            floats = ir.VectorType(FLOAT, self.lanes) if is_vector else FLOAT
+            loaded = builder.bitcast(builder.shl(builder.zext(loaded, ints), shift), floats)
+            storage = "float32"
+        wanted = self.floats if is_vector else self.element
+        if loaded.type == wanted:
+            return loaded
+        if STORAGE_BYTES[storage] > self.element_bytes:
+            return builder.fptrunc(loaded, wanted)
+        return builder.fpext(loaded, wanted)
 
     def load_scalar(self, address: Value, element: Value | None = None) -> Value:
         """Return one element, a float if no other type is given."""

@@ -1,7 +1,8 @@
 """What hides keys from queries: explicit masks and causality, on columns of scores.
 
 A *column* is one vector of queries out of a packed block of scores: each row of it, one key,
-lies ``stride`` bytes after the row before. A mask with an entry for every key and none for single
+lies ``stride`` bytes after the row before. What float32 is here is float64 in tiles of that
+``element``. A mask with an entry for every key and none for single
 queries is cheaper inside the score tile, see ``matrix.score_tile``.
 """
 
@@ -36,7 +37,7 @@ _SQUARES_AHEAD = 2
 
 
 @functools.cache
-def mask_tile(lanes: int, kind: str, *, finds_largest: bool) -> Intrinsic:
+def mask_tile(lanes: int, kind: str, *, finds_largest: bool, element: str = "float32") -> Intrinsic:
     """Return the tile that masks a column by a mask with an entry for each query and key.
 
     ``kind`` is "boolean", or the storage type of a mask that is added. The arguments of the tile:
@@ -98,11 +99,11 @@ def mask_tile(lanes: int, kind: str, *, finds_largest: bool) -> Intrinsic:
 
     parameters = _PARAMETERS | ({"largest": SIZE} if finds_largest else {})
     name = f"hocket_mask_{lanes}_{kind}_{finds_largest:d}"
-    return make_tile(name, lanes, parameters, emit)
+    return make_tile(name, lanes, parameters, emit, element=element)
 
 
 @functools.cache
-def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
+def query_mask_tile(lanes: int, kind: str, element: str = "float32") -> Intrinsic:
     """Return the tile that masks a column by a mask with one entry for each query.
 
     Its arguments are those of ``mask_tile`` that finds no largest score, with ``mask`` of shape
@@ -124,9 +125,8 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
         entries = emitter.constant(0.0)
         for lane, place in enumerate(emitter.rows_until(mask, mask_stride, lanes, last)):
             if kind == "boolean":
-                entry = builder.bitcast(
-                    builder.zext(emitter.load_scalar(place, BYTE), INT32), FLOAT
-                )
+                bits = builder.zext(emitter.load_scalar(place, BYTE), emitter.int_element)
+                entry = builder.bitcast(bits, emitter.element)
             else:
                 entry = emitter.load_stored_scalar(place, kind)
             entries = builder.insert_element(entries, entry, INT32(lane))
@@ -139,11 +139,12 @@ def query_mask_tile(lanes: int, kind: str) -> Intrinsic:
 
         emitter.loop(rows, [], apply)
 
-    return make_tile(f"hocket_query_mask_{lanes}_{kind}", lanes, _PARAMETERS, emit)
+    name = f"hocket_query_mask_{lanes}_{kind}"
+    return make_tile(name, lanes, _PARAMETERS, emit, element=element)
 
 
 @functools.cache
-def hide_tile(lanes: int, *, later: bool) -> Intrinsic:
+def hide_tile(lanes: int, *, later: bool, element: str = "float32") -> Intrinsic:
     """Return the tile that hides keys which lie too far after, or before, their query.
 
     Its arguments: ``scores``, a column of ``rows`` rows; ``ahead``, the position of its first key
@@ -171,7 +172,7 @@ def hide_tile(lanes: int, *, later: bool) -> Intrinsic:
 
     parameters = dict.fromkeys(("scores", "stride", "rows", "ahead"), SIZE)
     which = "later" if later else "earlier"
-    return make_tile(f"hocket_hide_{which}_{lanes}", lanes, parameters, emit)
+    return make_tile(f"hocket_hide_{which}_{lanes}", lanes, parameters, emit, element=element)
 
 
 def entry_bytes(kind: str) -> int:

@@ -19,7 +19,7 @@ LAYOUTS = ("bhnd", "bnhd")
 
 MASKS = ("none", "additive", "boolean")
 MASKED_ROWS = ("nan", "zero")
-SUPPORTED_DTYPES = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
+SUPPORTED_DTYPES = (DType.FLOAT64, DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
 MAX_HEAD_DIM = 1024
 MAX_EXTENT = 1 << 24
 MAX_ELEMENTS = 1 << 40
@@ -53,8 +53,8 @@ class AttentionParameters:
     Attributes:
         batch, query_heads, kv_heads, query_length, kv_length, head_dim, value_dim: Sizes, as in
             ``compiler.problem.AttentionProblem``.
-        dtype: Element type of query, key, value and output. All are computed in float32; bfloat16
-            products are summed in it.
+        dtype: Element type of query, key, value and output. All but float64 are computed in
+            float32; bfloat16 products are summed in it.
         scale: Factor on the product of query and key.
         mask: One of ``MASKS``. An additive mask has ``mask_dtype``, a boolean one is numpy bool.
         mask_shape: Stored shape, rank 4, each entry the full size or 1; None without a mask.
@@ -77,8 +77,8 @@ class AttentionParameters:
             of the keys: row ``i`` stands at key ``i + kv_length - query_length + query_offset``.
         has_slopes: Whether there is an operand ``slopes``, float32 ``[query_heads]``: a head's
             slope times the distance of key from query is added to the scores (ALiBi).
-        saves_log_sum_exp: Whether there is an output ``log_sum_exp``, float32
-            ``[batch, query_heads, query_length]``, of what the softmax divided by.
+        saves_log_sum_exp: Whether there is an output ``log_sum_exp``, of ``computed_dtype`` and
+            shape ``[batch, query_heads, query_length]``, of what the softmax divided by.
 
     Raises:
         UnsupportedError: A field has the wrong type, is out of range, or contradicts another.
@@ -189,6 +189,11 @@ class AttentionParameters:
     def scores_shape(self) -> tuple[int, int, int, int]:
         """Shape ``[batch, query_heads, query_length, kv_length]`` of the scores."""
         return (self.batch, self.query_heads, self.query_length, self.kv_length)
+
+    @property
+    def computed_dtype(self) -> DType:
+        """Element type that is computed in."""
+        return DType.FLOAT64 if self.dtype is DType.FLOAT64 else DType.FLOAT32
 
     @property
     def mask_element(self) -> DType:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hocket.hwmodels.units import align_up, ceil_div
 from hocket.runtime.kernels.elementary import LOG2_E
-from hocket.runtime.kernels.lanes import FLOAT_BYTES, STORAGE_BYTES
+from hocket.runtime.kernels.lanes import STORAGE_BYTES, computed_in
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS, tile_rows
 
@@ -81,7 +81,6 @@ _MOST_STAGED_BYTES = 32 * 1024
 # Work items that keep a few dozen threads evenly busy. The number cannot follow that of the
 # threads, which is not known here; a piece is the least that an item can be.
 _ITEMS_WANTED = 256
-_LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class KernelForm:
     """All that the text of a kernel depends on.
 
     Attributes:
-        lanes: float32 lanes of a vector.
+        lanes: Lanes of a vector, half as many of float64 as of float32.
         tile_rows: Rows of key, or columns of value, of one register tile.
         head_dim, value_dim: Columns of query and key, and of value and output.
         storage: Element type of the tensors, a key of ``lanes.STORAGE_BYTES``.
@@ -124,6 +123,26 @@ class KernelForm:
     saves_log_sum_exp: bool
 
     @property
+    def element(self) -> str:
+        """Type that is computed in, a key of ``lanes.ELEMENTS``."""
+        return computed_in(self.storage)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a number of that type."""
+        return STORAGE_BYTES[self.element]
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector."""
+        return self.lanes * self.element_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of lanes, in the widest register tile."""
+        return MAX_VECTORS * self.vector_bytes
+
+    @property
     def last_step(self) -> str:
         """Which step leaves the scores final, so that it can find the largest on its way.
 
@@ -143,14 +162,14 @@ class KernelForm:
 
     @property
     def widens(self) -> bool:
-        """Whether keys and values are copied to float32 before they are multiplied."""
-        return self.storage != "float32" and self.product == "float32"
+        """Whether keys and values are copied to a wider type before they are multiplied."""
+        return self.storage not in (self.element, self.product)
 
     @property
     def staged_row_bytes(self) -> int:
         """Bytes of a key, or a value, that is copied before it is multiplied; 0 if none is."""
         if self.widens:
-            return max(self.head_dim, self.value_dim) * FLOAT_BYTES
+            return max(self.head_dim, self.value_dim) * self.element_bytes
         return self.value_dim * ELEMENT_BYTES // 2 if self.product == "bfloat16" else 0
 
 
@@ -183,15 +202,17 @@ def kernel_form(parameters: AttentionParameters, cpu: CpuFeatures) -> KernelForm
     storage = parameters.dtype.value
     has_pairs = storage == "bfloat16" and "avx512bf16" in cpu.extensions
     additive = parameters.mask == "additive"
+    product = computed_in(storage)
+    lanes = cpu.vector_lanes * STORAGE_BYTES["float32"] // STORAGE_BYTES[product]
     return KernelForm(
-        lanes=cpu.vector_lanes,
-        tile_rows=tile_rows(cpu.vector_lanes, cpu.num_vector_registers),
+        lanes=lanes,
+        tile_rows=tile_rows(lanes, cpu.num_vector_registers),
         head_dim=parameters.head_dim,
         value_dim=parameters.value_dim,
         storage=storage,
-        product="bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else "float32",
+        product="bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else product,
         base="e" if additive else "2",
-        has_scaling="avx512dq" in cpu.extensions,
+        has_scaling="avx512dq" in cpu.extensions and product == "float32",
         mask=parameters.mask_element.value if additive else parameters.mask,
         mask_axes=_mask_axes(parameters),
         masked_rows=parameters.masked_rows,
@@ -207,7 +228,7 @@ def kernel_form(parameters: AttentionParameters, cpu: CpuFeatures) -> KernelForm
 
 def scratch_layout(form: KernelForm, chunk_rows: int) -> ScratchLayout:
     """Return where a worker of a kernel keeps its tiles, for chunks of so many keys."""
-    row_bytes = form.lanes * MAX_VECTORS * FLOAT_BYTES
+    row_bytes = form.row_bytes
     queries = 0
     output = queries + form.score_depth * row_bytes
     statistics = output + form.value_dim * row_bytes
@@ -236,7 +257,7 @@ def plan_sizes(parameters: AttentionParameters, form: KernelForm) -> dict[str, i
         fair_pieces = max(num_pieces // _ITEMS_WANTED, 1)
         block_rows = min(align_up(block_rows, piece_rows), fair_pieces * piece_rows)
     num_blocks = ceil_div(parameters.query_length, block_rows)
-    row_bytes = form.lanes * MAX_VECTORS * FLOAT_BYTES
+    row_bytes = form.row_bytes
     most_rows = _MOST_SCORE_BYTES // row_bytes
     if form.staged_row_bytes:
         most_rows = min(most_rows, _MOST_STAGED_BYTES // form.staged_row_bytes)
@@ -283,16 +304,17 @@ def plan_reals(parameters: AttentionParameters, form: KernelForm) -> dict[str, f
     queries are packed as they are.
     """
     unit = LOG2_E if form.base == "2" else 1.0
+    lowest = float(np.finfo(form.element).min)
     factor = parameters.scale * unit
     if form.has_softcap:
         factor = parameters.scale / parameters.softcap
     return {
         "query_factor": factor,
         "score_factor": factor,
-        # The lowest float32, times log2(e), would be infinite: a key hidden for good.
+        # The lowest float, times log2(e), would be infinite: a key hidden for good.
         "masked_value": parameters.masked_value
         if math.isinf(parameters.masked_value)
-        else min(max(parameters.masked_value * unit, _LOWEST), -_LOWEST),
+        else min(max(parameters.masked_value * unit, lowest), -lowest),
         "softcap": parameters.softcap * unit,
         "slope_factor": unit,
     }

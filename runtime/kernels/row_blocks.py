@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hocket.runtime.kernels.lanes import FLOAT_BYTES
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, STATISTICS, scratch_layout
 from hocket.runtime.kernels.source import indent
@@ -48,13 +47,15 @@ def row_block_lines(form: KernelForm) -> tuple[list[str], list[str]]:
 def _tile_lines(form: KernelForm) -> list[str]:
     """Return the lines that name the tiles the driver calls."""
     lanes = f"lanes={form.lanes}"
+    # Of tiles that are not told by what they read or multiply.
+    plain = lanes if form.element == "float32" else f'{lanes}, element="{form.element}"'
     key_mask = form.mask if form.mask_axes == "key" else "none"
-    base = f'{lanes}, base="{form.base}"'
+    base = f'{plain}, base="{form.base}"'
     scales = f"{base}, scales={form.has_scaling}"
     pairs = form.product == "bfloat16"
     packed = "pair" if pairs else form.storage
     lines = [
-        f"fill = transposes.fill_tile({lanes})",
+        f"fill = transposes.fill_tile({plain})",
         f'pack = transposes.pack_tile({lanes}, depth={form.score_depth}, storage="{packed}")',
         "unpack = transposes.unpack_tile(",
         f"    {lanes}, depth={form.value_dim},",
@@ -71,26 +72,26 @@ def _tile_lines(form: KernelForm) -> list[str]:
     if pairs:
         lines.append(f"pair_values = transposes.pair_tile({lanes}, depth={form.value_dim})")
     if form.has_softcap:
-        lines.append(f"cap = vector.cap_tile({lanes})")
+        lines.append(f"cap = vector.cap_tile({plain})")
     if form.has_slopes:
         lines += [
-            f"add_slope = vector.slope_tile({lanes})",
+            f"add_slope = vector.slope_tile({plain})",
             "load_float = work.load_float()",
         ]
     if form.mask_axes == "both":
         finds = form.last_step == "mask"
         lines += [
             "apply_mask = masks.mask_tile(",
-            f'    {lanes}, kind="{form.mask}", finds_largest={finds})',
+            f'    {plain}, kind="{form.mask}", finds_largest={finds})',
         ]
     if form.mask_axes == "query":
-        lines.append(f'apply_mask = masks.query_mask_tile({lanes}, kind="{form.mask}")')
+        lines.append(f'apply_mask = masks.query_mask_tile({plain}, kind="{form.mask}")')
     if form.has_end:
-        lines.append(f"hide_later = masks.hide_tile({lanes}, later=True)")
+        lines.append(f"hide_later = masks.hide_tile({plain}, later=True)")
     if form.has_start:
-        lines.append(f"hide_earlier = masks.hide_tile({lanes}, later=False)")
+        lines.append(f"hide_earlier = masks.hide_tile({plain}, later=False)")
     if form.last_step == "other":
-        lines.append(f"raise_largest = vector.largest_tile({lanes})")
+        lines.append(f"raise_largest = vector.largest_tile({plain})")
     if form.saves_log_sum_exp:
         lines.append(f"write_log_sum = vector.log_sum_tile({base})")
     for vectors in _WIDTHS:
@@ -173,9 +174,10 @@ def _item_lines(form: KernelForm) -> list[str]:
     if form.has_slopes:
         lines.append("slope = load_float(slopes, head) * slope_factor")
     if form.saves_log_sum_exp:
-        lines.append(
-            f"log_sums = log_sum_exp + (batch * query_heads + head) * query_length * {FLOAT_BYTES}"
-        )
+        lines += [
+            "log_sums = log_sum_exp",
+            f"log_sums += (batch * query_heads + head) * query_length * {form.element_bytes}",
+        ]
     length = "kv_length"
     if form.has_kv_lengths:
         lines.append("num_keys = min(max(load_size(kv_lengths, batch), 0), kv_length)")
@@ -203,8 +205,7 @@ def _item_lines(form: KernelForm) -> list[str]:
 
 def _piece_lines(form: KernelForm) -> list[str]:
     """Return the lines that compute one piece: as many queries as fit the widest tile."""
-    lanes, vector_bytes = form.lanes, form.lanes * FLOAT_BYTES
-    stride = MAX_VECTORS * vector_bytes
+    lanes, vector_bytes, stride = form.lanes, form.vector_bytes, form.row_bytes
     keys_begin, keys_end = "0", "num_keys" if form.has_kv_lengths else "kv_length"
     lines = [
         f"vectors = (end - first + {lanes - 1}) // {lanes}",
@@ -248,7 +249,7 @@ def _piece_lines(form: KernelForm) -> list[str]:
     ]
     if form.saves_log_sum_exp:
         lines += [
-            f"    write_log_sum(shift + at, sums + at, log_sums + row * {FLOAT_BYTES},",
+            f"    write_log_sum(shift + at, sums + at, log_sums + row * {form.element_bytes},",
             f"                  min(last - column * {lanes}, {lanes - 1}))",
         ]
     return [*lines, "first = after"]
@@ -261,7 +262,7 @@ def _score_lines(form: KernelForm) -> list[str]:
     if form.widens:
         lines.append("widen_keys(chunk_keys, key_row_stride, rows, staged)")
         lines.append("chunk_keys = staged")
-        key_stride = str(form.head_dim * FLOAT_BYTES)
+        key_stride = str(form.head_dim * form.element_bytes)
     arguments = [f"{key_stride}", "{rows}", "scores{at}", "ahead_keys"]
     if form.product == "bfloat16":
         arguments.append("score_factor")
@@ -285,7 +286,7 @@ def _weigh_lines(form: KernelForm) -> list[str]:
     value_stride, halves = "value_row_stride", ""
     if form.widens:
         lines.append("widen_values(chunk_values, value_row_stride, rows, staged)")
-        value_stride = str(form.value_dim * FLOAT_BYTES)
+        value_stride = str(form.value_dim * form.element_bytes)
     if form.product == "bfloat16":
         lines.append("pair_values(chunk_values, value_row_stride, rows, staged)")
         value_stride, halves = str(form.value_dim * ELEMENT_BYTES), " // 2"
@@ -322,8 +323,7 @@ def _segment_lines(form: KernelForm, call: str, key: str, row: str) -> list[str]
         whole = "(rows + 1) // 2" if pairs else "rows"
         fields = {"rows": whole, "factors": "factors", "column": "", "at": "", "key": "", "row": ""}
         return _for_each_width("vectors", [call.format(vectors="{}", **fields)])
-    vector_bytes = form.lanes * FLOAT_BYTES
-    stride = MAX_VECTORS * vector_bytes
+    vector_bytes, stride = form.vector_bytes, form.row_bytes
     halves = " // 2" if pairs else ""
     fields = {
         "rows": "(count - done + 1) // 2" if pairs else "count - done",
@@ -358,8 +358,7 @@ def _count_lines(form: KernelForm) -> list[str]:
 
 def _softmax_lines(form: KernelForm) -> list[str]:
     """Return the lines that turn the scores of one column into weights."""
-    lanes, vector_bytes = form.lanes, form.lanes * FLOAT_BYTES
-    stride = MAX_VECTORS * vector_bytes
+    lanes, vector_bytes, stride = form.lanes, form.vector_bytes, form.row_bytes
     lines = [f"at = column * {vector_bytes}", "cells = scores + at", *_count_lines(form)]
     if form.has_end or form.has_start or form.has_slopes or form.mask_axes in ("query", "both"):
         lines.append(f"row = first + column * {lanes}")

@@ -58,6 +58,7 @@ NARROW_FORMS = (
     ),
     Form(6, 7, is_causal=True, dtype=DType.FLOAT16),
     Form(6, 7, is_causal=True, dtype=DType.BFLOAT16),
+    Form(6, 7, "additive", "both", "zero", is_causal=True, dtype=DType.FLOAT64),
 )
 
 PLACES = ("query", "key", "value", "mask")
@@ -107,13 +108,13 @@ def compute(
 
 def compute_all(
     kernel: AttentionKernel, operands: Operands, pool: WorkerPool | None = None
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the output and, if the kernel saves it, the log-sum-exp."""
     parameters = kernel.parameters
     num_threads = 1 if pool is None else pool.num_threads
     dtype = np.uint16 if parameters.dtype is DType.BFLOAT16 else parameters.dtype.to_numpy()
     output_memory, output = garbage(parameters.output_shape, dtype)
-    sums_memory, sums = garbage(parameters.scores_shape[:3], np.float32)
+    sums_memory, sums = garbage(parameters.scores_shape[:3], parameters.computed_dtype.to_numpy())
     scratch_memory = np.full(kernel.scratch_bytes(num_threads) + GUARD, 0xFF, np.uint8)
     kernel.bind(
         operands.query,

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 _NEGLIGIBLE = 60.0
 
 # What storing the output, and with bfloat16 the weights, may cost.
-_ROUNDINGS = {DType.FLOAT32: 0.0, DType.FLOAT16: 2.0**-10, DType.BFLOAT16: 2.0**-7}
+_ROUNDINGS = {
+    DType.FLOAT64: 0.0,
+    DType.FLOAT32: 0.0,
+    DType.FLOAT16: 2.0**-10,
+    DType.BFLOAT16: 2.0**-7,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Expected:
     log_sum_exp: NDArray[np.float64]
     log_sum_tolerance: NDArray[np.float64]
 
-    def check_log_sum(self, computed: NDArray[np.float32]) -> None:
+    def check_log_sum(self, computed: NDArray[Any]) -> None:
         """Assert that a computed log-sum-exp is right."""
         known = ~np.isnan(self.log_sum_exp)
         finite = np.isfinite(self.log_sum_exp)
@@ -71,6 +76,14 @@ class Expected:
         assert excess.size == 0 or excess.max() <= 1, (
             f"error {error.max():.2e} is {excess.max():.1f} times the tolerance"
         )
+
+
+def precision(parameters: AttentionParameters) -> float:
+    """Return how much finer a kernel computes than in float32.
+
+    Less than the 29 bits that float64 has more: the reference has its own roundings then.
+    """
+    return 2.0**-27 if parameters.computed_dtype is DType.FLOAT64 else 1.0
 
 
 def as_floats(array: NDArray[Any]) -> NDArray[Any]:
@@ -117,6 +130,7 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
     Masked scores are rounded to float32 once, as in any float32 model: a score plus the lowest
     float32 is the lowest float32, and a row of these is uniform.
     """
+    fine = precision(parameters)
     query = _heads_first(as_floats(operands.query), parameters.query_layout).astype(np.float64)
     key = _heads_first(as_floats(operands.key), parameters.key_layout).astype(np.float64)
     value = _heads_first(as_floats(operands.value), parameters.value_layout).astype(np.float64)
@@ -126,14 +140,15 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         products = parameters.scale * (query @ key.swapaxes(-1, -2))
         # What float32 accumulation may get wrong, with room for a different order of sums.
-        slack = 2.0**-22 * abs(parameters.scale) * (np.abs(query) @ np.abs(key).swapaxes(-1, -2))
+        slack = np.abs(query) @ np.abs(key).swapaxes(-1, -2)
+        slack = fine * 2.0**-22 * abs(parameters.scale) * slack
         distances = _distances(parameters, operands)
         bias = np.zeros_like(products)
         if operands.slopes is not None:
             bias = operands.slopes.astype(np.float64)[:, None, None] * distances
-            slack = slack + 2.0**-22 * np.abs(bias)
+            slack = slack + fine * 2.0**-22 * np.abs(bias)
         if parameters.softcap:
-            slack = slack + 2.0**-21 * parameters.softcap
+            slack = slack + fine * 2.0**-21 * parameters.softcap
         seen = _seen(parameters, operands, distances)
         scores, lower, upper = (
             np.where(
@@ -159,13 +174,14 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
         drift = np.where(counts, upper - lower, 0.0).max(axis=-1, keepdims=True)
         size = np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=(-1, -2), keepdims=True)
     rounding = _ROUNDINGS[parameters.dtype]
-    tolerance = np.broadcast_to((2.0**-20 + rounding + 2 * drift) * size + 1e-37, output.shape)
+    relative = fine * 2.0**-20 + rounding + 2 * drift
+    tolerance = np.broadcast_to(relative * size + 1e-37, output.shape)
     reach = np.abs(np.where(np.isfinite(log_sum_exp), log_sum_exp, 0.0))
     return Expected(
         _heads_first(output, parameters.output_layout),
         _heads_first(tolerance, parameters.output_layout),
         log_sum_exp,
-        2.0**-21 + 2 * drift[..., 0] + 2.0**-21 * reach,
+        fine * 2.0**-21 * (1 + reach) + 2 * drift[..., 0],
     )
 
 
@@ -208,11 +224,12 @@ def _masked(
 ) -> NDArray[np.float64]:
     if mask is None:
         return scores
-    masked = scores.astype(np.float32)
+    computed = parameters.computed_dtype.to_numpy()
+    masked = scores.astype(computed)
     if parameters.mask == "additive":
-        masked = masked + as_floats(mask).astype(np.float32)
+        masked = masked + as_floats(mask).astype(computed)
     else:
-        masked = np.where(mask, masked, np.float32(parameters.masked_value))
+        masked = np.where(mask, masked, computed.type(parameters.masked_value))
     return masked.astype(np.float64)
 
 

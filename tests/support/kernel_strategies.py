@@ -82,6 +82,22 @@ FORMS = (
     Form(34, 7, "additive", "both", "zero", is_causal=True, dtype=DType.BFLOAT16),
     Form(10, 8, "boolean", "key", has_left_window=True, is_causal=True, dtype=DType.BFLOAT16),
     Form(5, 6, has_kv_lengths=True, masked_rows="zero", dtype=DType.BFLOAT16),
+    Form(18, 20, dtype=DType.FLOAT64, saves_log_sum_exp=True),
+    Form(9, 7, "boolean", "query", "zero", dtype=DType.FLOAT64, is_causal=True),
+    Form(
+        11,
+        6,
+        "additive",
+        "both",
+        masked_rows="zero",
+        dtype=DType.FLOAT64,
+        has_left_window=True,
+        has_right_window=True,
+        has_kv_lengths=True,
+        has_softcap=True,
+        has_slopes=True,
+        saves_log_sum_exp=True,
+    ),
 )
 
 _DEFAULTS: dict[str, Any] = {
