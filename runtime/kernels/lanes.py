@@ -483,6 +483,11 @@ class Emitter:
         builder.position_at_end(after)
         return values
 
+    def opaque(self, count: int) -> Value:
+        """Return a number that LLVM does not know: loops of so many turns stay loops."""
+        kind = ir.FunctionType(SIZE, [SIZE])
+        return self.builder.asm(kind, "", "=r,0", [self.size(count)], side_effect=False)
+
     def at_most_one(self, count: Value) -> Value:
         """Return 1 if there is anything to do, else 0: the turns of a loop that is a condition."""
         return self.builder.zext(self.builder.icmp_signed(">", count, self.size(0)), SIZE)
@@ -509,10 +514,11 @@ class Emitter:
 
         Lanes without the bit ``step`` in their number get sums of ``one``, the rest of ``other``.
         """
-        return self.builder.fadd(
-            self._pick(one, other, step, from_lower=False),
-            self._pick(one, other, step, from_lower=True),
-        )
+        builder = self.builder
+        has_bit = self._with_bit(step)
+        moved = builder.select(has_bit, one, other)
+        moved = self._rearranged(moved, moved, [lane ^ step for lane in range(self.lanes)])
+        return builder.fadd(builder.select(has_bit, other, one), moved)
 
     def across(self, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
         """Return in every lane what ``combine`` makes of all lanes."""
@@ -527,6 +533,11 @@ class Emitter:
         """Return 1 if any lane is chosen, else 0: the turns of a loop that is a condition."""
         bits = self.builder.bitcast(chosen, ir.IntType(self.lanes))
         return self.builder.zext(self.builder.icmp_unsigned("!=", bits, bits.type(0)), SIZE)
+
+    def _with_bit(self, step: int) -> Value:
+        """Return which lanes have the bit ``step`` in their number."""
+        lanes = [ir.Constant(BIT, int(lane & step != 0)) for lane in range(self.lanes)]
+        return ir.Constant(ir.VectorType(BIT, self.lanes), lanes)
 
     def _pick(self, upper: Value, lower: Value, step: int, *, from_lower: bool) -> Value:
         lanes = []

@@ -60,3 +60,16 @@ def take_item() -> Intrinsic:
         return emitter.increment(counter)
 
     return make_tile("hocket_take_item", 1, {"counter": SIZE}, emit, result=SIZE)
+
+
+@functools.cache
+def end_part() -> Intrinsic:
+    """Return the tile that counts the int64 at ``counter`` up and returns what it was.
+
+    What workers wrote before they counted is seen by those that count after them.
+    """
+
+    def emit(emitter: Emitter, *, counter: Value) -> Value:
+        return emitter.increment(counter, "acq_rel")
+
+    return make_tile("hocket_end_part", 1, {"counter": SIZE}, emit, result=SIZE)
