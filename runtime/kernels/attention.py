@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,12 @@ from hocket.hwmodels.dtypes import DType
 from hocket.runtime.cpu import detect_cpu
 from hocket.runtime.kernel_cache import load_kernels
 from hocket.runtime.kernels.generator import ENTRY_NAME, generate_source
+from hocket.runtime.kernels.operands import (
+    check_operand,
+    check_optional,
+    check_scratch,
+    check_written,
+)
 from hocket.runtime.kernels.plan import (
     OPERANDS,
     SCRATCH_ALIGNMENT,
@@ -31,8 +36,6 @@ if TYPE_CHECKING:
     from hocket.runtime.kernels.parameters import AttentionParameters
     from hocket.runtime.kernels.source import KernelSource
     from hocket.runtime.workers import WorkerPool
-
-_UINT8 = np.dtype(np.uint8)
 
 
 class AttentionKernel:
@@ -106,7 +109,7 @@ class AttentionKernel:
         kv_lengths: NDArray[np.int64] | None = None,
         slopes: NDArray[np.float32] | None = None,
         output: NDArray[Any],
-        log_sum_exp: NDArray[np.float32] | None = None,
+        log_sum_exp: NDArray[Any] | None = None,
         scratch: NDArray[np.uint8],
     ) -> BoundAttention:
         """Check arrays once, to run on them many times.
@@ -123,8 +126,8 @@ class AttentionKernel:
             slopes: float32 ``[query_heads]``; None unless the parameters have it.
             output: Of the dtype of the parameters, written by each run; shares no memory with the
                 other arrays.
-            log_sum_exp: float32 ``[batch, query_heads, query_length]``, written by each run;
-                None unless the parameters save it.
+            log_sum_exp: ``[batch, query_heads, query_length]`` of the dtype that is computed in,
+                written by each run; None unless the parameters save it.
             scratch: uint8, rank 1, at least ``scratch_bytes`` of the threads that will run.
 
         Raises:
@@ -135,7 +138,7 @@ class AttentionKernel:
         of_layouts = {"query": query, "key": key, "value": value, "output": output}
         for name, array in of_layouts.items():
             shape = getattr(parameters, f"{name}_shape")
-            _check_operand(
+            check_operand(
                 name, array, shape, parameters.dtype, getattr(parameters, f"{name}_layout")
             )
         lengths_shape = (parameters.batch,) if parameters.has_kv_lengths else None
@@ -147,20 +150,9 @@ class AttentionKernel:
             ("slopes", slopes, slopes_shape, DType.FLOAT32),
             ("log_sum_exp", log_sum_exp, sums_shape, parameters.computed_dtype),
         ):
-            _check_optional(name, given, wanted, dtype)
-        if scratch.dtype != _UINT8 or scratch.ndim != 1 or not scratch.flags.c_contiguous:
-            raise ValueError(
-                f"scratch: want a contiguous uint8 array of rank 1, got {scratch.dtype} of shape "
-                f"{list(scratch.shape)}"
-            )
+            check_optional(name, given, wanted, dtype)
         self.check_scratch(scratch, 1)
-        for name, written in (
-            ("output", output),
-            ("log_sum_exp", log_sum_exp),
-            ("scratch", scratch),
-        ):
-            if written is not None and not written.flags.writeable:
-                raise ValueError(f"{name}: the array is read-only, and the kernel writes to it")
+        check_written({"output": output, "log_sum_exp": log_sum_exp, "scratch": scratch})
         operands = (query, key, value, mask, kv_lengths, slopes, output, log_sum_exp)
         return BoundAttention(self, operands, scratch)
 
@@ -170,12 +162,7 @@ class AttentionKernel:
         Raises:
             ValueError: It is not.
         """
-        wanted = self.scratch_bytes(num_threads)
-        if scratch.size < wanted:
-            raise ValueError(
-                f"scratch: {num_threads} threads want {wanted} bytes, got {scratch.size}; "
-                "make it as large as scratch_bytes() says"
-            )
+        check_scratch(scratch, self.scratch_bytes(num_threads), num_threads)
 
 
 class BoundAttention:
@@ -251,36 +238,3 @@ def make_attention_kernel(
     source = generate_source(parameters, cpu)
     function = load_kernels(source, cache_dir)[ENTRY_NAME]
     return AttentionKernel(parameters, source, function, cpu)
-
-
-def _check_optional(
-    name: str, array: NDArray[Any] | None, shape: tuple[int, ...] | None, dtype: DType
-) -> None:
-    """Check an operand that parameters may or may not have."""
-    if shape is None:
-        if array is not None:
-            raise ValueError(f"{name}: the kernel takes none, but one was given")
-    elif array is None:
-        raise ValueError(f"{name}: want shape {list(shape)}, got None")
-    else:
-        _check_operand(name, array, shape, dtype)
-
-
-def _check_operand(
-    name: str,
-    array: NDArray[Any],
-    shape: tuple[int, ...],
-    dtype: DType,
-    layout: str = "bhnd",
-) -> None:
-    """Check that an array is laid out as its parameters say."""
-    # Names, because bfloat16 is known to numpy by the package that adds it only.
-    allowed = ("bfloat16", "uint16") if dtype is DType.BFLOAT16 else (dtype.value,)
-    if array.dtype.name not in allowed:
-        raise ValueError(f"{name}: want {' or '.join(allowed)}, got {array.dtype}")
-    if array.shape != shape:
-        merged = (*shape[:2], math.prod(shape[2:]))
-        if layout != "bnhd" or array.shape != merged:
-            raise ValueError(f"{name}: want shape {list(shape)}, got {list(array.shape)}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name}: want a C-contiguous array; copy it with ascontiguousarray()")
