@@ -20,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo install test check format types unit examples bench bench-quick clean
+.PHONY: help demo install test check format types unit examples bench bench-kernels bench-quick clean
 
 help: ## list the chores
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## compile a trained model, check it, time it, use it
 	@$(BIN)/python examples/sentence_embeddings.py
@@ -57,6 +57,9 @@ examples: $(VENV)/.installed-dev ## run every example
 bench: $(VENV)/.installed-dev ## the full measurements, which take a while
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file"; done
 
+bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO and onnxruntime
+	$(BIN)/python bench/kernel_latency.py
+
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done
 
@@ -82,3 +85,7 @@ $(VENV)/.installed-demo: $(BIN)/pip setup.py pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(BIN)/pip setup.py pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -e ".[dev]" -c constraints.txt
 	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -e ".[bench]" -c constraints.txt
+	@touch $@

