@@ -15,7 +15,6 @@ from hocket.runtime.kernels.source import make_source
 if TYPE_CHECKING:
     from hocket.runtime.cpu import CpuFeatures
     from hocket.runtime.kernels.parameters import AttentionParameters
-    from hocket.runtime.kernels.plan import KernelForm
     from hocket.runtime.kernels.source import KernelSource
 
 ENTRY_NAME = "attend"
@@ -30,26 +29,4 @@ def generate_source(parameters: AttentionParameters, cpu: CpuFeatures) -> Kernel
     """
     form = kernel_form(parameters, cpu)
     tiles, body = row_block_lines(form)
-    return make_source(_title(form), tiles, ENTRY_NAME, body, cpu)
-
-
-def _title(form: KernelForm) -> list[str]:
-    masked = "no mask" if form.mask == "none" else f"{form.mask} mask by {form.mask_axes}"
-    flags = [
-        name
-        for name in (
-            "has_end",
-            "has_start",
-            "has_softcap",
-            "has_kv_lengths",
-            "counts_from_end",
-            "has_slopes",
-            "saves_log_sum_exp",
-        )
-        if getattr(form, name)
-    ]
-    return [
-        f"head_dim {form.head_dim}, value_dim {form.value_dim}, {form.storage}, {masked},",
-        f"masked rows {form.masked_rows}, {form.lanes} lanes, tiles of {form.tile_rows} rows of",
-        f"{form.product} products{''.join(', ' + flag for flag in flags)}.",
-    ]
+    return make_source(form.title_lines(), tiles, ENTRY_NAME, body, cpu)

@@ -142,6 +142,29 @@ class KernelForm:
         """Bytes of one row of lanes, in the widest register tile."""
         return MAX_VECTORS * self.vector_bytes
 
+    def title_lines(self) -> list[str]:
+        """Return a description in words."""
+        masked = "no mask" if self.mask == "none" else f"{self.mask} mask by {self.mask_axes}"
+        flags = [
+            name
+            for name in (
+                "has_end",
+                "has_start",
+                "has_softcap",
+                "has_kv_lengths",
+                "counts_from_end",
+                "has_slopes",
+                "saves_log_sum_exp",
+            )
+            if getattr(self, name)
+        ]
+        height = f"tiles of {self.tile_rows} rows of"
+        return [
+            f"head_dim {self.head_dim}, value_dim {self.value_dim}, {self.storage}, {masked},",
+            f"masked rows {self.masked_rows}, {self.lanes} lanes, {height}",
+            f"{self.product} products{''.join(', ' + flag for flag in flags)}.",
+        ]
+
     @property
     def last_step(self) -> str:
         """Which step leaves the scores final, so that it can find the largest on its way.

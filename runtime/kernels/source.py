@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 import llvmlite
 import numba
 
-from hocket.runtime.kernels import elementary, lanes, masks, matrix, transposes, vector, work
+from hocket.runtime.kernels import (
+    backward_tiles,
+    elementary,
+    lanes,
+    masks,
+    matrix,
+    score_gradients,
+    transposes,
+    vector,
+    work,
+)
 from hocket.runtime.kernels.plan import ARGUMENT_NAMES, REAL_NAMES
 
 if TYPE_CHECKING:
@@ -21,7 +31,8 @@ if TYPE_CHECKING:
 
     from hocket.runtime.cpu import CpuFeatures
 
-_INTRINSICS = (elementary, lanes, masks, matrix, transposes, vector, work)
+_TILES = (backward_tiles, masks, matrix, score_gradients, transposes, vector, work)
+_INTRINSICS = (elementary, lanes, *_TILES)
 
 _WIDTH = 100
 
@@ -48,6 +59,8 @@ def make_source(
     entry_name: str,
     body: Sequence[str],
     cpu: CpuFeatures,
+    argument_names: Sequence[str] = ARGUMENT_NAMES,
+    real_names: Sequence[str] = REAL_NAMES,
 ) -> KernelSource:
     """Put the text of a module together.
 
@@ -55,8 +68,10 @@ def make_source(
         title: Lines of its docstring.
         tiles: Lines that name the tiles it calls.
         entry_name: Name of its function.
-        body: Lines of that function. What they use of ``plan.ARGUMENT_NAMES`` is read before them.
+        body: Lines of that function. What they use of its arguments is read before them.
         cpu: The CPU that it is written for.
+        argument_names: Names of the arguments, in the order of the array that holds them.
+        real_names: Those of them that are float64, the others being int64.
     """
     lines = [
         '"""Attention kernel, written by hocket.runtime.kernels.generator; edits are not kept.',
@@ -68,7 +83,7 @@ def make_source(
         "",
         "from numba import intp, njit, void",
         "",
-        "from hocket.runtime.kernels import masks, matrix, transposes, vector, work",
+        f"from hocket.runtime.kernels import {', '.join(_modules(tiles))}",
         "",
         "load_size = work.load_size()",
         "load_real = work.load_real()",
@@ -78,7 +93,7 @@ def make_source(
         "",
         '@njit(void(intp, intp, intp), nogil=True, cache=True, error_model="numpy")',
         f"def {entry_name}(arguments, scratch, counter):",
-        *indent(1, _argument_lines(body)),
+        *indent(1, _argument_lines(body, argument_names, real_names)),
         *indent(1, body),
         "",
     ]
@@ -94,6 +109,12 @@ def indent(levels: int, lines: Sequence[str]) -> list[str]:
     return [" " * 4 * levels + line for line in lines]
 
 
+def _modules(tiles: Sequence[str]) -> list[str]:
+    """Return the modules that lines name tiles of."""
+    names = [module.__name__.rsplit(".", 1)[1] for module in _TILES]
+    return [name for name in names if name == "work" or f"= {name}." in "\n".join(tiles)]
+
+
 def _wrapped(line: str) -> list[str]:
     """Return a line as lines of readable length; those that are longer are calls."""
     margin = " " * (len(line) - len(line.lstrip()) + 8)
@@ -107,11 +128,13 @@ def _wrapped(line: str) -> list[str]:
     ) or [line]
 
 
-def _argument_lines(body: Sequence[str]) -> list[str]:
+def _argument_lines(
+    body: Sequence[str], argument_names: Sequence[str], real_names: Sequence[str]
+) -> list[str]:
     used = set(re.findall(r"[a-z_]+", "\n".join(body)))
     return [
-        f"{name} = {'load_real' if name in REAL_NAMES else 'load_size'}(arguments, {place})"
-        for place, name in enumerate(ARGUMENT_NAMES)
+        f"{name} = {'load_real' if name in real_names else 'load_size'}(arguments, {place})"
+        for place, name in enumerate(argument_names)
         if name in used
     ]
 

@@ -92,36 +92,60 @@ def unpack_tile(lanes: int, depth: int, storage: str, masked_rows: str) -> Intri
         last: Value,
     ) -> None:
         builder = emitter.builder
-        rows = emitter.rows_until(target, target_stride, lanes, last)
         total = emitter.load(sums)
         # A row without keys has a sum of 0 and becomes 0 * inf: not a number, as it should.
         factor = builder.fdiv(emitter.constant(1.0), total)
         empty = builder.fcmp_ordered("==", total, emitter.constant(0.0))
 
-        def unpack(first: Value, columns: int) -> None:
-            start = emitter.row(source, first, stride)
-            square = []
-            for column in range(columns):
-                vector = emitter.load(emitter.row(start, emitter.size(column), stride))
-                vector = builder.fmul(vector, factor)
-                if masked_rows == "zero":
-                    vector = builder.select(empty, emitter.constant(0.0), vector)
-                square.append(vector)
-            square += [emitter.constant(0.0)] * (lanes - columns)
-            offset = builder.mul(first, emitter.size(STORAGE_BYTES[storage]))
-            moved = emitter.transpose(square)
-            # Last row first: lanes past the end land on row `last`, which then overwrites them.
-            for row, vector in reversed(list(zip(rows, moved, strict=True))):
-                active = None if columns == lanes else emitter.first_lanes(columns)
-                emitter.store_stored(vector, builder.add(row, offset), storage, active)
+        def divide(vector: Value) -> Value:
+            vector = builder.fmul(vector, factor)
+            if masked_rows == "zero":
+                vector = builder.select(empty, emitter.constant(0.0), vector)
+            return vector
 
-        _for_each_square(emitter, depth, unpack)
+        rows = emitter.rows_until(target, target_stride, lanes, last)
+        _spread(emitter, depth, storage, (source, stride), rows, divide)
 
     parameters = dict.fromkeys(
         ("source", "stride", "sums", "target", "target_stride", "last"), SIZE
     )
     name = f"hocket_unpack_{lanes}_{depth}_{storage}_{masked_rows}"
     return make_tile(name, lanes, parameters, emit, element=computed_in(storage))
+
+
+@functools.cache
+def spread_tile(lanes: int, depth: int, element: str) -> Intrinsic:
+    """Return the tile that writes a column as rows, ``target[:, k] = factor * source[k]``.
+
+    Its arguments: ``source``, a column of ``depth`` rows; ``factor``; ``target``, ``[lanes,
+    depth]`` with rows ``target_stride`` bytes apart, of which those past row ``last`` are not
+    written. All are of the type ``element``.
+    """
+
+    def emit(
+        emitter: Emitter,
+        *,
+        source: Value,
+        stride: Value,
+        factor: Value,
+        target: Value,
+        target_stride: Value,
+        last: Value,
+    ) -> None:
+        scale = emitter.splat(factor)
+        rows = emitter.rows_until(target, target_stride, lanes, last)
+        _spread(
+            emitter,
+            depth,
+            element,
+            (source, stride),
+            rows,
+            lambda vector: emitter.builder.fmul(vector, scale),
+        )
+
+    parameters = {"source": SIZE, "stride": SIZE, "factor": FLOAT}
+    parameters |= dict.fromkeys(("target", "target_stride", "last"), SIZE)
+    return make_tile(f"hocket_spread_{lanes}_{depth}", lanes, parameters, emit, element=element)
 
 
 @functools.cache
@@ -231,6 +255,37 @@ def fill_tile(lanes: int, element: str = "float32") -> Intrinsic:
 
     parameters = {"target": SIZE, "count": SIZE, "value": FLOAT}
     return make_tile(f"hocket_fill_{lanes}", lanes, parameters, emit, element=element)
+
+
+def _spread(
+    emitter: Emitter,
+    depth: int,
+    storage: str,
+    column: tuple[Value, Value],
+    rows: list[Value],
+    finish: Callable[[Value], Value],
+) -> None:
+    """Write a column, of an address and a stride, as rows of a storage type.
+
+    ``finish`` makes of a vector of the column what is to be written.
+    """
+    lanes, (source, stride) = emitter.lanes, column
+
+    def spread(first: Value, columns: int) -> None:
+        start = emitter.row(source, first, stride)
+        square = [
+            finish(emitter.load(emitter.row(start, emitter.size(number), stride)))
+            for number in range(columns)
+        ]
+        square += [emitter.constant(0.0)] * (lanes - columns)
+        offset = emitter.builder.mul(first, emitter.size(STORAGE_BYTES[storage]))
+        moved = emitter.transpose(square)
+        # Last row first: lanes past the end land on row `last`, which then overwrites them.
+        for row, vector in reversed(list(zip(rows, moved, strict=True))):
+            active = None if columns == lanes else emitter.first_lanes(columns)
+            emitter.store_stored(vector, emitter.builder.add(row, offset), storage, active)
+
+    _for_each_square(emitter, depth, spread)
 
 
 def _for_each_square(emitter: Emitter, depth: int, write: Callable[[Value, int], None]) -> None:
