@@ -32,8 +32,6 @@ _PARAMETERS = {
     "rows": SIZE,
     "masked_value": FLOAT,
 }
-# Squares of a mask, a line of each of their rows, that are asked for before they are used.
-_SQUARES_AHEAD = 2
 
 
 @functools.cache
@@ -68,12 +66,9 @@ def mask_tile(lanes: int, kind: str, *, finds_largest: bool, element: str = "flo
             """Mask a square of rows, of which only the ``active`` count."""
             first = builder.mul(index, emitter.size(lanes))
             offset = builder.mul(first, emitter.size(entry_bytes(kind)))
-            ahead = emitter.size(_SQUARES_AHEAD * lanes * entry_bytes(kind))
-            square = []
-            for place in places:
-                entries = builder.add(place, offset)
-                square.append(_load_entries(emitter, entries, active, kind))
-                emitter.prefetch(builder.add(entries, ahead))
+            square = [
+                _load_entries(emitter, builder.add(place, offset), active, kind) for place in places
+            ]
             start = emitter.row(scores, first, stride)
             for row, entries in enumerate(emitter.transpose(square)):
                 place = emitter.row(start, emitter.size(row), stride)

@@ -162,7 +162,9 @@ def score_tile(
 
 
 @functools.cache
-def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str) -> Intrinsic:
+def weigh_tile(
+    lanes: int, columns: int, vectors: int, depth: int, product: str, *, asks: bool = False
+) -> Intrinsic:
     """Return the tile ``sums[k, query] += sum_key values[key, k] * weights[key, query]``.
 
     Its arguments: ``weights``, packed float32 ``[count, lanes of a piece]``; ``values``, float32
@@ -170,7 +172,9 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
     ``[depth, lanes of a piece]``, which are multiplied by ``factors``, float32
     ``[vectors * lanes]``, before the products are added. With the product "bfloat16" weights and
     values are pairs of bfloat16 of two keys, and ``count`` is the number of pairs. What lies
-    ``ahead`` bytes behind the values is brought into the second-level cache meanwhile.
+    ``ahead`` bytes behind the values is brought into the second-level cache meanwhile. If the tile
+    ``asks``, so are lines from ``asked`` on of as many rows as there are lanes of a piece, rows
+    ``asked_stride`` bytes apart, some lines for every vector of columns.
     """
 
     def emit(
@@ -183,6 +187,7 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
         sums: Value,
         factors: Value,
         ahead: Value,
+        **more: Value,
     ) -> None:
         builder = emitter.builder
         element_bytes, vector_bytes = emitter.element_bytes, emitter.vector_bytes
@@ -192,8 +197,18 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
             for vector in range(vectors)
         ]
 
+        def ask(turn: Value, index: Value) -> None:
+            """Ask for a line of one row a step, and for other lines when all rows have theirs."""
+            rows = emitter.size(vectors * lanes)
+            line = builder.add(
+                turn, builder.mul(builder.sdiv(index, rows), emitter.size(depth // columns or 1))
+            )
+            row = emitter.row(more["asked"], builder.srem(index, rows), more["asked_stride"])
+            emitter.prefetch(emitter.row(row, line, emitter.size(_LINE_BYTES)), level=2)
+
         def weigh(first: Value, number: int) -> None:
             """Add up ``number`` columns from ``first`` on."""
+            turn = builder.sdiv(first, emitter.size(columns))
             start = emitter.row(sums, first, emitter.size(row_bytes))
             places = [
                 emitter.offset(start, column * row_bytes + vector * vector_bytes)
@@ -211,6 +226,8 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
                 row = emitter.row(corner, index, value_stride)
                 elements = [emitter.offset(row, column * element_bytes) for column in range(number)]
                 emitter.prefetch(builder.add(row, ahead), level=2)
+                if asks:
+                    ask(turn, index)
                 return _accumulate(emitter, elements, line, carried, product)
 
             totals = emitter.loop(count, totals, multiply)
@@ -230,7 +247,9 @@ def weigh_tile(lanes: int, columns: int, vectors: int, depth: int, product: str)
     parameters = dict.fromkeys(
         ("weights", "values", "value_stride", "count", "sums", "factors", "ahead"), SIZE
     )
-    name = f"hocket_weigh_{lanes}_{columns}x{vectors}_{depth}_{product}"
+    if asks:
+        parameters |= dict.fromkeys(("asked", "asked_stride"), SIZE)
+    name = f"hocket_weigh_{lanes}_{columns}x{vectors}_{depth}_{product}_{asks:d}"
     return make_tile(name, lanes, parameters, emit, element=_ELEMENTS[product])
 
 

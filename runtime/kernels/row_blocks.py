@@ -102,7 +102,7 @@ def _tile_lines(form: KernelForm) -> list[str]:
             f"    finds_largest={form.last_step == 'score'})",
             f"weigh_{vectors} = matrix.weigh_tile(",
             f"    {lanes}, columns={form.tile_rows}, vectors={vectors}, depth={form.value_dim},",
-            f'    product="{form.product}")',
+            f'    product="{form.product}", asks={form.mask_axes == "both"})',
         ]
     return lines
 
@@ -143,8 +143,8 @@ def _block_of(form: KernelForm, item: str) -> str:
 
 
 def _following_lines(form: KernelForm) -> list[str]:
-    """Return the lines that find the queries of the next item, to have them brought near."""
-    return [
+    """Return the lines that find the operands of the next item, to have them brought near."""
+    lines = [
         "after = following if following < num_items else item",
         "head = after // num_blocks",
         f"block = {_block_of(form, 'after')}",
@@ -154,6 +154,12 @@ def _following_lines(form: KernelForm) -> list[str]:
         "following_queries += block * block_rows * query_row_stride",
         "next_kv_head = head // group_size",
     ]
+    if form.mask_axes == "both":
+        lines += [
+            "following_entries = mask + next_batch * mask_batch_stride + head * mask_head_stride",
+            "following_entries += block * block_rows * mask_row_stride",
+        ]
+    return lines
 
 
 def _item_lines(form: KernelForm) -> list[str]:
@@ -294,10 +300,20 @@ def _weigh_lines(form: KernelForm) -> list[str]:
         lines.append("chunk_values = staged")
     if form.has_end:
         lines.append("correction = factors")
+    asked = ""
+    if form.mask_axes == "both":
+        asked = ", asked, mask_row_stride"
+        lines += [
+            "# A mask is read but once: by the time of the next chunk it should have come.",
+            "asked = entries + first * mask_row_stride + (chunk + rows) * mask_column_stride",
+            "if chunk + rows >= keys_end:",
+            "    asked = entries + after * mask_row_stride if after < end else following_entries",
+        ]
     return lines + _segment_lines(
         form,
         "weigh_{vectors}(scores{at}, chunk_values{key}, "
-        f"{value_stride}, {{rows}}, weighted{{column}}, {{factors}}{{column}}, ahead_values)",
+        f"{value_stride}, {{rows}}, weighted{{column}}, {{factors}}{{column}}, "
+        f"ahead_values{asked})",
         key=f" + done{halves} * {value_stride}",
         row="",
     )
