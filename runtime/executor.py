@@ -12,7 +12,7 @@ from hocket.runtime.arena import aligned_bytes, allocate, plan_arena
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.profile import Profile, StepTime
 from hocket.runtime.steps import AttentionStep, HostStep
-from hocket.runtime.workers import WorkerPool
+from hocket.runtime.workers import IDLE_SECONDS, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,9 @@ class Executor:
         self.host = host
         self.num_threads = num_threads
         shared = num_threads > 1 and any(map(_is_worth_sharing, steps))
-        self.pool = WorkerPool(num_threads) if shared else None
+        # After an attention, host steps are next to want the cores.
+        idle_seconds = IDLE_SECONDS if host is None else 0.0
+        self.pool = WorkerPool(num_threads, idle_seconds) if shared else None
         made: dict[AttentionParameters, AttentionKernel] = {}
         self.kernels: dict[str, AttentionKernel] = {}
         for step in steps:

@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
     Watch = Callable[[int, int, int, int, int], int]
 
-IDLE_SECONDS = 50e-6
-"""How long a thread looks out for the next run before it sleeps.
+IDLE_SECONDS = 100e-6
+"""How long a thread looks out for the next run before it sleeps, unless a pool says otherwise.
 
-About as long as it takes to wake: nobody spends more than twice what the best choice would cost.
-Longer would be felt by onnxruntime, whose threads want the same cores as soon as ours are done.
+A session that has nothing but an attention calls for it again after half of that.
 """
 
 END_SECONDS = 100e-6
 """How long a caller looks out for the end of the others' parts: most items of work are shorter."""
+
+# So long at least a thread that has reported stays out of Python, where the caller is wanted next:
+# to find it taken costs the caller as much as to be woken.
+_ASIDE_SECONDS = 10e-6
 
 # Words that change often lie in different cache lines, and in different pairs of them.
 _LINE_BYTES = 128
@@ -50,19 +53,21 @@ class WorkerPool:
     Any thread may use it at any time. The others serve one run at a time: who comes when they are
     taken works alone. They start with the first run that wants them, and they end with the pool.
 
-    Attributes:
-        num_threads: Workers, the caller included.
+    Args:
+        num_threads: Workers, the caller included; None for one a core.
+        idle_seconds: How long threads look out for the next run before they sleep; 0 if there is
+            other work for the cores as soon as a run is over.
 
     Raises:
         UnsupportedError: ``num_threads`` is below 1.
     """
 
-    def __init__(self, num_threads: int | None = None) -> None:
+    def __init__(self, num_threads: int | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
         count = os.cpu_count() or 1 if num_threads is None else num_threads
         if count < 1:
             raise UnsupportedError(f"a pool needs 1 thread or more, got {count}")
         self.num_threads = count
-        self._crew = _Crew(count) if count > 1 else None
+        self._crew = _Crew(count, idle_seconds) if count > 1 else None
         if self._crew is not None:
             # At exit there is more to do, see _end_all.
             weakref.finalize(self, self._crew.dismiss).atexit = False
@@ -169,11 +174,11 @@ class _Crew:
         is_dismissed: Whether they are to end.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, idle_seconds: float) -> None:
         self._watch, turns_a_second = _load_watch()
         # Where threads outnumber cores, whoever looks out keeps from a core those it looks out for.
         turns_a_second *= num_threads <= usable_cores()
-        self._idle_turns = int(IDLE_SECONDS * turns_a_second)
+        self._idle_turns = int(max(idle_seconds, _ASIDE_SECONDS) * turns_a_second)
         self._end_turns = int(END_SECONDS * turns_a_second)
         words = aligned_bytes(2 * _LINE_BYTES)
         words[:] = 0
@@ -260,7 +265,7 @@ class _Crew:
             reports = 0 if run is None else int(run.take_part())
             # Neither the function nor its arrays are to live on here.
             del run
-            # Reports only when others may use Python: the caller is back in it at once.
+            # Reports only when it has left Python to the caller, which is back at once.
             self._watch(self._reports_address, reports, self._runs_address, known, self._idle_turns)
 
     def _look_out_for(self, reports: int) -> None:

@@ -249,14 +249,16 @@ def test_one_thread_needs_no_code() -> None:
     assert WorkerPool(1)._crew is None
 
 
-def test_nobody_looks_out_where_threads_outnumber_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_looks_out_where_others_want_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
-    with WorkerPool(2) as two, WorkerPool(3) as three:
+    with WorkerPool(2) as two, WorkerPool(3) as three, WorkerPool(2, idle_seconds=0) as busy:
         assert two._crew is not None
         assert three._crew is not None
-        assert 0 < two._crew._idle_turns < two._crew._end_turns
+        assert busy._crew is not None
         assert three._crew._idle_turns == three._crew._end_turns == 0
-        for pool in (two, three):
+        assert 0 < busy._crew._idle_turns < two._crew._idle_turns
+        assert two._crew._end_turns > 0
+        for pool in (two, three, busy):
             for _ in range(20):
                 start_all(pool)
 
