@@ -74,7 +74,8 @@ def head_lines(form: GradientForm) -> list[str]:
     if form.has_mask_gradient:
         lines += [
             "mask_grads = mask_gradient + batch * mask_gradient_batch_stride",
-            "mask_grads += head * mask_gradient_head_stride + block * mask_gradient_column_stride",
+            "mask_grads += head * mask_gradient_head_stride",
+            "mask_grads += block * mask_gradient_column_stride",
         ]
     if by_key:
         lines.append("copy_entries(hiding, mask_column_stride, block_keys, entries)")
@@ -128,14 +129,22 @@ def _piece_lines(form: GradientForm) -> list[str]:
         first = f"max(row + stands - left_window - block, 0) // {lanes}"
     if forward.has_end:
         seen = "min(block_keys, row + rows + stands + right_window - block)"
-    return [
-        *lines,
+    lines += [
         f"column = {first}",
         f"piece = block + column * {lanes}",
         f"piece_keys = {seen}",
         f"piece_keys -= column * {lanes}",
         f"width = (piece_keys + {lanes - 1}) // {lanes}",
+        "is_edge = False",
     ]
+    if forward.has_end:
+        lines += [
+            f"last = min(piece + width * {lanes}, block + block_keys) - 1",
+            "is_edge = row + stands + right_window < last",
+        ]
+    if forward.has_start:
+        lines.append("is_edge = is_edge or row + rows - 1 + stands - left_window > piece")
+    return lines
 
 
 def _chunk_lines(form: GradientForm) -> list[str]:
@@ -226,13 +235,8 @@ def _differentiate_lines(form: GradientForm) -> list[str]:
         plain = f"differentiate{capped}_{{}}({', '.join(arguments)})"
         if not positions:
             return [plain]
-        conditions = []
-        if forward.has_end:
-            conditions.append("row + stands + right_window < piece + piece_keys - 1")
-        if forward.has_start:
-            conditions.append("row + rows - 1 + stands - left_window > piece")
         return [
-            f"if {' or '.join(conditions)}:",
+            "if is_edge:",
             f"    differentiate_edge{capped}_{{}}({', '.join([*arguments, *seen])})",
             "else:",
             f"    {plain}",

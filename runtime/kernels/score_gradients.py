@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hocket.runtime.kernels.elementary import LOG2_E, exponentials, tangents
 from hocket.runtime.kernels.lanes import (
     BYTE,
@@ -271,12 +273,22 @@ class _ScoreWriter:
         """Return what weights are powers of: scores less the log-sum-exp of their row."""
         emitter, builder = self.emitter, self.builder
         total = self._number_of_row("sums", index)
+        unit = emitter.constant(LOG2_E if self.form.base == "2" else 1.0)
+        # In other units the lowest float would become minus infinity.
+        lowest = emitter.constant(float(np.finfo(self.form.element).min))
+        shift = builder.fmul(total, unit)
+        shift = builder.select(builder.fcmp_ordered("<", shift, lowest), lowest, shift)
         # A row that sees no key: subtracting infinity leaves weights of 0.
         empty = builder.fcmp_ordered("==", total, emitter.constant(-math.inf))
-        total = builder.select(empty, emitter.constant(math.inf), total)
-        unit = emitter.constant(LOG2_E if self.form.base == "2" else 1.0)
-        shift = builder.fmul(total, unit)
-        return [builder.fsub(score, shift) for score in scores]
+        shift = builder.select(empty, emitter.constant(math.inf), shift)
+        results = []
+        for score in scores:
+            difference = builder.fsub(score, shift)
+            # Rounding may leave scores of -1e38 and their log-sum-exp far apart, but no weight is
+            # above 1. What is not a number stays so.
+            above = builder.fcmp_ordered(">", difference, emitter.constant(0.0))
+            results.append(builder.select(above, emitter.constant(0.0), difference))
+        return results
 
 
 @functools.cache

@@ -124,20 +124,39 @@ def random_operands(parameters: AttentionParameters, seed: int) -> Operands:
     return Operands(query, key, value, mask, lengths, slopes)
 
 
-def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
-    """Compute attention as ``AttentionParameters`` describes it.
+@dataclass(frozen=True)
+class Scores:
+    """Scores of an attention, in float64, heads first and each head of keys repeated for its group.
+
+    Attributes:
+        query, key, value: The operands.
+        capped: Products of query and key, under the cap.
+        final: Scores as the softmax takes them, minus infinity where a key is hidden.
+        drift: How far a kernel's final scores may stray from these.
+    """
+
+    query: NDArray[np.float64]
+    key: NDArray[np.float64]
+    value: NDArray[np.float64]
+    capped: NDArray[np.float64]
+    final: NDArray[np.float64]
+    drift: NDArray[np.float64]
+
+
+def score(parameters: AttentionParameters, operands: Operands) -> Scores:
+    """Compute scores as ``AttentionParameters`` describes them.
 
     Masked scores are rounded to float32 once, as in any float32 model: a score plus the lowest
     float32 is the lowest float32, and a row of these is uniform.
     """
     fine = precision(parameters)
-    query = _heads_first(as_floats(operands.query), parameters.query_layout).astype(np.float64)
-    key = _heads_first(as_floats(operands.key), parameters.key_layout).astype(np.float64)
-    value = _heads_first(as_floats(operands.value), parameters.value_layout).astype(np.float64)
+    query = heads_first(as_floats(operands.query), parameters.query_layout).astype(np.float64)
+    key = heads_first(as_floats(operands.key), parameters.key_layout).astype(np.float64)
+    value = heads_first(as_floats(operands.value), parameters.value_layout).astype(np.float64)
     group = parameters.query_heads // parameters.kv_heads
     key, value = np.repeat(key, group, axis=1), np.repeat(value, group, axis=1)
 
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         products = parameters.scale * (query @ key.swapaxes(-1, -2))
         # What float32 accumulation may get wrong, with room for a different order of sums.
         slack = np.abs(query) @ np.abs(key).swapaxes(-1, -2)
@@ -150,19 +169,27 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
         if parameters.softcap:
             slack = slack + fine * 2.0**-21 * parameters.softcap
         seen = _seen(parameters, operands, distances)
-        scores, lower, upper = (
+        final, lower, upper = (
             np.where(
                 seen, _masked(parameters, operands.mask, _capped(parameters, x) + bias), -np.inf
             )
             for x in (products, products - slack, products + slack)
         )
+        drift = upper - lower
+    return Scores(query, key, value, _capped(parameters, products), final, drift)
 
-        largest = scores.max(axis=-1, keepdims=True)
-        weights = np.exp(scores - largest)
+
+def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
+    """Compute attention as ``AttentionParameters`` describes it."""
+    scores = score(parameters, operands)
+    value = scores.value
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        largest = scores.final.max(axis=-1, keepdims=True)
+        weights = np.exp(scores.final - largest)
         sums = weights.sum(axis=-1, keepdims=True)
         weights /= sums
         log_sum_exp = (largest + np.log(sums))[..., 0]
-        hidden = (scores == -np.inf).all(axis=-1)
+        hidden = (scores.final == -np.inf).all(axis=-1)
         log_sum_exp[hidden] = -np.inf
         if parameters.masked_rows == "zero":
             weights[hidden] = 0.0
@@ -170,16 +197,16 @@ def attend(parameters: AttentionParameters, operands: Operands) -> Expected:
         if parameters.masked_rows == "zero":
             output[hidden] = 0.0
 
-        counts = np.isfinite(upper - lower) & (scores >= largest - _NEGLIGIBLE)
-        drift = np.where(counts, upper - lower, 0.0).max(axis=-1, keepdims=True)
+        counts = np.isfinite(scores.drift) & (scores.final >= largest - _NEGLIGIBLE)
+        drift = np.where(counts, scores.drift, 0.0).max(axis=-1, keepdims=True)
         size = np.abs(np.where(np.isfinite(value), value, 0.0)).max(axis=(-1, -2), keepdims=True)
-    rounding = _ROUNDINGS[parameters.dtype]
-    relative = fine * 2.0**-20 + rounding + 2 * drift
+    fine = precision(parameters)
+    relative = fine * 2.0**-20 + _ROUNDINGS[parameters.dtype] + 2 * drift
     tolerance = np.broadcast_to(relative * size + 1e-37, output.shape)
     reach = np.abs(np.where(np.isfinite(log_sum_exp), log_sum_exp, 0.0))
     return Expected(
-        _heads_first(output, parameters.output_layout),
-        _heads_first(tolerance, parameters.output_layout),
+        heads_first(output, parameters.output_layout),
+        heads_first(tolerance, parameters.output_layout),
         log_sum_exp,
         fine * 2.0**-21 * (1 + reach) + 2 * drift[..., 0],
     )
@@ -233,6 +260,6 @@ def _masked(
     return masked.astype(np.float64)
 
 
-def _heads_first(array: NDArray[Any], layout: str) -> NDArray[Any]:
+def heads_first(array: NDArray[Any], layout: str) -> NDArray[Any]:
     """Swap between layouts: an axis order of "bnhd" becomes "bhnd" and back."""
     return array.swapaxes(1, 2) if layout == "bnhd" else array

@@ -1,0 +1,440 @@
+"""Attention as an operator of torch, with gradients, computed by the kernels of the runtime.
+
+``scaled_dot_product_attention`` stands in for torch's function of that name on a CPU. Below it is
+the operator ``hocket::attention``, which torch can trace, compile and differentiate once.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from hocket.hwmodels.dtypes import DType
+from hocket.runtime.errors import UnsupportedError
+from hocket.runtime.kernels.attention import make_attention_kernel
+from hocket.runtime.kernels.gradients import make_attention_gradient
+from hocket.runtime.kernels.parameters import AttentionParameters
+from hocket.runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hocket.runtime.kernels.attention import AttentionKernel
+    from hocket.runtime.kernels.gradients import AttentionGradient
+
+_DTYPES = {
+    torch.float64: DType.FLOAT64,
+    torch.float32: DType.FLOAT32,
+    torch.float16: DType.FLOAT16,
+    torch.bfloat16: DType.BFLOAT16,
+}
+# Blocks of query rows that threads take one by one, and keys done at a time, at most.
+_QUERY_ROWS = 192
+_KV_COLUMNS = 128
+_KERNELS_KEPT = 256
+
+_pool: WorkerPool | None = None
+_choosing_pool = threading.Lock()
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Compute what ``torch.nn.functional.scaled_dot_product_attention`` does, with its gradients.
+
+    Tensors are of the same dtype, float64, float32, float16 or bfloat16, and on the CPU. Those of
+    16 bits are computed in float32. A row whose keys are all masked becomes 0 and has no gradient.
+    Rows masked by finite numbers alone, far beyond -10000, have no gradient to speak of.
+
+    Args:
+        query: ``[..., query heads, query length, head size]``.
+        key, value: ``[..., heads, key length, head size]``; the size of value may differ.
+        attn_mask: Broadcasts to ``[..., query heads, query length, key length]``: bool, false
+            where a key is hidden, or numbers to be added to the scores.
+        dropout_p: Must be 0.
+        is_causal: Whether row ``i`` sees keys up to ``i`` only, of what the mask leaves.
+        scale: Factor on the scores; by default one over the root of the head size.
+        enable_gqa: Whether key and value may have fewer heads, each for a group of query's.
+
+    Raises:
+        UnsupportedError: Dropout is wanted, or the tensors have other dtypes or sizes.
+    """
+    if dropout_p:
+        raise UnsupportedError(f"dropout_p must be 0, got {dropout_p}: weights are never stored")
+    tensors = {"query": query, "key": key, "value": value}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES or tensor.dtype != query.dtype:
+            names = ", ".join(map(str, _DTYPES.values()))
+            raise UnsupportedError(
+                f"{name}: want the dtype of query, one of {names}; got {tensor.dtype}"
+            )
+        if tensor.dim() < 2 or tensor.dim() != query.dim():
+            raise UnsupportedError(
+                f"{name}: want rank 2 or more and that of query, got {list(tensor.shape)}"
+            )
+    if any(tensor.numel() == 0 for tensor in tensors.values()):
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    batches = torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in tensors.values()))
+    query, key, value = (_of_rank_four(tensor, batches) for tensor in tensors.values())
+    heads, shared = query.shape[1], key.shape[1]
+    if shared != value.shape[1] or heads % shared or not (enable_gqa or shared in (1, heads)):
+        raise UnsupportedError(
+            f"{heads} heads of query do not go with {shared} of key and {value.shape[1]} of value; "
+            "set enable_gqa where each of these is for a group of those"
+        )
+    mask = None
+    if attn_mask is not None:
+        mask = _as_mask(attn_mask, batches, (query.shape[0], heads, query.shape[2], key.shape[2]))
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    output, _ = attention(query, key, value, mask, is_causal, float(scale))
+    shape = (*batches, *output.shape[1:])
+    return output.reshape(shape[-tensors["query"].dim() :])
+
+
+@torch.library.custom_op(
+    "hocket::attention",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float scale)"
+    " -> (Tensor, Tensor)",
+)
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output of an attention and its log-sum-exp, which has no gradient.
+
+    Args:
+        query: ``[batch, query heads, query length, head size]``; fastest if it is contiguous, or
+            would be with heads and rows swapped. So are the others.
+        key, value: Alike; their heads divide query's.
+        mask: Rank 4, each extent that of the scores or 1: bool, or numbers to be added.
+        is_causal: Whether row ``i`` sees keys up to ``i`` only.
+        scale: Factor on the scores.
+    """
+    kernel = _kernel(*_description(query, key, value, mask, is_causal, scale))
+    output, log_sum_exp = _empty_results(query, value)
+    pool = _worker_pool()
+    kernel.bind(
+        _as_array(query),
+        _as_array(key),
+        _as_array(value),
+        mask=None if mask is None else _as_array(mask.contiguous()),
+        output=_as_array(output),
+        log_sum_exp=_as_array(log_sum_exp),
+        scratch=np.empty(kernel.scratch_bytes(pool.num_threads), np.uint8),
+    ).run(pool)
+    return output, log_sum_exp
+
+
+@torch.library.custom_op(
+    "hocket::attention_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor output,"
+    " Tensor log_sum_exp, bool is_causal, float scale, bool has_mask_gradient)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def attention_backward(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    output: torch.Tensor,
+    log_sum_exp: torch.Tensor,
+    is_causal: bool,
+    scale: float,
+    has_mask_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key, value and mask, the last empty unless it is wanted.
+
+    Args:
+        gradient: Of the output.
+        query, key, value, mask, is_causal, scale: Those of ``attention``.
+        output, log_sum_exp: What that returned.
+        has_mask_gradient: Whether the gradient of the mask is wanted.
+    """
+    description = _description(query, key, value, mask, is_causal, scale)
+    kernel = _gradient_kernel(*description, has_mask_gradient)
+    results = _empty_gradients(query, key, value, mask if has_mask_gradient else None)
+    pool = _worker_pool()
+    kernel.bind(
+        _as_array(query),
+        _as_array(key),
+        _as_array(value),
+        mask=None if mask is None else _as_array(mask.contiguous()),
+        output=_as_array(output),
+        log_sum_exp=_as_array(log_sum_exp),
+        output_gradient=_as_array(_laid_out_as(gradient, _layout(output))),
+        query_gradient=_as_array(results[0]),
+        key_gradient=_as_array(results[1]),
+        value_gradient=_as_array(results[2]),
+        mask_gradient=_as_array(results[3]) if has_mask_gradient else None,
+        scratch=np.empty(kernel.scratch_bytes(pool.num_threads), np.uint8),
+    ).run(pool)
+    query_gradient, key_gradient, value_gradient, mask_gradient = results
+    if mask is not None and has_mask_gradient:
+        mask_gradient = mask_gradient.to(mask.dtype)
+    return (
+        query_gradient.to(query.dtype),
+        key_gradient.to(key.dtype),
+        value_gradient.to(value.dtype),
+        mask_gradient,
+    )
+
+
+@attention.register_fake
+def _attention_without_numbers(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    del key, mask, is_causal, scale
+    return _empty_results(query, value)
+
+
+@attention_backward.register_fake
+def _attention_backward_without_numbers(
+    gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    output: torch.Tensor,
+    log_sum_exp: torch.Tensor,
+    is_causal: bool,
+    scale: float,
+    has_mask_gradient: bool,
+) -> tuple[torch.Tensor, ...]:
+    del gradient, output, log_sum_exp, is_causal, scale
+    results = _empty_gradients(query, key, value, mask if has_mask_gradient else None)
+    operands = (query, key, value, mask if has_mask_gradient and mask is not None else results[3])
+    return tuple(
+        result.to(operand.dtype) for result, operand in zip(results, operands, strict=True)
+    )
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    query, key, value, mask, ctx.is_causal, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, mask, *output)
+
+
+def _differentiate(
+    ctx: Any, gradient: torch.Tensor, _gradient_of_sums: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    query, key, value, mask, output, log_sum_exp = ctx.saved_tensors
+    has_mask_gradient = ctx.needs_input_grad[3]
+    gradients = attention_backward(
+        gradient,
+        query,
+        key,
+        value,
+        mask,
+        output,
+        log_sum_exp,
+        ctx.is_causal,
+        ctx.scale,
+        has_mask_gradient,
+    )
+    wanted = ctx.needs_input_grad[:4]
+    return (
+        *(found if want else None for found, want in zip(gradients, wanted, strict=True)),
+        None,
+        None,
+    )
+
+
+attention.register_autograd(_differentiate, setup_context=_keep_for_backward)
+
+
+def _of_rank_four(tensor: torch.Tensor, batches: torch.Size) -> torch.Tensor:
+    """Return a tensor with one axis of batches, in front of heads, rows and columns."""
+    while tensor.dim() < 4:
+        tensor = tensor.unsqueeze(0)
+    if len(batches) > 0:
+        tensor = tensor.expand(*batches, *tensor.shape[-3:])
+    return tensor.flatten(0, -4)
+
+
+def _as_mask(
+    mask: torch.Tensor, batches: torch.Size, scores_shape: tuple[int, int, int, int]
+) -> torch.Tensor:
+    """Return a mask of rank 4 that holds each entry once, however often it is repeated."""
+    if mask.dtype is not torch.bool and mask.dtype not in _DTYPES:
+        raise UnsupportedError(f"attn_mask: want bool or floating point, got {mask.dtype}")
+    while mask.dim() < 4:
+        mask = mask.unsqueeze(0)
+    for axis, stride in enumerate(mask.stride()):
+        if stride == 0:
+            mask = mask.narrow(axis, 0, 1)
+    if mask.dim() > 4:
+        if any(size > 1 for size in mask.shape[:-3]):
+            mask = mask.expand(*batches, *mask.shape[-3:])
+        mask = mask.flatten(0, -4)
+    if any(size not in (1, full) for size, full in zip(mask.shape, scores_shape, strict=True)):
+        raise UnsupportedError(
+            f"attn_mask: {list(mask.shape)} does not broadcast to {list(scores_shape)}"
+        )
+    return mask
+
+
+def _layout(tensor: torch.Tensor) -> str:
+    """Return the order of axes in memory, one of ``parameters.LAYOUTS``, to read a tensor in."""
+    is_plain = tensor.is_contiguous() or not tensor.transpose(1, 2).is_contiguous()
+    return "bhnd" if is_plain else "bnhd"
+
+
+def _laid_out_as(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """Return a tensor with its axes in an order in memory, copied if it must be."""
+    if layout == "bhnd":
+        return tensor.contiguous()
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return the memory of a tensor as the kernels want it, copied if they could not read it."""
+    tensor = tensor.detach()
+    if tensor.dim() == 4:
+        layout = _layout(tensor)
+        tensor = _laid_out_as(tensor, layout)
+        tensor = tensor if layout == "bhnd" else tensor.transpose(1, 2)
+    array: NDArray[Any] = (
+        tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+    ).numpy()
+    return array
+
+
+def _empty(like: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor like another, in its layout, with other columns and dtype."""
+    batch, heads, rows, _ = like.shape
+    if _layout(like) == "bhnd":
+        return like.new_empty((batch, heads, rows, columns), dtype=dtype)
+    return like.new_empty((batch, rows, heads, columns), dtype=dtype).transpose(1, 2)
+
+
+def _computed_dtype(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
+def _empty_results(query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tensors for the output of an attention and its log-sum-exp."""
+    output = _empty(query, value.shape[3], query.dtype)
+    return output, query.new_empty(query.shape[:3], dtype=_computed_dtype(query))
+
+
+def _empty_gradients(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return tensors for gradients, of the dtype that is computed in."""
+    dtype = _computed_dtype(query)
+    return (
+        _empty(query, query.shape[3], dtype),
+        _empty(key, key.shape[3], dtype),
+        _empty(value, value.shape[3], dtype),
+        query.new_empty((0,) if mask is None else mask.shape, dtype=dtype),
+    )
+
+
+def _description(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Any, ...]:
+    """Return what kernels are made for, in things that have hashes."""
+    return (
+        tuple(query.shape),
+        (*key.shape[:3], value.shape[3]),
+        tuple(map(_layout, (query, key, value))),
+        query.dtype,
+        None if mask is None else (tuple(mask.shape), mask.dtype),
+        is_causal,
+        scale,
+    )
+
+
+@functools.lru_cache(_KERNELS_KEPT)
+def _parameters(
+    query_shape: tuple[int, ...],
+    key_shape: tuple[int, ...],
+    layouts: tuple[str, str, str],
+    dtype: torch.dtype,
+    mask: tuple[tuple[int, int, int, int], torch.dtype] | None,
+    is_causal: bool,
+    scale: float,
+) -> AttentionParameters:
+    batch, query_heads, query_length, head_dim = query_shape
+    _, kv_heads, kv_length, value_dim = key_shape
+    is_added = mask is not None and mask[1] is not torch.bool
+    return AttentionParameters(
+        batch=batch,
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        query_length=query_length,
+        kv_length=kv_length,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        dtype=_DTYPES[dtype],
+        scale=scale,
+        mask="none" if mask is None else "additive" if is_added else "boolean",
+        mask_shape=None if mask is None else mask[0],
+        mask_dtype=_DTYPES[mask[1]] if mask is not None and is_added else None,
+        masked_value=-math.inf,
+        masked_rows="zero",
+        is_causal=is_causal,
+        query_layout=layouts[0],
+        key_layout=layouts[1],
+        value_layout=layouts[2],
+        output_layout=layouts[0],
+        query_rows=_QUERY_ROWS,
+        kv_columns=_KV_COLUMNS,
+        saves_log_sum_exp=True,
+    )
+
+
+@functools.lru_cache(_KERNELS_KEPT)
+def _kernel(*description: Any) -> AttentionKernel:
+    return make_attention_kernel(_parameters(*description))
+
+
+@functools.lru_cache(_KERNELS_KEPT)
+def _gradient_kernel(*description: Any) -> AttentionGradient:
+    *attended, has_mask_gradient = description
+    parameters = _parameters(*attended)
+    return make_attention_gradient(parameters, has_mask_gradient=has_mask_gradient)
+
+
+def _worker_pool() -> WorkerPool:
+    """Return threads, as many as torch would use."""
+    global _pool  # noqa: PLW0603 - as torch's own number of threads is
+    with _choosing_pool:
+        if _pool is None or _pool.num_threads != torch.get_num_threads():
+            _pool = WorkerPool(torch.get_num_threads())
+        return _pool
