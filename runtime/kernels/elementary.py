@@ -68,7 +68,7 @@ class _Format:
 
         Ready to be shifted into an exponent.
         """
-        return 1.5 * 2**self.mantissa_bits + self.exponent_bias
+        return 1.5 * 2.0**self.mantissa_bits + self.exponent_bias
 
 
 _FORMATS = {

@@ -129,14 +129,6 @@ class AttentionParameters:
             )
         if math.prod(self.scores_shape) > MAX_ELEMENTS:
             raise UnsupportedError(f"scores of shape {self.scores_shape} are too many to index")
-        if self.dtype not in SUPPORTED_DTYPES:
-            names = ", ".join(map(str, SUPPORTED_DTYPES))
-            raise UnsupportedError(f"kernels compute in {names}; got {self.dtype}")
-        if self.mask_dtype is not None:
-            if self.mask != "additive":
-                raise UnsupportedError(f"mask_dtype is for an additive mask, not {self.mask!r}")
-            if self.mask_dtype not in SUPPORTED_DTYPES:
-                raise UnsupportedError(f"masks of {self.mask_dtype} cannot be added; cast it")
         if type(self.scale) is not float or not math.isfinite(self.scale):
             raise UnsupportedError(f"scale must be a finite float, got {self.scale!r}")
         if type(self.masked_value) is not float or math.isnan(self.masked_value):
@@ -148,8 +140,25 @@ class AttentionParameters:
         for name in _FLAGS:
             if type(getattr(self, name)) is not bool:
                 raise UnsupportedError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        self._check_dtypes()
         self._check_positions()
         self._check_mask_shape()
+
+    def _check_dtypes(self) -> None:
+        if self.dtype not in SUPPORTED_DTYPES:
+            names = ", ".join(map(str, SUPPORTED_DTYPES))
+            raise UnsupportedError(f"kernels compute in {names}; got {self.dtype}")
+        if self.mask_dtype is None:
+            return
+        if self.mask != "additive":
+            raise UnsupportedError(f"mask_dtype is for an additive mask, not {self.mask!r}")
+        is_wide = self.dtype is DType.FLOAT64
+        if self.mask_dtype not in SUPPORTED_DTYPES or (
+            (self.mask_dtype is DType.FLOAT64) != is_wide
+        ):
+            raise UnsupportedError(
+                f"a mask of {self.mask_dtype} cannot be added to scores of {self.dtype}; cast it"
+            )
 
     def _check_positions(self) -> None:
         offset = self.query_offset

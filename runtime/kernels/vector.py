@@ -193,9 +193,9 @@ def exponential_tile(
         )
         emitter.store(builder.fadd(emitter.load(sums), rest[0]), sums)
 
-    names = ("scores", "stride", "rows", "shift", "sums", "ahead")
-    names += ("read_next", "read_stride", "written_next", "written_stride")
-    parameters = dict.fromkeys(names, SIZE)
+    parameters = dict.fromkeys(("scores", "stride", "rows", "shift", "sums", "ahead"), SIZE)
+    asked = ("read_next", "read_stride", "written_next", "written_stride")
+    parameters |= dict.fromkeys(asked, SIZE)
     name = f"hocket_exponential_{lanes}_{base}_{scales:d}_{pairs:d}"
     return make_tile(name, lanes, parameters, emit, element=element)
 
