@@ -22,9 +22,8 @@ from hocket.runtime.kernels.plan import (
     kernel_form,
     make_arguments,
     plan_reals,
-    plan_sizes,
-    scratch_layout,
 )
+from hocket.runtime.kernels.schedule import plan_kernel
 
 if TYPE_CHECKING:
     import os
@@ -53,8 +52,11 @@ class AttentionKernel:
         function: The compiled code.
         arguments: What it is called with, int64, in the order of ``plan.ARGUMENT_NAMES``, without
             operands.
-        num_work_items: Parts that threads take one by one: each a block of one head's query rows.
+        num_work_items: Parts that threads take one by one: blocks of one head's query rows or, of
+            few query rows, parts of one head's keys.
         worker_bytes: Bytes of scratch that one worker uses.
+        shared_bytes: Bytes of scratch that workers share, besides the counter of work items.
+        num_counters: int64 numbers that these begin with, 0 before a run.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class AttentionKernel:
         self.form = kernel_form(parameters, cpu)
         self.source = source
         self.function = function
-        sizes = plan_sizes(parameters, self.form)
-        self.arguments = make_arguments(sizes, plan_reals(parameters, self.form))
-        self.num_work_items = sizes["num_items"]
-        self.worker_bytes = scratch_layout(self.form, sizes["chunk_rows"]).total_bytes
+        plan = plan_kernel(parameters, self.form)
+        self.arguments = make_arguments(plan.sizes, plan_reals(parameters, self.form))
+        self.num_work_items = plan.sizes["num_items"]
+        self.worker_bytes = plan.worker_bytes
+        self.shared_bytes = plan.shared_bytes
+        self.num_counters = plan.num_counters
 
     def scratch_bytes(self, num_threads: int) -> int:
         """Return the bytes of scratch that ``num_threads`` workers need together.
@@ -80,7 +84,7 @@ class AttentionKernel:
         the score matrix.
         """
         # One line to align the start, one for the counter of work items.
-        return 2 * SCRATCH_ALIGNMENT + num_threads * self.worker_bytes
+        return 2 * SCRATCH_ALIGNMENT + self.shared_bytes + num_threads * self.worker_bytes
 
     def run(
         self,
@@ -188,9 +192,10 @@ class BoundAttention:
         self._arguments_address: int = self._arguments.ctypes.data
         scratch_address = scratch.ctypes.data
         start = -scratch_address % SCRATCH_ALIGNMENT
-        self._counter = scratch[start : start + 8].view(np.int64)
+        counters_end = start + SCRATCH_ALIGNMENT + 8 * kernel.num_counters
+        self._counters = scratch[start:counters_end].view(np.int64)
         self._counter_address = scratch_address + start
-        self._workers_address = self._counter_address + SCRATCH_ALIGNMENT
+        self._workers_address = self._counter_address + SCRATCH_ALIGNMENT + kernel.shared_bytes
 
     def run(self, pool: WorkerPool | None = None) -> None:
         """Compute the output. The bits written do not depend on the number of threads.
@@ -205,11 +210,11 @@ class BoundAttention:
         """
         kernel = self.kernel
         if pool is None or pool.num_threads == 1 or kernel.num_work_items == 1:
-            self._counter[0] = 0
+            self._counters.fill(0)
             self._work(0)
         else:
             kernel.check_scratch(self.scratch, pool.num_threads)
-            self._counter[0] = 0
+            self._counters.fill(0)
             pool.run(self._work, kernel.num_work_items)
 
     def _work(self, worker: int) -> None:

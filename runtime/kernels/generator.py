@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hocket.runtime.kernels.plan import kernel_form
-from hocket.runtime.kernels.row_blocks import row_block_lines
+from hocket.runtime.kernels.schedule import kernel_lines
 from hocket.runtime.kernels.source import make_source
 
 if TYPE_CHECKING:
@@ -28,5 +28,5 @@ def generate_source(parameters: AttentionParameters, cpu: CpuFeatures) -> Kernel
     source: those are handed over at the call, see ``plan.ARGUMENT_NAMES``.
     """
     form = kernel_form(parameters, cpu)
-    tiles, body = row_block_lines(form)
+    tiles, body = kernel_lines(parameters, form)
     return make_source(form.title_lines(), tiles, ENTRY_NAME, body, cpu)

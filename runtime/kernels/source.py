@@ -15,6 +15,7 @@ import numba
 
 from hocket.runtime.kernels import (
     backward_tiles,
+    decode_tiles,
     elementary,
     lanes,
     masks,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from hocket.runtime.cpu import CpuFeatures
 
-_TILES = (backward_tiles, masks, matrix, score_gradients, transposes, vector, work)
+_TILES = (backward_tiles, decode_tiles, masks, matrix, score_gradients, transposes, vector, work)
 _INTRINSICS = (elementary, lanes, *_TILES)
 
 _WIDTH = 100

@@ -14,7 +14,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from hocket.hwmodels.dtypes import DType
+from hocket.runtime.kernels.decode_plan import MOST_QUERY_ROWS
 from hocket.runtime.kernels.parameters import LAYOUTS, AttentionParameters
+
+FEW_LENGTHS = (1, min(MOST_QUERY_ROWS.values()))
+"""Query lengths that the kernel for few query rows is for."""
+
+BLOCK_LENGTHS = (max(MOST_QUERY_ROWS.values()) + 1, 150)
+"""Query lengths that the kernel for blocks of query rows is for."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +136,17 @@ def make_parameters(**changes: Any) -> AttentionParameters:
     return AttentionParameters(**{**_DEFAULTS, **changes})
 
 
-def parameters_of(form: Form) -> AttentionParameters:
+def parameters_of(form: Form, query_length: int = 16) -> AttentionParameters:
     """Parameters of one attention of a form."""
-    extents = {"none": None, "key": (1, 1, 1, 16), "query": (1, 1, 16, 1), "both": (1, 1, 16, 16)}
+    rows = query_length
+    extents = {
+        "none": None,
+        "key": (1, 1, 1, 16),
+        "query": (1, 1, rows, 1),
+        "both": (1, 1, rows, 16),
+    }
     return make_parameters(
+        query_length=query_length,
         head_dim=form.head_dim,
         value_dim=form.value_dim,
         dtype=form.dtype,
@@ -152,14 +166,18 @@ def parameters_of(form: Form) -> AttentionParameters:
 
 @st.composite
 def attention_parameters(
-    draw: st.DrawFn, forms: tuple[Form, ...] = FORMS, max_length: int = 150
+    draw: st.DrawFn,
+    forms: tuple[Form, ...] = FORMS,
+    max_length: int = 150,
+    query_lengths: tuple[int, int] | None = None,
 ) -> AttentionParameters:
     """Parameters of one of ``forms``, with any lengths, heads, layouts, mask shape and tiling."""
     form = draw(st.sampled_from(forms))
     kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     # A mask by query needs more than one row and key, or it is one by key.
     shortest = 1 if form.mask_axes in ("none", "key") else 2
-    query_length = draw(st.integers(shortest, max_length))
+    fewest, most = query_lengths or (1, max_length)
+    query_length = draw(st.integers(max(shortest, fewest), most))
     kv_length = draw(st.integers(shortest, max_length))
     batch = draw(st.integers(1, 3))
     mask_shape = None

@@ -174,13 +174,21 @@ def test_one_kernel_runs_in_several_threads(make: Make) -> None:
 
 
 def test_layers_of_other_lengths_share_code(make: Make) -> None:
-    assert make().function is make(query_length=1, kv_length=7, scale=3.0).function
+    assert make().function is make(query_length=200, kv_length=7, scale=3.0).function
     assert make().function is not make(is_causal=True).function
+    few = make(query_length=1)
+    assert few.function is make(query_length=7, query_heads=6, kv_length=7).function
+    assert few.function is not make().function
 
 
 def test_work_items_are_blocks_of_one_head(make: Make) -> None:
     assert make(query_length=100, query_rows=32).num_work_items == 2 * 4 * 4
     assert make(query_length=100, query_rows=100).num_work_items == 2 * 4 * 3
+
+
+def test_work_items_of_few_rows_are_parts_of_the_keys_of_a_head(make: Make) -> None:
+    assert make(query_length=1).num_work_items == 2 * 2
+    assert make(query_length=1, kv_length=4096).num_work_items == 2 * 2 * 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects memory as Linux does")
@@ -208,13 +216,19 @@ def guarded(array):
     copy[...] = array
     return copy
 
-sizes = dict(query_heads=2, kv_heads=2, query_length=37, kv_length=45, head_dim=5, value_dim=7)
-for changes in (
-    dict(mask="boolean", mask_shape=(1, 2, 37, 45)),
-    dict(mask="additive", mask_shape=(1, 1, 37, 45), key_layout="bnhd", value_layout="bnhd"),
-    dict(mask="boolean", mask_shape=(1, 1, 1, 45), query_layout="bnhd", output_layout="bnhd"),
+sizes = dict(query_heads=2, kv_heads=2, head_dim=5, value_dim=7)
+keys_first = dict(key_layout="bnhd", value_layout="bnhd")
+queries_first = dict(query_layout="bnhd", output_layout="bnhd")
+for rows, keys, changes in (
+    (37, 45, dict(mask="boolean", mask_shape=(1, 2, 37, 45))),
+    (37, 45, dict(mask="additive", mask_shape=(1, 1, 37, 45), **keys_first)),
+    (37, 45, dict(mask="boolean", mask_shape=(1, 1, 1, 45), **queries_first)),
+    (3, 45, dict(mask="boolean", mask_shape=(1, 2, 3, 45))),
+    (1, 1, dict(mask="additive", mask_shape=(1, 1, 1, 1), **queries_first)),
+    (7, 1300, dict(mask="additive", mask_shape=(1, 1, 7, 1300), **keys_first)),
+    (2, 1300, dict(mask="boolean", mask_shape=(1, 1, 1, 1300), is_causal=True)),
 ):
-    parameters = make_parameters(**sizes, **changes)
+    parameters = make_parameters(query_length=rows, kv_length=keys, **sizes, **changes)
     operands = random_operands(parameters, 0)
     kernel = make_attention_kernel(parameters, cache_dir=sys.argv[1])
     output = guarded(np.zeros(parameters.output_shape, np.float32))

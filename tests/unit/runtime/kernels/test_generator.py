@@ -16,11 +16,15 @@ from hocket.runtime.kernels.generator import generate_source
 
 CPU = CpuFeatures("any", 16, 32)
 
+# Query lengths that the two kernels are for.
+both_kernels = pytest.mark.parametrize("query_length", [3, 40])
 
+
+@both_kernels
 @pytest.mark.parametrize(
     "change",
     [
-        {"query_length": 4000, "kv_length": 1},
+        {"kv_length": 4000},
         {"batch": 3},
         {"query_heads": 12, "kv_heads": 4},
         {"scale": 17.125},
@@ -29,13 +33,24 @@ CPU = CpuFeatures("any", 16, 32)
         {"masked_value": -10000.0},
     ],
 )
-def test_layers_that_differ_in_sizes_share_a_source(change: dict[str, Any]) -> None:
-    assert generate_source(make_parameters(**change), CPU) == generate_source(
-        make_parameters(), CPU
+def test_layers_that_differ_in_sizes_share_a_source(
+    query_length: int, change: dict[str, Any]
+) -> None:
+    first = make_parameters(query_length=query_length)
+    second = make_parameters(query_length=query_length + 1, **change)
+    assert generate_source(first, CPU) == generate_source(second, CPU)
+
+
+def test_few_rows_and_many_have_kernels_of_their_own() -> None:
+    few, most, many = (
+        generate_source(make_parameters(query_length=length), CPU).text for length in (1, 16, 17)
     )
+    assert few == most
+    assert many != few
 
 
-def test_forms_differ_in_text_and_digest() -> None:
+@both_kernels
+def test_forms_differ_in_text_and_digest(query_length: int) -> None:
     changes: list[dict[str, Any]] = [
         {},
         {"head_dim": 17},
@@ -44,8 +59,8 @@ def test_forms_differ_in_text_and_digest() -> None:
         {"masked_rows": "zero"},
         {"mask": "additive", "mask_shape": (1, 1, 1, 16)},
         {"mask": "boolean", "mask_shape": (1, 1, 1, 16)},
-        {"mask": "additive", "mask_shape": (1, 1, 16, 16)},
-        {"mask": "additive", "mask_shape": (1, 1, 16, 1)},
+        {"mask": "additive", "mask_shape": (1, 1, query_length, 16)},
+        {"mask": "additive", "mask_shape": (1, 1, query_length, 1)},
         {"left_window": 3},
         {"right_window": 3, "left_window": 3},
         {"softcap": 3.0},
@@ -56,11 +71,15 @@ def test_forms_differ_in_text_and_digest() -> None:
         {"dtype": DType.FLOAT16},
         {"dtype": DType.BFLOAT16},
     ]
-    sources = [generate_source(make_parameters(**change), CPU) for change in changes]
+    sources = [
+        generate_source(make_parameters(query_length=query_length, **change), CPU)
+        for change in changes
+    ]
     assert len({source.digest for source in sources}) == len(changes)
     assert len({source.text for source in sources}) == len(changes)
 
 
+@both_kernels
 @pytest.mark.parametrize(
     "changes",
     [
@@ -70,8 +89,13 @@ def test_forms_differ_in_text_and_digest() -> None:
         ({"softcap": 3.0}, {"softcap": 50.0}),
     ],
 )
-def test_positions_and_caps_are_handed_over(changes: tuple[dict[str, Any], ...]) -> None:
-    first, second = (generate_source(make_parameters(**change), CPU) for change in changes)
+def test_positions_and_caps_are_handed_over(
+    query_length: int, changes: tuple[dict[str, Any], ...]
+) -> None:
+    first, second = (
+        generate_source(make_parameters(query_length=query_length, **change), CPU)
+        for change in changes
+    )
     assert first == second
 
 
@@ -87,9 +111,10 @@ def test_digest_covers_cpu_and_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_text_is_a_module_that_a_person_can_read(form: Any, lanes: int) -> None:
+@both_kernels
+def test_text_is_a_module_that_a_person_can_read(form: Any, lanes: int, query_length: int) -> None:
     source = generate_source(
-        parameters_of(form), CpuFeatures("any", lanes, 32 if lanes == 16 else 16)
+        parameters_of(form, query_length), CpuFeatures("any", lanes, 32 if lanes == 16 else 16)
     )
     module = ast.parse(source.text)
     defined = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
