@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOG_VARIABLE = "HOCKET_TUNING_LOG"
 """Environment variable that names the file; empty for none."""
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """To be raised when another space, other programs or other costs make old results worth nothing."""
 
 MAX_LINE_BYTES = 1 << 14
