@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hocket.hwmodels.checks import check_integer
+
 if TYPE_CHECKING:
     from hocket.hwmodels.dtypes import DType
 
@@ -95,11 +97,7 @@ class AttentionProblem:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            size = getattr(self, name)
-            if type(size) is not int or not 1 <= size <= MAX_EXTENT:
-                raise ValueError(
-                    f"{name} must be an integer from 1 to {MAX_EXTENT:,}, got {_shown(size)}"
-                )
+            check_integer(name, getattr(self, name), 1, MAX_EXTENT)
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads must divide query_heads, got {self.kv_heads} and {self.query_heads}"
@@ -163,10 +161,3 @@ class AttentionProblem:
             f"batch {self.batch}, heads {heads}, lengths {lengths}, dim {dims}, "
             f"{self.dtype}{mask}{causal}"
         )
-
-
-def _shown(size: object) -> str:
-    """Return what was given as a size, for an error."""
-    if isinstance(size, int) and size.bit_length() > 128:
-        return f"one of {size.bit_length():,} bits"
-    return repr(size)

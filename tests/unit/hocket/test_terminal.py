@@ -30,14 +30,15 @@ def test_a_name_given_twice_is_refused() -> None:
         parse_pairs(["a=1", "a=2"], "--input")
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many"])
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many", "9" * 5000, "2147483648"])
 def test_a_size_that_is_no_positive_integer_is_refused(size: str) -> None:
     with pytest.raises(typer.BadParameter, match="positive integer"):
         parse_dims([f"batch={size}"])
 
 
 def test_dims_are_read() -> None:
-    assert parse_dims(["batch=1", "ids:1=128"]) == {"batch": 1, "ids:1": 128}
+    dims = parse_dims(["batch=1", "ids:1=128", "long=2147483647", "odd=" + "0" * 5000 + "7"])
+    assert dims == {"batch": 1, "ids:1": 128, "long": 2147483647, "odd": 7}
 
 
 def test_json_holds_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
