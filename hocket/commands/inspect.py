@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hocket.commands.performance import format_joules, format_ratio, gantt_columns
 from hocket.commands.terminal import (
@@ -110,7 +111,8 @@ def _inspect_model(path: Path, dims: dict[str, int], *, json_output: bool) -> No
     console = answer_console()
     bound = ", ".join(f"{name}={size}" for name, size in answer["dims"].items())
     if report.assumes_dims:
-        console.print(f"[yellow]sizes assumed: {bound}[/] (give others with --dim NAME=SIZE)")
+        assumed = (f"sizes assumed: {bound}", "yellow")
+        console.print(Text.assemble(assumed, " (give others with --dim NAME=SIZE)"))
     elif bound:
         console.print(f"with {bound}")
     _print_attention(console, answer["attention"])
@@ -144,15 +146,15 @@ def _inspect_module(
         print_json(answer)
         return
     console = answer_console()
-    console.print(str(report.artifact), markup=False)
+    console.print(str(report.artifact))
     _print_attention(console, answer["attention"])
     _print_left(console, answer)
     if layers:
         _print_estimates(console, report)
         _print_layer(console, layer, layers[layer])
-        console.print(f"\nschedule of layer {layer}, {layers[layer].name}:", markup=False)
+        console.print(f"\nschedule of layer {layer}, {layers[layer].name}:")
         columns = width or gantt_columns(console)
-        console.print(layers[layer].gantt(columns), markup=False, soft_wrap=True)
+        console.print(layers[layer].gantt(columns), soft_wrap=True)
     console.print(f"digest {answer['digest']}", style="dim", soft_wrap=True)
 
 
@@ -191,7 +193,7 @@ def _print_left(console: Any, answer: dict[str, Any]) -> None:
         f"{answer['host_regions']} region(s)"
     )
     for item in answer["not_taken"]:
-        console.print(f"  {item['node']} ({item['op']}): {item['reason']}", markup=False)
+        console.print(f"  {item['node']} ({item['op']}): {item['reason']}")
 
 
 def _print_estimates(console: Any, report: Any) -> None:
@@ -270,7 +272,7 @@ def _ranges(indices: list[int]) -> str:
 def _print_layer(console: Any, number: int, layer: Any) -> None:
     """Print the predictions for one layer in full: cycles, memory, bandwidth, energy, stalls."""
     estimate, explanation, target = layer.estimate, layer.explanation, layer.artifact.target
-    console.print(f"\nlayer {number}, {layer.name}: {explanation}", markup=False, soft_wrap=True)
+    console.print(f"\nlayer {number}, {layer.name}: {explanation}", soft_wrap=True)
     table = plain_table("prediction", "amount", "share", "")
     table.columns[-1].justify = "left"
     cores = estimate.num_cores

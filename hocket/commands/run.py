@@ -144,4 +144,4 @@ def _print_table(answer: dict[str, Any]) -> None:
     console.print(f"one run, the first: {format_seconds(answer['seconds'])}")
     for key in ("written", "profile"):
         if answer[key]:
-            console.print(f"{key}: {answer[key]}")
+            console.print(f"{key}: {answer[key]}", soft_wrap=True)

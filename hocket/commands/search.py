@@ -172,13 +172,13 @@ def _print_infeasible(answer: dict[str, Any], json_output: bool) -> None:
 
 def _print_results(results: list["SimulationResult"], best: "SimulationResult") -> None:
     console = answer_console()
-    console.print(f"{best.title}: {best.problem}", markup=False, soft_wrap=True)
+    console.print(f"{best.title}: {best.problem}", soft_wrap=True)
     _print_searchers(console, results)
-    console.print(f"\nbest, by {best.searcher}: {best.tiling}", markup=False, soft_wrap=True)
-    console.print(str(best.estimate), markup=False, soft_wrap=True)
-    console.print(str(best.explanation), markup=False, soft_wrap=True)
+    console.print(f"\nbest, by {best.searcher}: {best.tiling}", soft_wrap=True)
+    console.print(str(best.estimate), soft_wrap=True)
+    console.print(str(best.explanation), soft_wrap=True)
     for result in results:
-        console.print(f"{result.searcher}: {result.search.stop_reason}", markup=False, style="dim")
+        console.print(f"{result.searcher}: {result.search.stop_reason}", style="dim")
     _print_front(console, best)
     for result in results:
         _print_history(console, result)

@@ -200,12 +200,12 @@ def _print_results(
     results: list["SimulationResult"], answers: list[dict[str, Any]], machine: "HardwareModel"
 ) -> None:
     console = answer_console()
-    console.print(str(machine), markup=False)
+    console.print(str(machine))
     if results:
         _print_table(console, results)
     for result in results:
         start = f"{_name(result.network, result.dataflow)}: " if len(results) > 1 else ""
-        console.print(f"{start}{result.explanation}", markup=False, soft_wrap=True)
+        console.print(f"{start}{result.explanation}", soft_wrap=True)
     for answer in answers:
         if answer["infeasible"]:
             print_infeasible(console, _name(answer["network"], answer["dataflow"]), answer)
@@ -216,7 +216,7 @@ def _print_results(
 def _print_written(written: list[Path]) -> None:
     console = answer_console()
     for path in written[:MAX_WRITTEN_LINES]:
-        console.print(f"written: {path}", markup=False, soft_wrap=True)
+        console.print(f"written: {path}", soft_wrap=True)
     if len(written) > MAX_WRITTEN_LINES:
         console.print(f"and {len(written) - MAX_WRITTEN_LINES} files more beside them")
 
@@ -272,11 +272,10 @@ def _print_details(console: "Console", result: "SimulationResult") -> None:
     from hocket.hwmodels.trace import opening_gantt
 
     estimate = result.estimate
-    console.print(f"tiling: {result.tiling}", markup=False, soft_wrap=True)
+    console.print(f"tiling: {result.tiling}", soft_wrap=True)
     losses = "; ".join(str(loss) for loss in result.explanation.losses)
     console.print(
         f"beyond the bound, cycles of the {result.explanation.binding}: {losses or 'nothing'}",
-        markup=False,
         soft_wrap=True,
     )
     console.print(
@@ -285,7 +284,7 @@ def _print_details(console: "Console", result: "SimulationResult") -> None:
         f"{format_joules(estimate.dram_joules)} DRAM, "
         f"{format_joules(estimate.leakage_joules)} leakage"
     )
-    console.print(f"search: {result.search.stop_reason}", markup=False)
+    console.print(f"search: {result.search.stop_reason}")
     console.print()
     chart = opening_gantt(result.timeline, gantt_columns(console), estimate.cycles)
-    console.print(chart, markup=False, soft_wrap=True)
+    console.print(chart, soft_wrap=True)

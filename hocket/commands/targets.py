@@ -69,7 +69,7 @@ def show_command(
         print_json(target_to_dict(machine))
         return
     console = answer_console()
-    console.print(str(machine), markup=False)
+    console.print(str(machine))
     table = plain_table("key", "value")
     for key, value in figures_by_path(machine).items():
         table.add_row(key, _format_figure(value))
@@ -141,7 +141,6 @@ def _print_calibration(answer: dict[str, Any]) -> None:
     console.print(
         f"{answer['threads']} thread(s) measured in {format_seconds(answer['seconds'])}; "
         f"compile for it with --target {answer['target']}",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -46,16 +46,20 @@ PIPE_COLUMNS = 160
 
 
 def answer_console() -> Console:
-    """Return the console for answers, on stdout."""
-    console = Console(highlight=False)
+    """Return the console for answers, on stdout; see ``log_console``."""
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS
     return console
 
 
 def log_console() -> Console:
-    """Return the console for progress and messages, on stderr."""
-    return Console(stderr=True, highlight=False)
+    """Return the console for progress and messages, on stderr.
+
+    Text is shown as it is, in tables, too, whatever brackets and colons it has: names come from
+    users and from files. What is to have a style is a ``rich.text.Text``.
+    """
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:
@@ -77,9 +81,9 @@ def progress_bar(description: str, total: float | None = None) -> Iterator["Bar"
     """Show a bar on stderr while the block runs; nothing where stderr is no terminal."""
     console = log_console()
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[step]}"),
+        TextColumn("{task.fields[step]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         transient=True,

@@ -14,7 +14,7 @@ import pytest
 from support.tiny_encoder import VOCABULARY, make_tiny_encoder, write_tiny_encoder
 from typer.testing import CliRunner
 
-from hocket import __version__
+from hocket import __version__, hwmodels
 from hocket.cli import app
 
 DIMS = ("--dim", "batch=2", "--dim", "seq=8")
@@ -609,3 +609,30 @@ def test_an_id_past_the_table_names_the_step(folder: Path, tmp_path: Path) -> No
         f"mask={tmp_path / 'mask.npy'}",
     )
     assert "step 'host.0'" in message
+
+
+def test_brackets_in_names_are_no_orders_to_the_terminal(folder: Path, tmp_path: Path) -> None:
+    """What rich would take for a style, or refuse to read, in names of targets and files."""
+    text = (Path(hwmodels.__file__).parent / "targets" / "mas-edge.toml").read_text("utf-8")
+    target = tmp_path / "y[red].toml"
+    target.write_text(text.replace('"mas-edge"', '"x[/foo]"'), "utf-8")
+    assert say("targets", "show", target).count("x[/foo]") == 2
+    small = ("--target", target, "--problem", "2,32,16", "--budget-tasks", 2000)
+    trace = tmp_path / "a[red]b.json"
+    answer = say("simulate", *small, "--trace", trace)
+    assert "x[/foo]: 2 x" in answer
+    assert "a[red]b.json" in answer
+    assert "x[/foo]" in say("search", *small)
+    assert (
+        "x[/foo]"
+        in runner.invoke(app, ["simulate", *map(str, small), "--on-chip-bytes", "64"]).stdout
+    )
+    module = tmp_path / "z[red]q.hkt"
+    model = folder / "tiny.onnx"
+    answer = say("compile", model, *DIMS, "--target", target, "-o", module)
+    assert "z[red]q.hkt" in answer
+    assert "compiled for x[/foo]" in answer
+    assert "x[/foo]" in say("inspect", module)
+    assert "o[red].npz" in say("run", module, "--random", "-o", tmp_path / "o[red].npz")
+    assert "n[red].hkt" in refuse("run", tmp_path / "n[red].hkt", "--random")
+    assert "'[/foo]'" in refuse("simulate", "--target", target, "--problem", "[/foo]")

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 import typer
+from rich.console import Console
 
+from hocket.commands import terminal
 from hocket.commands.terminal import (
+    answer_console,
     format_bytes,
     format_seconds,
     parse_dims,
     parse_pairs,
+    plain_table,
     print_json,
+    progress_bar,
 )
+
+ODD = "x[/foo] [red]y[/red] [bold] :smile: \\[z] [link=a]b"
 
 
 def test_pairs_split_at_the_last_sign() -> None:
@@ -64,3 +72,26 @@ def test_bytes_that_were_not_measured() -> None:
 )
 def test_times_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_text_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names come from users and files; nothing in them is an order to the terminal."""
+    monkeypatch.setenv("COLUMNS", "300")
+    console = answer_console()
+    console.print(ODD)
+    console.print(ODD, style="bold")
+    table = plain_table(ODD, "other", title=ODD)
+    table.add_row(ODD, ODD)
+    console.print(table)
+    assert capsys.readouterr().out.count(ODD) == 6  # the title, too
+
+
+def test_steps_of_a_bar_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200, markup=False, emoji=False)
+    monkeypatch.setattr(terminal, "log_console", lambda: console)
+    with progress_bar(ODD) as bar:
+        bar.show(ODD, 1, 2)
+    assert file.getvalue().count(ODD) >= 2
