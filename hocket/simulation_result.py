@@ -6,7 +6,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,10 +96,11 @@ class SimulationResult:
         ]
 
     def write_plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the beginning of the schedule as PNG.
+        """Draw the beginning of the schedule, as PNG, SVG or PDF by the file's ending.
 
         Raises:
             PlotError: matplotlib is not installed.
+            ValueError: The file has another ending.
         """
         from hocket.plotting import draw_schedule
 
@@ -115,9 +115,7 @@ class SimulationResult:
 
     def write_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule in the trace-viewer's JSON form."""
-        from hocket.hwmodels.trace import trace_events
-
-        Path(path).write_text(json.dumps(trace_events(self.timeline)), encoding="utf-8")
+        write_trace(self.timeline, path)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; ``docs/cli.md`` has its keys."""
@@ -179,6 +177,16 @@ class SimulationResult:
 
     def __str__(self) -> str:
         return f"{self.title}: {self.estimate}; {self.explanation}"
+
+
+def write_trace(timeline: Timeline, path: str | os.PathLike[str]) -> None:
+    """Write a timeline in the trace-viewer's JSON form, whole or not at all."""
+    from hocket.hwmodels.trace import trace_events
+    from hocket.runtime.files import atomic_file
+
+    text = json.dumps(trace_events(timeline))
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def estimate_facts(estimate: Estimate) -> list[tuple[str, str]]:

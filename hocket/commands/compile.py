@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from hocket.commands.output_files import check_outputs
 from hocket.commands.terminal import (
     JsonFlag,
     SeedOption,
@@ -67,6 +68,7 @@ def compile_command(
     from hocket.module import compile as compile_module
 
     path = output or Path(f"{model.stem}.hkt")
+    check_outputs({"--output": path}, inputs=[model])
     start = time.perf_counter()
     with progress_bar("compiling") as bar:
         module = compile_module(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hocket.commands.output_files import check_outputs
 from hocket.commands.terminal import (
     JsonFlag,
     ThreadsOption,
@@ -101,6 +102,7 @@ def calibrate_command(
         raise typer.BadParameter(
             f"want a name that ends in .toml, got {output}", param_hint="--output"
         )
+    check_outputs({"--output": output})
     from hocket.calibration.measure import measure
     from hocket.calibration.target import calibrate, write_target
 

@@ -366,6 +366,61 @@ def test_what_cannot_be_written_is_told_before_the_search(tmp_path: Path) -> Non
     for option in ("--plot", "--html", "--trace"):
         assert "make it first" in refuse("simulate", *SMALL, option, tmp_path / "no" / "a.png")
         assert "is a folder" in refuse("simulate", *SMALL, option, tmp_path)
+        assert "/proc/a.png: " in refuse("simulate", *SMALL, option, "/proc/a.png")
+
+
+def test_pictures_are_what_their_names_say(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="drawing is the extra [plot]")
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for ending, start in starts.items():
+        say("simulate", *SMALL, "--plot", tmp_path / f"a.{ending}")
+        assert (tmp_path / f"a.{ending}").read_bytes().startswith(start)
+    for name in ("a", "a.jpeg", "a.html"):
+        for command in (("simulate", *SMALL), ("inspect", folder / "tiny.hkt")):
+            assert ".png, .svg, .pdf" in refuse(*command, "--plot", tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_no_two_files_are_one(folder: Path, tmp_path: Path) -> None:
+    """Neither what is written twice nor what is read is written over, by whatever name."""
+    module, same = folder / "tiny.hkt", tmp_path / "same.x"
+    before = module.read_bytes()
+    (tmp_path / "link").symlink_to(module)
+    for command in (("simulate", *SMALL), ("inspect", module)):
+        message = refuse(*command, "--html", same, "--trace", tmp_path / "." / "same.x")
+        assert "that of --html, too" in message
+    for read in (module, tmp_path / "link"):
+        assert "what is read, too" in refuse("inspect", module, "--trace", read)
+        assert "what is read, too" in refuse("run", module, "--random", "-o", read)
+    message = refuse("run", module, "--random", "-o", same, "--profile", same)
+    assert "that of --output, too" in message
+    assert "what is read, too" in refuse("compile", module, "-o", module)
+    assert module.read_bytes() == before
+    assert not same.exists()
+
+
+@pytest.mark.parametrize("option", ["--html", "--trace", "--plot"])
+def test_a_schedule_that_cannot_be_written_leaves_the_old_file(
+    folder: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if option == "--plot":
+        pytest.importorskip("matplotlib", reason="drawing is the extra [plot]")
+    old = tmp_path / "old.png"
+    old.write_bytes(b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for command in (("simulate", *SMALL), ("inspect", folder / "tiny.hkt")):
+        assert "old.png: No space left" in refuse(*command, option, old)
+    assert list(tmp_path.iterdir()) == [old]
+    assert old.read_bytes() == b"old"
+
+
+def test_where_a_measured_machine_cannot_be_written_nothing_is_measured(tmp_path: Path) -> None:
+    message = refuse("targets", "calibrate", "-o", tmp_path / "nosuch" / "x.toml")
+    assert "x.toml: there is no such folder" in message
 
 
 def test_a_search_takes_one_network() -> None:
