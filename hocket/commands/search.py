@@ -106,7 +106,7 @@ def search_command(
 
     from hocket.compiler.errors import InfeasibleError
     from hocket.simulation import search_program
-    from hocket.simulation_result import infeasible_to_json
+    from hocket.simulation_result import describe_question, infeasible_search_to_json
 
     ((name, sizes),) = problems
     results: list[SimulationResult] = []
@@ -129,10 +129,16 @@ def search_command(
                 )
             except InfeasibleError as error:
                 # What does not fit, fits for no searcher.
-                lines = error.report or (str(error),)
-                _print_infeasible(
-                    infeasible_to_json(sizes, machine, dataflow, lines, name), json_output
+                question = describe_question(
+                    sizes,
+                    machine,
+                    dataflow=dataflow,
+                    searcher=each,
+                    objective=objective,
+                    network=name,
                 )
+                lines = error.report or (str(error),)
+                _print_infeasible(infeasible_search_to_json(question, lines), json_output)
                 raise typer.Exit(NOTHING_FITS) from None
     best = min(results, key=_rank)
     if json_output:

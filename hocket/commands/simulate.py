@@ -97,11 +97,16 @@ def simulate_command(
     files.check(endings.values())
 
     from hocket.compiler.errors import InfeasibleError
-    from hocket.simulation import search_program
-    from hocket.simulation_result import infeasible_to_json
+    from hocket.simulation import PARETO, search_program
+    from hocket.simulation_result import (
+        describe_question,
+        infeasible_search_to_json,
+        infeasible_to_json,
+    )
 
     results: list[SimulationResult] = []
     answers: list[dict[str, Any]] = []
+    has_front = objective == PARETO
     with progress_bar("searching") as bar:
         for done, (name, sizes, flow) in enumerate(jobs):
             bar.show(f"{name or 'problem'}, {flow}", done, len(jobs))
@@ -117,11 +122,19 @@ def simulate_command(
                     network=name,
                 )
             except InfeasibleError as error:
-                lines = error.report or (str(error),)
-                answers.append(infeasible_to_json(sizes, machine, flow, lines, name))
+                question = describe_question(
+                    sizes,
+                    machine,
+                    dataflow=flow,
+                    searcher=searcher,
+                    objective=objective,
+                    network=name,
+                )
+                describe = infeasible_search_to_json if has_front else infeasible_to_json
+                answers.append(describe(question, error.report or (str(error),)))
                 continue
             results.append(found)
-            answers.append(found.to_json() if objective != "pareto" else found.search_to_json())
+            answers.append(found.search_to_json() if has_front else found.to_json())
     written = []
     for result in results:
         written += files.write(result, endings[result.network, result.dataflow])

@@ -19,7 +19,7 @@ from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.errors import TargetError
 from hocket.hwmodels.loader import load_target
 from hocket.networks import NETWORKS, network_sizes
-from hocket.simulation_result import infeasible_to_json
+from hocket.simulation_result import describe_question, infeasible_to_json
 
 SIZES = (2, 64, 16)
 BUDGET = 4_000
@@ -203,10 +203,31 @@ def test_what_does_not_fit_is_an_answer() -> None:
         hocket.simulate(SIZES, "mas-edge", on_chip_bytes=64)
     machine = load_target("mas-edge")
     problem = simulation.make_problem(*SIZES)
-    answer = infeasible_to_json(problem, machine, "mas", caught.value.report, "tiny")
+    question = describe_question(
+        problem, machine, dataflow="mas", searcher="random", objective="energy", network="tiny"
+    )
+    answer = infeasible_to_json(question, caught.value.report)
     assert set(CONTRACT) <= set(answer)
     assert answer["cycles"] is None
     assert any("gap" in line for line in answer["infeasible"])
+
+
+@pytest.mark.parametrize("command", ["simulate", "search"])
+@pytest.mark.parametrize("objective", ["latency", "pareto"])
+def test_what_does_not_fit_has_the_keys_of_what_does(command: str, objective: str) -> None:
+    arguments = [command, "-t", "mas-edge", "--problem", "2,64,16", "--budget-tasks", "2000"]
+    arguments += ["--objective", objective, "--json"]
+    fits, not_so = (
+        json.loads(CliRunner().invoke(app, [*arguments, *more]).stdout)["results"][0]
+        for more in ([], ["--on-chip-bytes", "64"])
+    )
+    assert list(fits) == list(not_so)
+    assert ("front" in fits) == (command == "search" or objective == "pareto")
+    asked = ["network", "problem", "target", "vector_cost", "dataflow", "searcher", "objective"]
+    assert [fits[key] for key in asked] == [not_so[key] for key in asked]
+    figures = [key for key in fits if key not in (*asked, "on_chip_bytes", "infeasible")]
+    assert all(not_so[key] is None for key in figures)
+    assert not_so["infeasible"]
 
 
 def test_pareto_has_both_ends() -> None:
