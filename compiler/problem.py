@@ -7,8 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hocket.hwmodels.checks import check_integer
+
 if TYPE_CHECKING:
     from hocket.hwmodels.dtypes import DType
+
+
+MAX_EXTENT = 1 << 24
+"""No size of an attention is larger."""
+
+MAX_SCORES = 1 << 50
+"""Nor are there more scores: up to here they are counted exactly, in floats, too."""
+
+_SIZES = ("batch", "query_heads", "kv_heads", "query_length", "kv_length", "head_dim", "value_dim")
 
 
 class MaskKind(enum.Enum):
@@ -65,7 +76,8 @@ class AttentionProblem:
             the ONNX Attention op without past). Scores above the diagonal are minus infinity.
 
     Raises:
-        ValueError: A size is below 1, the heads do not divide, or the mask contradicts itself.
+        ValueError: A size is out of range, the heads do not divide, the scores are too many, or the
+            mask contradicts itself.
     """
 
     batch: int
@@ -84,23 +96,21 @@ class AttentionProblem:
     is_causal: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch",
-            "query_heads",
-            "kv_heads",
-            "query_length",
-            "kv_length",
-            "head_dim",
-            "value_dim",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in _SIZES:
+            check_integer(name, getattr(self, name), 1, MAX_EXTENT)
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads must divide query_heads, got {self.kv_heads} and {self.query_heads}"
             )
+        if math.prod(self.scores_shape) > MAX_SCORES:
+            raise ValueError(
+                f"scores of shape {self.scores_shape} are too many to count; there may be "
+                f"{MAX_SCORES:,}"
+            )
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be finite, got {self.scale}")
+        if math.isnan(self.masked_value):
+            raise ValueError("masked_value must be a number, got nan")
         if not self.dtype.is_floating:
             raise ValueError(f"dtype must be a floating-point type, got {self.dtype}")
         if (self.mask is MaskKind.NONE) != (self.mask_shape is None):

@@ -12,6 +12,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 from typer.core import TyperGroup
 
 from hocket.commands import (
@@ -40,8 +41,8 @@ class _Group(TyperGroup):
             if not is_foreseen(error) or _wants_debug(ctx):
                 raise
             console = log_console()
-            console.print("[bold red]error:[/] ", end="")
-            console.print(_message(error), markup=False, soft_wrap=True)
+            text = Text.assemble(("error:", "bold red"), " ", _message(error))
+            console.print(text, soft_wrap=True)
             if error.__cause__ is not None:
                 console.print("(--debug before the command shows where it came from)", style="dim")
             raise typer.Exit(BAD_INPUT) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -113,10 +112,11 @@ class LayerReport:
         return moved
 
     def write_plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the beginning of its schedule as PNG.
+        """Draw the beginning of its schedule, as PNG, SVG or PDF by the file's ending.
 
         Raises:
             PlotError: matplotlib is not installed.
+            ValueError: The file has another ending.
         """
         from hocket.plotting import draw_schedule
 
@@ -139,11 +139,9 @@ class LayerReport:
 
     def write_trace(self, path: str | os.PathLike[str]) -> None:
         """Write its schedule in the trace-viewer's JSON form."""
-        from pathlib import Path
+        from hocket.simulation_result import write_trace
 
-        from hocket.hwmodels.trace import trace_events
-
-        Path(path).write_text(json.dumps(trace_events(self.timeline())), encoding="utf-8")
+        write_trace(self.timeline(), path)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

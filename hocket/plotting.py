@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from hocket.hwmodels.tasks import Operation, Unit
+from hocket.runtime.files import atomic_file
 
 if TYPE_CHECKING:
     import os
@@ -51,6 +53,9 @@ LETTERS = {
 
 MAX_TASKS = 120
 
+FORMATS = ("png", "svg", "pdf")
+"""What pictures may be, by the endings of their files."""
+
 _INK, _QUIET, _GROUND = "#222222", "#666666", "#f1f1ee"
 _INCHES = (12.0, 3.5)
 _HEIGHT = 0.84  # of a lane
@@ -81,6 +86,19 @@ def check_can_draw() -> None:
         ) from error
 
 
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """Return the format of a picture by its file's ending.
+
+    Raises:
+        ValueError: It is none that is known.
+    """
+    suffix = PurePath(path).suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        endings = ", ".join(f".{each}" for each in FORMATS)
+        raise ValueError(f"want the name of a picture that ends in one of {endings}; got {path}")
+    return suffix
+
+
 def draw_schedule(
     timeline: Timeline,
     path: str | os.PathLike[str],
@@ -90,14 +108,14 @@ def draw_schedule(
     max_tasks: int = MAX_TASKS,
     total_cycles: float | None = None,
 ) -> None:
-    """Draw the first tasks of one core as a Gantt chart, and write it as PNG.
+    """Draw the first tasks of one core as a Gantt chart, and write it whole or not at all.
 
     The tasks of one row block bear its number, so that one sees how far the units are apart.
     Transfers for other cores, which take turns in the same queues, are pale.
 
     Args:
         timeline: The simulated program.
-        path: The file to write.
+        path: The file to write; its ending says as what.
         title: What stands above.
         core: Which core's streams to show.
         max_tasks: How many tasks to show, from the first on; more than some hundred are a blur.
@@ -105,8 +123,10 @@ def draw_schedule(
 
     Raises:
         PlotError: matplotlib is not installed.
+        ValueError: The file's ending is that of no known format.
     """
     check_can_draw()
+    kind = picture_format(path)
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -154,7 +174,8 @@ def draw_schedule(
         handlelength=1.1,
         columnspacing=1.6,
     )
-    figure.savefig(path, format="png")
+    with atomic_file(path) as file:
+        figure.savefig(file, format=kind)
 
 
 @dataclass(frozen=True, slots=True)

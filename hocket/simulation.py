@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from hocket.hwmodels.checks import check_integer, shown
+from hocket.hwmodels.machine import RANGES
 from hocket.networks import network_sizes
 from hocket.simulation_result import SimulationResult
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from hocket.compiler.attention.search.searcher import Budget, SearchResult
     from hocket.compiler.attention.tiling import Tiling
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.estimate import Estimate
     from hocket.hwmodels.machine import HardwareModel
 
-    Problem = AttentionProblem | tuple[int, int, int] | str
+    Problem = AttentionProblem | Sequence[int] | str
 
 PARETO = "pareto"
 """The objective that asks for the whole front between fewest cycles and fewest joules."""
@@ -26,6 +30,9 @@ PARETO = "pareto"
 DEFAULT_DATAFLOW = "hocket"
 DEFAULT_SEARCHER = "exhaustive"
 DEFAULT_OBJECTIVE = "latency"
+
+MAX_BUDGET_TASKS = 10**15
+"""More than any search could spend."""
 
 _SOFTMAX_STEPS = (
     "max_lane_cycles",
@@ -71,10 +78,12 @@ def simulate(
         on_chip_bytes: Size of the on-chip memory, in place of the machine's.
 
     Raises:
-        ValueError: A name is unknown, or a size is out of range.
+        ValueError: A name is unknown, or an argument of a wrong kind or out of range; the message
+            names it.
         TargetError: The machine is unknown, or its description wrong.
         InfeasibleError: The problem does not fit the machine in any tiling of the dataflow.
     """
+    from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.loader import load_target
     from hocket.hwmodels.machine import HardwareModel
 
@@ -87,12 +96,12 @@ def simulate(
         "is_causal": is_causal,
     }
     network = problem if isinstance(problem, str) else None
-    if isinstance(problem, str):
-        problem = network_sizes(problem)
-    if isinstance(problem, tuple):
-        problem = make_problem(*problem, element_bytes=machine.element_bytes, **sizes)
-    elif sizes != {"batch": 1, "kv_heads": None, "query_length": None, "is_causal": False}:
-        raise ValueError("an AttentionProblem has its sizes in it; change them there")
+    if isinstance(problem, AttentionProblem):
+        if sizes != {"batch": 1, "kv_heads": None, "query_length": None, "is_causal": False}:
+            raise ValueError("an AttentionProblem has its sizes in it; change them there")
+    else:
+        sizes["element_bytes"] = machine.element_bytes
+        problem = make_problem(*_three_sizes(problem), **sizes)
     return search_program(
         problem,
         machine,
@@ -104,6 +113,18 @@ def simulate(
         seed=seed,
         network=network,
     )
+
+
+def _three_sizes(problem: object) -> Sequence[int]:
+    """Return the heads, rows and columns that a caller gives, by name or as three sizes."""
+    if isinstance(problem, str):
+        return network_sizes(problem)
+    if not isinstance(problem, tuple | list) or len(problem) != 3:
+        raise ValueError(
+            "problem: want heads, rows and columns of a head, as in (12, 512, 64), the name of a "
+            f"network, or an AttentionProblem; got {shown(problem)}"
+        )
+    return problem
 
 
 def make_problem(
@@ -130,24 +151,35 @@ def make_problem(
         element_bytes: Of the machine's tensors; decides how the element type is called.
 
     Raises:
-        ValueError: A size is below 1, or the sizes do not go together.
+        ValueError: A size is out of range, or the sizes do not go together.
     """
-    from hocket.compiler.problem import AttentionProblem
+    from hocket.compiler.problem import MAX_EXTENT, AttentionProblem
     from hocket.hwmodels.dtypes import DType
 
     rows = length if query_length is None else query_length
+    kv_heads = heads if kv_heads is None else kv_heads
+    given = {
+        "heads": heads,
+        "length": length,
+        "head_dim": head_dim,
+        "batch": batch,
+        "kv_heads": kv_heads,
+        "query_length": rows,
+    }
+    for name, size in given.items():
+        check_integer(name, size, 1, MAX_EXTENT)
+    if type(is_causal) is not bool:
+        raise ValueError(f"is_causal must be True or False, got {shown(is_causal)}")
     if is_causal and rows < length:
         raise ValueError(
             f"{rows} query rows and {length} keys do not go with a causal mask, which counts from "
             "the first key, so that the last keys would never be seen; a decoding step sees all "
             "keys and needs no mask"
         )
-    if head_dim < 1:
-        raise ValueError(f"head_dim must be at least 1, got {head_dim}")
     return AttentionProblem(
         batch=batch,
         query_heads=heads,
-        kv_heads=heads if kv_heads is None else kv_heads,
+        kv_heads=kv_heads,
         query_length=rows,
         kv_length=length,
         head_dim=head_dim,
@@ -173,8 +205,8 @@ def adapt_machine(
         ValueError: A figure is out of range.
     """
     if vector_cost is not None:
-        if not 0 < vector_cost < float("inf"):
-            raise ValueError(f"vector_cost must be a number above 0, got {vector_cost}")
+        if not _is_above_0(vector_cost):
+            raise ValueError(f"vector_cost must be a number above 0, got {shown(vector_cost)}")
         unit = machine.vector_unit
         total = unit.softmax_lane_cycles
         steps: dict[str, Any] = {
@@ -183,6 +215,8 @@ def adapt_machine(
         }
         machine = dataclasses.replace(machine, vector_unit=dataclasses.replace(unit, **steps))
     if on_chip_bytes is not None:
+        least, most = RANGES["capacity_bytes"]
+        check_integer("on_chip_bytes", on_chip_bytes, int(least), int(most))
         memory = dataclasses.replace(machine.on_chip_memory, capacity_bytes=on_chip_bytes)
         machine = dataclasses.replace(machine, on_chip_memory=memory)
     return machine
@@ -203,21 +237,23 @@ def search_program(
     """Search the best program for a problem on a machine; see ``simulate``.
 
     Raises:
-        ValueError: No such dataflow, searcher or objective.
+        ValueError: No such dataflow, searcher or objective, or a budget or seed out of range.
         InfeasibleError: The problem does not fit the machine in any tiling of the dataflow.
     """
-    from hocket.compiler.attention.lower import lower_attention
+    from hocket.compiler.attention.lower import AUTO, lower_attention
+    from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
     from hocket.compiler.attention.search.objective import OBJECTIVES
     from hocket.compiler.attention.search.searcher import Budget
+    from hocket.compiler.attention.search.searchers import SEARCHERS
 
-    if objective not in (*OBJECTIVES, PARETO):
-        names = ", ".join((*OBJECTIVES, PARETO))
-        raise ValueError(f"unknown objective {objective!r}; there are {names}")
+    _check_name("dataflow", dataflow, (AUTO, *DATAFLOWS))
+    _check_name("searcher", searcher, tuple(SEARCHERS))
+    _check_name("objective", objective, (*OBJECTIVES, PARETO))
     tasks = Budget().tasks if budget_tasks is None else budget_tasks
-    if tasks < 1:
-        raise ValueError(f"budget_tasks must be at least 1, got {tasks}")
-    if budget_seconds is not None and not budget_seconds > 0:
-        raise ValueError(f"budget_seconds must be above 0, got {budget_seconds}")
+    check_integer("budget_tasks", tasks, 1, MAX_BUDGET_TASKS)
+    check_integer("seed", seed, 0)
+    if budget_seconds is not None and not _is_above_0(budget_seconds):
+        raise ValueError(f"budget_seconds must be a number above 0, got {shown(budget_seconds)}")
     ends = list(OBJECTIVES.values()) if objective == PARETO else [OBJECTIVES[objective]]
     seconds = None if budget_seconds is None else budget_seconds / len(ends)
     budget = _budget(max(tasks // len(ends), 1), seconds)
@@ -264,6 +300,16 @@ def join_searches(results: list[SearchResult]) -> SearchResult:
         stop_reason="; then ".join(dict.fromkeys(result.stop_reason for result in results)),
         front=tuple(front),
     )
+
+
+def _check_name(what: str, name: object, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {shown(name)}; there are {', '.join(known)}")
+
+
+def _is_above_0(value: object) -> bool:
+    """Return whether something is a finite number above 0."""
+    return type(value) in (int, float) and 0 < float(value) < math.inf  # type: ignore[arg-type]
 
 
 def _budget(tasks: int, seconds: float | None) -> Budget:

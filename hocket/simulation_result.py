@@ -6,12 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from hocket.compiler.attention.explain import Explanation
     from hocket.compiler.attention.search.searcher import SearchResult
@@ -97,10 +96,11 @@ class SimulationResult:
         ]
 
     def write_plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the beginning of the schedule as PNG.
+        """Draw the beginning of the schedule, as PNG, SVG or PDF by the file's ending.
 
         Raises:
             PlotError: matplotlib is not installed.
+            ValueError: The file has another ending.
         """
         from hocket.plotting import draw_schedule
 
@@ -115,70 +115,39 @@ class SimulationResult:
 
     def write_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule in the trace-viewer's JSON form."""
-        from hocket.hwmodels.trace import trace_events
-
-        Path(path).write_text(json.dumps(trace_events(self.timeline)), encoding="utf-8")
+        write_trace(self.timeline, path)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; ``docs/cli.md`` has its keys."""
-        estimate, explanation, search = self.estimate, self.explanation, self.search
-        return {
-            **describe_problem(self.problem, self.machine, self.network),
-            "dataflow": self.dataflow,
-            "searcher": self.searcher,
-            "objective": self.objective,
-            "tiling": tiling_to_json(self.tiling),
-            "cycles": estimate.cycles,
-            "seconds": estimate.seconds,
-            "bound_cycles": estimate.bound_cycles,
-            "of_bound": estimate.of_bound,
-            "binding": str(explanation.binding),
-            "doubled_bound_cycles": explanation.doubled_bound_cycles,
-            "energy_joules": estimate.joules,
-            "compute_joules": estimate.compute_joules,
-            "on_chip_joules": estimate.on_chip_joules,
-            "dram_joules": estimate.dram_joules,
-            "leakage_joules": estimate.leakage_joules,
-            "dram_bytes": estimate.dram_bytes,
-            "dram_bytes_by_tensor": dict(estimate.dram_bytes_by_tensor),
-            "reload_bytes": search.best.plan.reload_bytes if estimate.is_simulated else None,
-            "matrix_utilization": estimate.matrix_utilization,
-            "vector_utilization": estimate.vector_utilization,
-            "dma_utilization": estimate.dma_utilization,
-            "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
-            "stalls": stalls_to_json(self.timeline),
-            "losses": {str(loss.cause): loss.cycles for loss in explanation.losses},
-            "next_lever": explanation.next_lever,
-            "is_simulated": estimate.is_simulated,
-            "is_optimal": bool(search.is_optimal),
-            "num_legal": search.num_legal,
-            "num_evaluated": search.num_evaluated,
-            "num_tasks": search.num_tasks,
-            "stop_reason": search.stop_reason,
-            "search_seconds": self.search_seconds,
-            "infeasible": None,
-        }
+        figures = {key: figure(self) for key, figure in _FIGURES.items()}
+        return {**self._asked(), **figures, "infeasible": None}
 
     def search_to_json(self) -> dict[str, Any]:
         """Return a JSON object with the front and the history besides."""
-        front = [
-            {
-                "cycles": estimate.cycles,
-                "energy_joules": estimate.joules,
-                "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
-                "dram_bytes": estimate.dram_bytes,
-                "tiling": tiling_to_json(tiling),
-            }
-            for tiling, estimate in self.search.front
-        ]
-        history = [
-            {"evaluations": evaluations, "cycles": cycles}
-            for evaluations, cycles in self.search.history
-        ]
-        return self.to_json() | {"front": front, "history": history}
+        return self.to_json() | {key: figure(self) for key, figure in _SEARCH_FIGURES.items()}
+
+    def _asked(self) -> dict[str, Any]:
+        return describe_question(
+            self.problem,
+            self.machine,
+            dataflow=self.dataflow,
+            searcher=self.searcher,
+            objective=self.objective,
+            network=self.network,
+        )
 
     def __str__(self) -> str:
         return f"{self.title}: {self.estimate}; {self.explanation}"
+
+
+def write_trace(timeline: Timeline, path: str | os.PathLike[str]) -> None:
+    """Write a timeline in the trace-viewer's JSON form, whole or not at all."""
+    from hocket.hwmodels.trace import trace_events
+    from hocket.runtime.files import atomic_file
+
+    text = json.dumps(trace_events(timeline))
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def estimate_facts(estimate: Estimate) -> list[tuple[str, str]]:
@@ -196,37 +165,35 @@ def estimate_facts(estimate: Estimate) -> list[tuple[str, str]]:
     ]
 
 
-def infeasible_to_json(
+def infeasible_to_json(question: Mapping[str, Any], lines: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON object of a problem that fits the machine in no tiling of a dataflow.
+
+    It has the keys of a result, with null for every figure.
+
+    Args:
+        question: What was asked, see ``describe_question``.
+        lines: Why it does not fit.
+    """
+    return {**question, **dict.fromkeys(_FIGURES), "infeasible": list(lines)}
+
+
+def infeasible_search_to_json(
+    question: Mapping[str, Any], lines: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the same with the keys of ``SimulationResult.search_to_json``."""
+    return infeasible_to_json(question, lines) | dict.fromkeys(_SEARCH_FIGURES)
+
+
+def describe_question(
     problem: AttentionProblem,
     machine: HardwareModel,
+    *,
     dataflow: str,
-    lines: tuple[str, ...],
+    searcher: str,
+    objective: str,
     network: str | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON object of a problem that fits the machine in no tiling of a dataflow."""
-    return {
-        **describe_problem(problem, machine, network),
-        "dataflow": dataflow,
-        **dict.fromkeys(
-            (
-                "cycles",
-                "bound_cycles",
-                "energy_joules",
-                "dram_bytes",
-                "matrix_utilization",
-                "vector_utilization",
-                "peak_on_chip_bytes",
-                "search_seconds",
-            )
-        ),
-        "infeasible": list(lines),
-    }
-
-
-def describe_problem(
-    problem: AttentionProblem, machine: HardwareModel, network: str | None
-) -> dict[str, Any]:
-    """Return what a result is about, as a JSON object."""
+    """Return what a result answers, as a JSON object."""
     return {
         "network": network,
         "problem": {
@@ -245,6 +212,9 @@ def describe_problem(
         "target": machine.name,
         "vector_cost": machine.vector_unit.softmax_lane_cycles,
         "on_chip_bytes": machine.on_chip_memory.capacity_bytes,
+        "dataflow": dataflow,
+        "searcher": searcher,
+        "objective": objective,
     }
 
 
@@ -263,3 +233,69 @@ def stalls_to_json(timeline: Timeline) -> Mapping[str, Mapping[str, float]]:
         str(unit): {str(stall): cycles for stall, cycles in reasons.items()}
         for unit, reasons in timeline.stall_cycles().items()
     }
+
+
+def _front_to_json(result: SimulationResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "cycles": estimate.cycles,
+            "energy_joules": estimate.joules,
+            "peak_on_chip_bytes": estimate.peak_on_chip_bytes,
+            "dram_bytes": estimate.dram_bytes,
+            "tiling": tiling_to_json(tiling),
+        }
+        for tiling, estimate in result.search.front
+    ]
+
+
+def _history_to_json(result: SimulationResult) -> list[dict[str, Any]]:
+    return [
+        {"evaluations": evaluations, "cycles": cycles}
+        for evaluations, cycles in result.search.history
+    ]
+
+
+def _reload_bytes(result: SimulationResult) -> int | None:
+    return result.search.best.plan.reload_bytes if result.estimate.is_simulated else None
+
+
+def _losses_to_json(result: SimulationResult) -> dict[str, float]:
+    return {str(loss.cause): loss.cycles for loss in result.explanation.losses}
+
+
+# The figures of a result, by key; where nothing fits they are null.
+_FIGURES: dict[str, Callable[[SimulationResult], Any]] = {
+    "tiling": lambda result: tiling_to_json(result.tiling),
+    "cycles": lambda result: result.estimate.cycles,
+    "seconds": lambda result: result.estimate.seconds,
+    "bound_cycles": lambda result: result.estimate.bound_cycles,
+    "of_bound": lambda result: result.estimate.of_bound,
+    "binding": lambda result: str(result.explanation.binding),
+    "doubled_bound_cycles": lambda result: result.explanation.doubled_bound_cycles,
+    "energy_joules": lambda result: result.estimate.joules,
+    "compute_joules": lambda result: result.estimate.compute_joules,
+    "on_chip_joules": lambda result: result.estimate.on_chip_joules,
+    "dram_joules": lambda result: result.estimate.dram_joules,
+    "leakage_joules": lambda result: result.estimate.leakage_joules,
+    "dram_bytes": lambda result: result.estimate.dram_bytes,
+    "dram_bytes_by_tensor": lambda result: dict(result.estimate.dram_bytes_by_tensor),
+    "reload_bytes": _reload_bytes,
+    "matrix_utilization": lambda result: result.estimate.matrix_utilization,
+    "vector_utilization": lambda result: result.estimate.vector_utilization,
+    "dma_utilization": lambda result: result.estimate.dma_utilization,
+    "peak_on_chip_bytes": lambda result: result.estimate.peak_on_chip_bytes,
+    "stalls": lambda result: stalls_to_json(result.timeline),
+    "losses": _losses_to_json,
+    "next_lever": lambda result: result.explanation.next_lever,
+    "is_simulated": lambda result: result.estimate.is_simulated,
+    "is_optimal": lambda result: bool(result.search.is_optimal),
+    "num_legal": lambda result: result.search.num_legal,
+    "num_evaluated": lambda result: result.search.num_evaluated,
+    "num_tasks": lambda result: result.search.num_tasks,
+    "stop_reason": lambda result: result.search.stop_reason,
+    "search_seconds": lambda result: result.search_seconds,
+}
+_SEARCH_FIGURES: dict[str, Callable[[SimulationResult], Any]] = {
+    "front": _front_to_json,
+    "history": _history_to_json,
+}

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hocket.hwmodels.checks import shown
 from hocket.hwmodels.errors import TargetError
 from hocket.hwmodels.machine import (
     DmaEngine,
@@ -29,8 +30,6 @@ _TARGETS = "hocket.hwmodels.targets"
 _COLUMNS = 100
 MAX_FILE_BYTES = 1 << 20
 """No description of a machine is longer."""
-
-_MAX_SHOWN = 60
 _TABLES: dict[str, type] = {
     "matrix_unit": MatrixUnit,
     "vector_unit": VectorUnit,
@@ -213,11 +212,11 @@ def _escape(mark: str) -> str:
 
 def _build(kind: type, fields: object, where: str) -> Any:
     if not isinstance(fields, dict):
-        raise TargetError(f"{where}: must be a table, got {_shown(fields)}")
+        raise TargetError(f"{where}: must be a table, got {shown(fields)}")
     types = typing.get_type_hints(kind)
     for key in fields:
         if key not in types:
-            raise TargetError(f"{where}: unknown key {_shown(key)}{_suggest(key, types)}")
+            raise TargetError(f"{where}: unknown key {shown(key)}{_suggest(key, types)}")
     missing = [key for key in types if key not in fields]
     if missing:
         raise TargetError(f"{where}: missing {', '.join(missing)}")
@@ -235,21 +234,12 @@ def _convert(value: object, wanted: type, where: str) -> object:
         try:
             return float(value)
         except OverflowError as error:
-            raise TargetError(f"{where}: want a finite number, got {_shown(value)}") from error
+            raise TargetError(f"{where}: want a finite number, got {shown(value)}") from error
     if type(value) is not wanted:
-        raise TargetError(f"{where}: want {wanted.__name__}, got {_shown(value)}")
+        raise TargetError(f"{where}: want {wanted.__name__}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise TargetError(f"{where}: want a finite number, got {value}")
     return value
-
-
-def _shown(value: object) -> str:
-    """Return a value of a file for an error, cut short where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # more digits, or levels, than Python writes
-        return f"one of type {type(value).__name__} that is too large to show"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _suggest(key: str, known: dict[str, type]) -> str:

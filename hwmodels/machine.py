@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hocket.hwmodels.checks import shown
+
 MAX_CORES = 1024
 """Schedules are laid out core by core; nothing on an edge board has more."""
 
@@ -65,9 +67,9 @@ def _check_figures(part: MatrixUnit | VectorUnit | MemoryLevel | DmaEngine | Har
         least, most = RANGES[name]
         # Asked this way round, NaN is found, too.
         if not value >= least:
-            raise ValueError(f"{name} must be at least {least:,}, got {_shown(value)}")
+            raise ValueError(f"{name} must be at least {least:,}, got {shown(value)}")
         if not value <= most:
-            raise ValueError(f"{name} must be at most {most:,}, got {_shown(value)}")
+            raise ValueError(f"{name} must be at most {most:,}, got {shown(value)}")
 
 
 def _check_port(bytes_per_cycle: float) -> None:
@@ -76,13 +78,6 @@ def _check_port(bytes_per_cycle: float) -> None:
             f"port_bytes_per_cycle must be at least {MIN_PORT_BYTES_PER_CYCLE}, or 0 for a port "
             f"that never holds its unit up; got {bytes_per_cycle}"
         )
-
-
-def _shown(value: float) -> str:
-    """Return a number for an error; of one with more digits than anyone reads, how many it has."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length():,} bits"
-    return str(value)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,23 @@
-"""Integer arithmetic on tile sizes and byte counts."""
+"""Integer arithmetic on tile sizes and byte counts, of single numbers and of arrays of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Longs = NDArray[np.int64]
 
 
-def ceil_div(numerator: int, denominator: int) -> int:
+@overload
+def ceil_div(numerator: int, denominator: int) -> int: ...
+@overload
+def ceil_div(numerator: Longs, denominator: Longs | int) -> Longs: ...
+@overload
+def ceil_div(numerator: int, denominator: Longs) -> Longs: ...
+def ceil_div(numerator: Any, denominator: Any) -> Any:
     """Return the smallest integer that is at least ``numerator / denominator``."""
     return -(-numerator // denominator)
 

@@ -19,9 +19,36 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     If the block fails, nothing has changed. A link is followed, what it points to is replaced.
 
     Raises:
-        OSError: The folder is missing or cannot be written to, or something that is no regular file
-            (a folder, a device) stands in the place.
+        OSError: The folder is missing or cannot be written to, something that is no regular file
+            (a folder, a device) stands in the place, or there is no room; it names ``path``.
     """
+    target, temporary, handle = _open_beside(path)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make sure that a file could be written by ``atomic_file``, and leave all as it is.
+
+    Raises:
+        OSError: It could not; see ``atomic_file``.
+    """
+    _, temporary, handle = _open_beside(path)
+    os.close(handle)
+    temporary.unlink()
+
+
+def _open_beside(path: str | os.PathLike[str]) -> tuple[Path, Path, int]:
+    """Return what a path points to, and the path and the handle of a new file beside that."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         kind = IsADirectoryError if target.is_dir() else FileExistsError
@@ -32,12 +59,4 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as error:
         # The name that the user gave, not that of our temporary file.
         raise type(error)(error.errno, error.strerror, str(path)) from error
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return target, temporary, handle

@@ -29,16 +29,6 @@ class Bounds:
     dma_cycles: float
     cycles: float
 
-    @property
-    def binding(self) -> str:
-        """Name of the resource that binds."""
-        terms = {
-            "matrix unit": self.matrix_cycles,
-            "vector unit": self.vector_cycles,
-            "DRAM bandwidth": self.dma_cycles,
-        }
-        return max(terms, key=lambda term: terms[term])
-
 
 def lower_bounds(problem: AttentionProblem, machine: HardwareModel) -> Bounds:
     """Return the lower bounds of a problem on a machine.
@@ -81,12 +71,21 @@ def compulsory_stores(problem: AttentionProblem, machine: HardwareModel) -> int:
 
 def compulsory_loads(problem: AttentionProblem, machine: HardwareModel) -> int:
     """Return the bytes of the inputs, as far as they are needed."""
+    return sum(compulsory_loads_by_tensor(problem, machine).values())
+
+
+def compulsory_loads_by_tensor(problem: AttentionProblem, machine: HardwareModel) -> dict[str, int]:
+    """Return the bytes of each input, as far as they are needed."""
     query_rows = problem.batch * problem.query_heads * problem.query_length
     kv_length = problem.kv_length
     if problem.is_causal:
         kv_length = min(kv_length, problem.query_length)
     kv_rows = problem.batch * problem.kv_heads * kv_length
-    elements = query_rows * problem.head_dim + kv_rows * (problem.head_dim + problem.value_dim)
+    elements = {
+        "query": query_rows * problem.head_dim,
+        "key": kv_rows * problem.head_dim,
+        "value": kv_rows * problem.value_dim,
+    }
     if problem.mask_shape is not None:
         mask_batch, mask_heads, mask_rows, mask_columns = problem.mask_shape
         if mask_rows > 1 and mask_columns > 1:
@@ -94,5 +93,5 @@ def compulsory_loads(problem: AttentionProblem, machine: HardwareModel) -> int:
             per_matrix = problem.num_score_elements // (problem.batch * problem.query_heads)
         else:
             per_matrix = mask_rows * min(mask_columns, kv_length)
-        elements += mask_batch * mask_heads * per_matrix
-    return elements * machine.element_bytes
+        elements["mask"] = mask_batch * mask_heads * per_matrix
+    return {tensor: count * machine.element_bytes for tensor, count in elements.items()}

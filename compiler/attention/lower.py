@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from hocket.compiler.attention.search.objective import Latency
 from hocket.compiler.attention.search.searcher import Budget, Evaluator
 from hocket.compiler.attention.search.searchers import SEARCHERS
 from hocket.compiler.attention.search.space import TilingSpace
+from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ AUTO = "auto"
 NATURAL = "hocket"
 """The dataflow that ``auto`` stands for: its space holds what suits a machine with one unit at work
 at a time as well as one with two."""
+
+MAX_TRIES = 4
+"""After so many logged results that turn out not to be true, a search is made anew."""
 
 
 def lower_attention(
@@ -83,26 +88,29 @@ def _logged(
     searcher: str,
     seed: int,
 ) -> SearchResult | None:
-    """Return the result of an earlier search, None if there is none or it is no longer true."""
+    """Return the result of an earlier search, None if there is none that is still true."""
     found = log.lookup(space, objective, budget, searcher=searcher, seed=seed)
-    if found is None:
-        return None
-    evaluator = Evaluator(space, objective, budget)
-    estimate = evaluator.evaluate(found.tiling)
-    if not (
-        math.isclose(estimate.cycles, found.cycles) and math.isclose(estimate.joules, found.joules)
-    ):
+    for result in itertools.islice(found, MAX_TRIES):
+        evaluator = Evaluator(space, objective, budget)
+        try:
+            estimate = evaluator.evaluate(result.tiling)
+        except InfeasibleError as error:
+            _log.warning("%s: passed over %s: %s", log.path, result.tiling, error)
+            continue
+        if math.isclose(estimate.cycles, result.cycles) and math.isclose(
+            estimate.joules, result.joules
+        ):
+            return evaluator.result(
+                is_optimal=result.is_optimal,
+                stop_reason="taken from the tuning log",
+                num_legal=result.num_legal,
+            )
         _log.warning(
-            "%s: searching again: %s takes %s, not %g cycles and %g J",
+            "%s: passed over %s: it takes %s, not %g cycles and %g J",
             log.path,
-            found.tiling,
+            result.tiling,
             estimate,
-            found.cycles,
-            found.joules,
+            result.cycles,
+            result.joules,
         )
-        return None
-    return evaluator.result(
-        is_optimal=found.is_optimal,
-        stop_reason="taken from the tuning log",
-        num_legal=found.num_legal,
-    )
+    return None

@@ -73,8 +73,15 @@ def calibrate(measurements: Measurements, name: str) -> Calibration:
     What cannot be measured (energies, simple vector operations) is kept from the built-in ``host``.
 
     Raises:
-        CalibrationError: The measurements contradict one another.
+        CalibrationError: The measurements contradict one another, or are those of no machine.
     """
+    try:
+        return _calibrate(measurements, name)
+    except ValueError as error:
+        raise CalibrationError(f"what was measured is out of range: {error}") from error
+
+
+def _calibrate(measurements: Measurements, name: str) -> Calibration:
     base = load_target("host")
     cpu, cores = measurements.cpu, measurements.num_cores
     clock = _rounded(measurements.cycles_per_second)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hocket.commands.terminal import (
     AgainstOption,
@@ -105,6 +106,10 @@ def _print_table(result: Any) -> None:
     faster = result.ratio >= 1
     factor = result.ratio if faster else 1 / result.ratio
     console.print(
-        f"hocket is [bold]{factor:.2f}x {'faster' if faster else 'slower'}[/] than onnxruntime "
-        f"on the original file, {result.num_threads} thread(s) each"
+        Text.assemble(
+            "hocket is ",
+            (f"{factor:.2f}x {'faster' if faster else 'slower'}", "bold"),
+            " than onnxruntime on the original file, ",
+            f"{result.num_threads} thread(s) each",
+        )
     )

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
+from hocket.commands.output_files import check_outputs
 from hocket.commands.terminal import (
     JsonFlag,
     SeedOption,
@@ -66,6 +68,7 @@ def compile_command(
     from hocket.module import compile as compile_module
 
     path = output or Path(f"{model.stem}.hkt")
+    check_outputs({"--output": path}, inputs=[model])
     start = time.perf_counter()
     with progress_bar("compiling") as bar:
         module = compile_module(
@@ -95,15 +98,17 @@ def compile_command(
 def _print_summary(path: Path, seconds: float, report: Any) -> None:
     console = answer_console()
     console.print(
-        f"[bold]{len(report.layers)} attention layer(s)[/] compiled for {report.target.name}, "
-        f"{report.num_host_nodes} node(s) in {len(report.artifact.host_steps)} region(s) left to "
-        "the host"
+        Text.assemble(
+            (f"{len(report.layers)} attention layer(s)", "bold"),
+            f" compiled for {report.target.name}, {report.num_host_nodes} node(s) in "
+            f"{len(report.artifact.host_steps)} region(s) left to the host",
+        )
     )
     for item in report.artifact.left_to_host:
-        console.print(f"  not taken: {item.node} ({item.op}): {item.reason}", markup=False)
+        console.print(f"  not taken: {item.node} ({item.op}): {item.reason}")
     if report.layers:
-        console.print(f"all attention layers: {report.artifact.estimate}", markup=False)
-    console.print(
-        f"[bold]{path}[/]  {format_bytes(path.stat().st_size)}, in {format_seconds(seconds)}"
-    )
+        console.print(f"all attention layers: {report.artifact.estimate}")
+    size = format_bytes(path.stat().st_size)
+    line = Text.assemble((str(path), "bold"), f"  {size}, in {format_seconds(seconds)}")
+    console.print(line, soft_wrap=True)
     console.print(f"digest {report.artifact.digest}", style="dim", soft_wrap=True)

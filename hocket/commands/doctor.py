@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.text import Text
 
 from hocket.commands.terminal import (
     JsonFlag,
@@ -61,7 +62,7 @@ def _print_tables(found: Any) -> None:
     table = plain_table("what", "found")
     table.columns[1].justify = "left"
     for name, version in found.versions.items():
-        table.add_row(name, version or "[dim]not installed[/]")
+        table.add_row(name, version or Text("not installed", "dim"))
     table.add_row("system", found.system)
     table.add_row(
         "cpu",
@@ -79,6 +80,6 @@ def _print_tables(found: Any) -> None:
     console = answer_console()
     console.print(table)
     for problem in found.problems:
-        console.print("[bold red]amiss:[/]", problem)
+        console.print(Text.assemble(("amiss:", "bold red"), " ", problem))
     if not found.problems:
-        console.print("[green]nothing amiss[/]")
+        console.print("nothing amiss", style="green")

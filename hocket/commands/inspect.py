@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
+from hocket.commands.option_groups import expand_option_groups
+from hocket.commands.output_files import ScheduleFiles
 from hocket.commands.performance import format_joules, format_ratio, gantt_columns
 from hocket.commands.terminal import (
     JsonFlag,
@@ -18,13 +21,8 @@ from hocket.commands.terminal import (
 
 _ZIP_START = b"PK"
 
-_WRITERS: dict[str, Any] = {
-    "--plot": lambda layer, path: layer.write_plot(path),
-    "--html": lambda layer, path: layer.write_html(path),
-    "--trace": lambda layer, path: layer.write_trace(path),
-}
 
-
+@expand_option_groups
 def inspect_command(
     path: Annotated[
         Path,
@@ -47,32 +45,19 @@ def inspect_command(
         typer.Option(
             "--width",
             min=20,
+            max=10_000,
             help="Columns of the text Gantt chart; what the terminal has by default.",
             show_default=False,
         ),
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE.png", help="Of a module: draw the schedule."),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html", metavar="FILE.html", help="Of a module: the schedule, to zoom into."
-        ),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace", metavar="FILE.json", help="Of a module: the schedule for a trace viewer."
-        ),
-    ] = None,
+    schedule: ScheduleFiles,
     json_output: JsonFlag = False,
 ) -> None:
     """Show the attention in a model or a compiled module, and what is left to the host and why.
 
     Of a module also the tilings and predictions of each layer; and of one layer cycles, memory,
-    bandwidth, energy and stalls in full, what to improve next, and the schedule as a text chart.
+    bandwidth, energy and stalls in full, what to improve next, and the schedule as a text chart;
+    the options that write files are for modules, too.
 
     **Examples**
 
@@ -86,16 +71,15 @@ def inspect_command(
         raise FileNotFoundError(2, "no such file", str(path))
     with path.open("rb") as file:
         is_module = path.suffix == ".hkt" or file.read(2) == _ZIP_START
-    files = {"--plot": plot, "--html": html, "--trace": trace}
     if is_module:
-        _inspect_module(path, layer, width, files, json_output=json_output)
+        schedule.check(inputs=[path])
+        _inspect_module(path, layer, width, schedule, json_output=json_output)
         return
-    for option, wanted in files.items():
-        if wanted:
-            raise typer.BadParameter(
-                f"{path} is a model; only a compiled module has a schedule, so compile it first",
-                param_hint=option,
-            )
+    for option in schedule.given():
+        raise typer.BadParameter(
+            f"{path} is a model; only a compiled module has a schedule, so compile it first",
+            param_hint=option,
+        )
     _inspect_model(path, parse_dims(dim or []), json_output=json_output)
 
 
@@ -110,7 +94,8 @@ def _inspect_model(path: Path, dims: dict[str, int], *, json_output: bool) -> No
     console = answer_console()
     bound = ", ".join(f"{name}={size}" for name, size in answer["dims"].items())
     if report.assumes_dims:
-        console.print(f"[yellow]sizes assumed: {bound}[/] (give others with --dim NAME=SIZE)")
+        assumed = (f"sizes assumed: {bound}", "yellow")
+        console.print(Text.assemble(assumed, " (give others with --dim NAME=SIZE)"))
     elif bound:
         console.print(f"with {bound}")
     _print_attention(console, answer["attention"])
@@ -121,7 +106,7 @@ def _inspect_module(
     path: Path,
     layer: int,
     width: int | None,
-    files: dict[str, Path | None],
+    schedule: ScheduleFiles,
     *,
     json_output: bool,
 ) -> None:
@@ -134,25 +119,24 @@ def _inspect_module(
         raise typer.BadParameter(
             f"there are {len(layers)} layers, from 0 to {len(layers) - 1}", param_hint="--layer"
         )
-    if any(files.values()) and not layers:
+    if schedule.given() and not layers:
         raise typer.BadParameter(f"{path} has no attention layer, so no schedule")
-    for option, file in files.items():
-        if file:
-            _WRITERS[option](layers[layer], file)
+    if layers:
+        schedule.write(layers[layer])
     answer = {"path": str(path)} | report.to_json()
     if json_output:
         print_json(answer)
         return
     console = answer_console()
-    console.print(str(report.artifact), markup=False)
+    console.print(str(report.artifact))
     _print_attention(console, answer["attention"])
     _print_left(console, answer)
     if layers:
         _print_estimates(console, report)
         _print_layer(console, layer, layers[layer])
-        console.print(f"\nschedule of layer {layer}, {layers[layer].name}:", markup=False)
+        console.print(f"\nschedule of layer {layer}, {layers[layer].name}:")
         columns = width or gantt_columns(console)
-        console.print(layers[layer].gantt(columns), markup=False, soft_wrap=True)
+        console.print(layers[layer].gantt(columns), soft_wrap=True)
     console.print(f"digest {answer['digest']}", style="dim", soft_wrap=True)
 
 
@@ -191,7 +175,7 @@ def _print_left(console: Any, answer: dict[str, Any]) -> None:
         f"{answer['host_regions']} region(s)"
     )
     for item in answer["not_taken"]:
-        console.print(f"  {item['node']} ({item['op']}): {item['reason']}", markup=False)
+        console.print(f"  {item['node']} ({item['op']}): {item['reason']}")
 
 
 def _print_estimates(console: Any, report: Any) -> None:
@@ -270,7 +254,7 @@ def _ranges(indices: list[int]) -> str:
 def _print_layer(console: Any, number: int, layer: Any) -> None:
     """Print the predictions for one layer in full: cycles, memory, bandwidth, energy, stalls."""
     estimate, explanation, target = layer.estimate, layer.explanation, layer.artifact.target
-    console.print(f"\nlayer {number}, {layer.name}: {explanation}", markup=False, soft_wrap=True)
+    console.print(f"\nlayer {number}, {layer.name}: {explanation}", soft_wrap=True)
     table = plain_table("prediction", "amount", "share", "")
     table.columns[-1].justify = "left"
     cores = estimate.num_cores

@@ -27,7 +27,7 @@ def print_infeasible(console: Console, name: str, answer: dict[str, Any]) -> Non
     """
     console.print(f"{name} does not fit {answer['target']}:", style="yellow")
     for line in answer["infeasible"]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def format_ratio(ratio: float) -> str:

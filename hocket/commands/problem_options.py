@@ -4,9 +4,13 @@ Names are written out in the help, so that ``--help`` loads nothing heavy.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from hocket.commands.terminal import parse_size
+from hocket.compiler.problem import MAX_EXTENT
+from hocket.hwmodels.checks import shown
 
 if TYPE_CHECKING:
     from hocket.compiler.problem import AttentionProblem
@@ -31,6 +35,7 @@ BudgetTasksOption = Annotated[
         "--budget-tasks",
         metavar="N",
         min=1,
+        max=10**15,
         help="Tasks that all programs simulated in one search may have together.",
         show_default=False,
     ),
@@ -87,6 +92,7 @@ class OverrideOptions:
         typer.Option(
             "--kv-heads",
             min=1,
+            max=MAX_EXTENT,
             help="Heads of key and value; as many as query heads by default.",
             show_default=False,
         ),
@@ -96,11 +102,12 @@ class OverrideOptions:
         typer.Option(
             "--query-length",
             min=1,
+            max=MAX_EXTENT,
             help="Rows of the query; N by default, 1 for a decoding step.",
             show_default=False,
         ),
     ] = None
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Sequences.")] = 1
+    batch: Annotated[int, typer.Option("--batch", min=1, max=MAX_EXTENT, help="Sequences.")] = 1
     vector_cost: Annotated[
         float | None,
         typer.Option(
@@ -163,20 +170,22 @@ def read_machine(asked: ProblemOptions, overrides: OverrideOptions) -> "Hardware
 
     Raises:
         TargetError: The machine is unknown, or its description wrong.
-        typer.BadParameter: ``--vector-cost`` is out of range.
+        typer.BadParameter: ``--vector-cost`` or ``--on-chip-bytes`` is out of range.
     """
     from hocket.hwmodels.loader import load_target
     from hocket.simulation import adapt_machine
 
     machine = load_target(asked.target)
-    try:
-        return adapt_machine(
-            machine,
-            vector_cost=overrides.vector_cost,
-            on_chip_bytes=overrides.on_chip_bytes,
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--vector-cost") from error
+    changes: dict[str, dict[str, Any]] = {
+        "--vector-cost": {"vector_cost": overrides.vector_cost},
+        "--on-chip-bytes": {"on_chip_bytes": overrides.on_chip_bytes},
+    }
+    for option, change in changes.items():
+        try:
+            machine = adapt_machine(machine, **change)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from error
+    return machine
 
 
 def check_objective(name: str) -> None:
@@ -256,17 +265,14 @@ def _read_sizes(asked: ProblemOptions) -> list[tuple[str | None, tuple[int, int,
 
 
 def _parse_sizes(text: str) -> tuple[int, int, int]:
-    parts = [part.strip() for part in text.split(",")]
-    is_good = len(parts) == 3 and all(
-        part.isascii() and part.isdecimal() and int(part) >= 1 for part in parts
-    )
-    if not is_good:
+    sizes = [parse_size(part.strip(), MAX_EXTENT) for part in text.split(",")]
+    if len(sizes) != 3 or None in sizes:
         raise typer.BadParameter(
-            f"want heads, rows and columns as three positive integers, as in 12,512,64; "
-            f"got {text!r}",
+            "want heads, rows and columns as three positive integers up to "
+            f"{MAX_EXTENT:,}, as in 12,512,64; got {shown(text)}",
             param_hint="--problem",
         )
-    heads, length, head_dim = map(int, parts)
+    heads, length, head_dim = (size or 0 for size in sizes)
     return heads, length, head_dim
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hocket.commands.output_files import check_outputs
 from hocket.commands.terminal import (
     ArtifactArgument,
     JsonFlag,
@@ -62,6 +63,8 @@ def run_command(
     pairs = parse_pairs(inputs or [], "--input")
     if not pairs and not random:
         raise typer.BadParameter("give each input, or --random", param_hint="--input")
+    read = [module, *map(Path, pairs.values())]
+    check_outputs({"--output": output, "--profile": profile}, inputs=read)
     options = SessionOptions(intra_op_num_threads=threads, enable_profiling=profile is not None)
     if profile is not None:
         options.profile_file_prefix = str(profile.parent / f".{profile.name}.")
@@ -144,4 +147,4 @@ def _print_table(answer: dict[str, Any]) -> None:
     console.print(f"one run, the first: {format_seconds(answer['seconds'])}")
     for key in ("written", "profile"):
         if answer[key]:
-            console.print(f"{key}: {answer[key]}")
+            console.print(f"{key}: {answer[key]}", soft_wrap=True)

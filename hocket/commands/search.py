@@ -106,7 +106,7 @@ def search_command(
 
     from hocket.compiler.errors import InfeasibleError
     from hocket.simulation import search_program
-    from hocket.simulation_result import infeasible_to_json
+    from hocket.simulation_result import describe_question, infeasible_search_to_json
 
     ((name, sizes),) = problems
     results: list[SimulationResult] = []
@@ -129,10 +129,16 @@ def search_command(
                 )
             except InfeasibleError as error:
                 # What does not fit, fits for no searcher.
-                lines = error.report or (str(error),)
-                _print_infeasible(
-                    infeasible_to_json(sizes, machine, dataflow, lines, name), json_output
+                question = describe_question(
+                    sizes,
+                    machine,
+                    dataflow=dataflow,
+                    searcher=each,
+                    objective=objective,
+                    network=name,
                 )
+                lines = error.report or (str(error),)
+                _print_infeasible(infeasible_search_to_json(question, lines), json_output)
                 raise typer.Exit(NOTHING_FITS) from None
     best = min(results, key=_rank)
     if json_output:
@@ -172,13 +178,13 @@ def _print_infeasible(answer: dict[str, Any], json_output: bool) -> None:
 
 def _print_results(results: list["SimulationResult"], best: "SimulationResult") -> None:
     console = answer_console()
-    console.print(f"{best.title}: {best.problem}", markup=False, soft_wrap=True)
+    console.print(f"{best.title}: {best.problem}", soft_wrap=True)
     _print_searchers(console, results)
-    console.print(f"\nbest, by {best.searcher}: {best.tiling}", markup=False, soft_wrap=True)
-    console.print(str(best.estimate), markup=False, soft_wrap=True)
-    console.print(str(best.explanation), markup=False, soft_wrap=True)
+    console.print(f"\nbest, by {best.searcher}: {best.tiling}", soft_wrap=True)
+    console.print(str(best.estimate), soft_wrap=True)
+    console.print(str(best.explanation), soft_wrap=True)
     for result in results:
-        console.print(f"{result.searcher}: {result.search.stop_reason}", markup=False, style="dim")
+        console.print(f"{result.searcher}: {result.search.stop_reason}", style="dim")
     _print_front(console, best)
     for result in results:
         _print_history(console, result)

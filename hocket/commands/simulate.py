@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hocket.commands.option_groups import expand_option_groups
+from hocket.commands.output_files import ScheduleFiles
 from hocket.commands.performance import (
     NOTHING_FITS,
     format_joules,
@@ -40,8 +41,6 @@ from hocket.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
     from hocket.hwmodels.machine import HardwareModel
@@ -72,22 +71,7 @@ def simulate_command(
     ] = "exhaustive",
     budget_tasks: BudgetTasksOption = None,
     seed: SearchSeedOption = 0,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE.png",
-            help="Draw the beginning of the schedule; of several results each has a file.",
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE.html", help="The schedule, to zoom into."),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option("--trace", metavar="FILE.json", help="The schedule for a trace viewer."),
-    ] = None,
+    files: ScheduleFiles,
     json_output: JsonFlag = False,
 ) -> None:
     """Simulate the best program for one attention on a machine, and say what holds it back.
@@ -108,15 +92,21 @@ def simulate_command(
     check_objective(objective)
     problems = read_problems(asked, overrides)
     machine = read_machine(asked, overrides)
-    _check_files(plot, html, trace)
+    jobs = [(name, sizes, flow) for name, sizes in problems for flow in dataflows]
+    endings = _endings([(name, flow) for name, _, flow in jobs])
+    files.check(endings.values())
 
     from hocket.compiler.errors import InfeasibleError
-    from hocket.simulation import search_program
-    from hocket.simulation_result import infeasible_to_json
+    from hocket.simulation import PARETO, search_program
+    from hocket.simulation_result import (
+        describe_question,
+        infeasible_search_to_json,
+        infeasible_to_json,
+    )
 
     results: list[SimulationResult] = []
     answers: list[dict[str, Any]] = []
-    jobs = [(name, sizes, flow) for name, sizes in problems for flow in dataflows]
+    has_front = objective == PARETO
     with progress_bar("searching") as bar:
         for done, (name, sizes, flow) in enumerate(jobs):
             bar.show(f"{name or 'problem'}, {flow}", done, len(jobs))
@@ -132,12 +122,22 @@ def simulate_command(
                     network=name,
                 )
             except InfeasibleError as error:
-                lines = error.report or (str(error),)
-                answers.append(infeasible_to_json(sizes, machine, flow, lines, name))
+                question = describe_question(
+                    sizes,
+                    machine,
+                    dataflow=flow,
+                    searcher=searcher,
+                    objective=objective,
+                    network=name,
+                )
+                describe = infeasible_search_to_json if has_front else infeasible_to_json
+                answers.append(describe(question, error.report or (str(error),)))
                 continue
             results.append(found)
-            answers.append(found.to_json() if objective != "pareto" else found.search_to_json())
-    written = _write_files(results, plot, html, trace)
+            answers.append(found.search_to_json() if has_front else found.to_json())
+    written = []
+    for result in results:
+        written += files.write(result, endings[result.network, result.dataflow])
     if json_output:
         print_json({"results": answers, "written": [str(path) for path in written]})
     else:
@@ -157,55 +157,28 @@ def _choose_dataflows(text: str) -> list[str]:
     return names
 
 
-def _check_files(plot: Path | None, html: Path | None, trace: Path | None) -> None:
-    """Complain of what cannot be written before the search, not after it."""
-    for path, option in ((plot, "--plot"), (html, "--html"), (trace, "--trace")):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise typer.BadParameter(f"{path} is a folder; want a file", param_hint=option)
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(
-                f"there is no folder {path.parent}; make it first", param_hint=option
-            )
-    if plot is not None:
-        from hocket.plotting import check_can_draw
-
-        check_can_draw()
-
-
-def _write_files(
-    results: list["SimulationResult"], plot: Path | None, html: Path | None, trace: Path | None
-) -> list[Path]:
-    networks = {result.network for result in results}
-    dataflows = {result.dataflow for result in results}
-    written = []
-    for result in results:
-        parts = [result.network] if result.network and len(networks) > 1 else []
-        parts += [result.dataflow] if len(dataflows) > 1 else []
-        jobs: list[tuple[Path | None, Callable[[Path], None]]] = [
-            (plot, result.write_plot),
-            (html, result.write_html),
-            (trace, result.write_trace),
-        ]
-        for path, write in jobs:
-            if path is not None:
-                own = path.with_stem("-".join((path.stem, *parts)))
-                write(own)
-                written.append(own)
-    return written
+def _endings(asked: list[tuple[str | None, str]]) -> dict[tuple[str | None, str], str]:
+    """Return what tells apart the files of several networks and dataflows."""
+    num_networks = len({network for network, _ in asked})
+    num_dataflows = len({dataflow for _, dataflow in asked})
+    endings = {}
+    for network, dataflow in asked:
+        parts = [network] if network and num_networks > 1 else []
+        parts += [dataflow] if num_dataflows > 1 else []
+        endings[network, dataflow] = "".join(f"-{part}" for part in parts)
+    return endings
 
 
 def _print_results(
     results: list["SimulationResult"], answers: list[dict[str, Any]], machine: "HardwareModel"
 ) -> None:
     console = answer_console()
-    console.print(str(machine), markup=False)
+    console.print(str(machine))
     if results:
         _print_table(console, results)
     for result in results:
         start = f"{_name(result.network, result.dataflow)}: " if len(results) > 1 else ""
-        console.print(f"{start}{result.explanation}", markup=False, soft_wrap=True)
+        console.print(f"{start}{result.explanation}", soft_wrap=True)
     for answer in answers:
         if answer["infeasible"]:
             print_infeasible(console, _name(answer["network"], answer["dataflow"]), answer)
@@ -216,7 +189,7 @@ def _print_results(
 def _print_written(written: list[Path]) -> None:
     console = answer_console()
     for path in written[:MAX_WRITTEN_LINES]:
-        console.print(f"written: {path}", markup=False, soft_wrap=True)
+        console.print(f"written: {path}", soft_wrap=True)
     if len(written) > MAX_WRITTEN_LINES:
         console.print(f"and {len(written) - MAX_WRITTEN_LINES} files more beside them")
 
@@ -272,11 +245,10 @@ def _print_details(console: "Console", result: "SimulationResult") -> None:
     from hocket.hwmodels.trace import opening_gantt
 
     estimate = result.estimate
-    console.print(f"tiling: {result.tiling}", markup=False, soft_wrap=True)
+    console.print(f"tiling: {result.tiling}", soft_wrap=True)
     losses = "; ".join(str(loss) for loss in result.explanation.losses)
     console.print(
         f"beyond the bound, cycles of the {result.explanation.binding}: {losses or 'nothing'}",
-        markup=False,
         soft_wrap=True,
     )
     console.print(
@@ -285,7 +257,7 @@ def _print_details(console: "Console", result: "SimulationResult") -> None:
         f"{format_joules(estimate.dram_joules)} DRAM, "
         f"{format_joules(estimate.leakage_joules)} leakage"
     )
-    console.print(f"search: {result.search.stop_reason}", markup=False)
+    console.print(f"search: {result.search.stop_reason}")
     console.print()
     chart = opening_gantt(result.timeline, gantt_columns(console), estimate.cycles)
-    console.print(chart, markup=False, soft_wrap=True)
+    console.print(chart, soft_wrap=True)

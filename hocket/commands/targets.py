@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hocket.commands.output_files import check_outputs
 from hocket.commands.terminal import (
     JsonFlag,
     ThreadsOption,
@@ -69,7 +70,7 @@ def show_command(
         print_json(target_to_dict(machine))
         return
     console = answer_console()
-    console.print(str(machine), markup=False)
+    console.print(str(machine))
     table = plain_table("key", "value")
     for key, value in figures_by_path(machine).items():
         table.add_row(key, _format_figure(value))
@@ -101,6 +102,7 @@ def calibrate_command(
         raise typer.BadParameter(
             f"want a name that ends in .toml, got {output}", param_hint="--output"
         )
+    check_outputs({"--output": output})
     from hocket.calibration.measure import measure
     from hocket.calibration.target import calibrate, write_target
 
@@ -141,7 +143,6 @@ def _print_calibration(answer: dict[str, Any]) -> None:
     console.print(
         f"{answer['threads']} thread(s) measured in {format_seconds(answer['seconds'])}; "
         f"compile for it with --target {answer['target']}",
-        markup=False,
         soft_wrap=True,
     )
 

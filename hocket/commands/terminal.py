@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hocket.hwmodels.checks import shown
+
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Answer with one JSON object on stdout (see docs/cli.md).")
 ]
@@ -36,21 +38,28 @@ AgainstOption = Annotated[
 ]
 
 
+# Largest size of a model's dimension.
+MAX_DIM = 2**31 - 1
+
 # Where stdout is a file or a pipe: wide enough that tables keep one line a row.
 PIPE_COLUMNS = 160
 
 
 def answer_console() -> Console:
-    """Return the console for answers, on stdout."""
-    console = Console(highlight=False)
+    """Return the console for answers, on stdout; see ``log_console``."""
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS
     return console
 
 
 def log_console() -> Console:
-    """Return the console for progress and messages, on stderr."""
-    return Console(stderr=True, highlight=False)
+    """Return the console for progress and messages, on stderr.
+
+    Text is shown as it is, in tables, too, whatever brackets and colons it has: names come from
+    users and from files. What is to have a style is a ``rich.text.Text``.
+    """
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:
@@ -72,9 +81,9 @@ def progress_bar(description: str, total: float | None = None) -> Iterator["Bar"
     """Show a bar on stderr while the block runs; nothing where stderr is no terminal."""
     console = log_console()
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[step]}"),
+        TextColumn("{task.fields[step]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -117,17 +126,29 @@ def parse_dims(texts: list[str]) -> dict[str, int]:
     """Read ``--dim name=size`` texts.
 
     Raises:
-        typer.BadParameter: A size is not a positive integer.
+        typer.BadParameter: A size is not a positive integer, or out of all range.
     """
     dims = {}
     for name, value in parse_pairs(texts, "--dim").items():
-        if not (value.isascii() and value.isdecimal()) or int(value) < 1:
+        size = parse_size(value, MAX_DIM)
+        if size is None:
             raise typer.BadParameter(
-                f"the size of {name!r} must be a positive integer, got {value!r}",
+                f"the size of {name!r} must be a positive integer up to {MAX_DIM:,}, "
+                f"got {shown(value)}",
                 param_hint="--dim",
             )
-        dims[name] = int(value)
+        dims[name] = size
     return dims
+
+
+def parse_size(text: str, most: int) -> int | None:
+    """Return a positive integer of decimal digits; None if it is none, or more than ``most``."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    # Python reads, and shows, only so many digits.
+    digits = text.lstrip("0")
+    size = int(digits) if 0 < len(digits) <= len(str(most)) else 0
+    return size if 1 <= size <= most else None
 
 
 def format_bytes(count: float | None) -> str:

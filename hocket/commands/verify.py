@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hocket.commands.terminal import (
     AgainstOption,
@@ -102,7 +103,6 @@ def _print_table(result: Any) -> None:
         )
     console = answer_console()
     console.print(table)
-    verdict = "[green]same numbers[/]" if result.ok else "[bold red]numbers differ[/]"
-    console.print(
-        f"{verdict} on {len(result.samples)} samples (rtol {result.rtol:g}, atol {result.atol:g})"
-    )
+    verdict = ("same numbers", "green") if result.ok else ("numbers differ", "bold red")
+    tolerances = f"(rtol {result.rtol:g}, atol {result.atol:g})"
+    console.print(Text.assemble(verdict, f" on {len(result.samples)} samples {tolerances}"))

@@ -38,11 +38,12 @@ def write_gantt_html(
     facts: Sequence[tuple[str, str]] = (),
     max_tasks: int = MAX_TASKS,
 ) -> None:
-    """Write a timeline as an HTML file; see ``gantt_html``."""
-    from pathlib import Path
+    """Write a timeline as an HTML file, whole or not at all; see ``gantt_html``."""
+    from hocket.runtime.files import atomic_file
 
     text = gantt_html(timeline, title=title, facts=facts, max_tasks=max_tasks)
-    Path(path).write_text(text, encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def gantt_html(

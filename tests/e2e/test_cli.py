@@ -14,7 +14,7 @@ import pytest
 from support.tiny_encoder import VOCABULARY, make_tiny_encoder, write_tiny_encoder
 from typer.testing import CliRunner
 
-from hocket import __version__
+from hocket import __version__, hwmodels
 from hocket.cli import app
 
 DIMS = ("--dim", "batch=2", "--dim", "seq=8")
@@ -339,6 +339,12 @@ def test_a_search_for_what_does_not_fit_is_status_1() -> None:
         (("--network", "bert-bse"), "did you mean 'bert-base'"),
         (("--problem", "12,512"), "as in 12,512,64"),
         (("--problem", "12,512,0"), "three positive integers"),
+        (("--problem", "1,200000000,64"), "integers up to 16,777,216"),
+        (("--problem", f"1,{'9' * 5000},64"), "integers up to 16,777,216"),
+        (("--problem", "16777216,16777216,16"), "too many to count"),
+        (("--problem", "8,64,16", "--batch", "99999999"), "--batch"),
+        (("--problem", "8,64,16", "--kv-heads", "9" * 5000), "--kv-heads"),
+        (("--problem", "8,64,16", "--query-length", "99999999"), "--query-length"),
         (("--problem", "8,64,16", "--kv-heads", "3"), "kv_heads must divide"),
         (("--problem", "8,64,16", "--query-length", "1", "--causal"), "needs no mask"),
         (("--problem", "8,64,16", "--dataflow", "flash"), "unknown dataflow 'flash'"),
@@ -346,6 +352,8 @@ def test_a_search_for_what_does_not_fit_is_status_1() -> None:
         (("--problem", "8,64,16", "--objective", "beauty"), "unknown objective 'beauty'"),
         (("--problem", "8,64,16", "--vector-cost", "0"), "--vector-cost"),
         (("--problem", "8,64,16", "--on-chip-bytes", "0"), "--on-chip-bytes"),
+        (("--problem", "8,64,16", "--on-chip-bytes", "9" * 30), "--on-chip-bytes"),
+        (("--problem", "8,64,16", "--vector-cost", "1e300"), "--vector-cost"),
         (("--problem", "8,64,16", "--budget-tasks", "0"), "--budget-tasks"),
     ],
 )
@@ -358,6 +366,61 @@ def test_what_cannot_be_written_is_told_before_the_search(tmp_path: Path) -> Non
     for option in ("--plot", "--html", "--trace"):
         assert "make it first" in refuse("simulate", *SMALL, option, tmp_path / "no" / "a.png")
         assert "is a folder" in refuse("simulate", *SMALL, option, tmp_path)
+        assert "/proc/a.png: " in refuse("simulate", *SMALL, option, "/proc/a.png")
+
+
+def test_pictures_are_what_their_names_say(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="drawing is the extra [plot]")
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for ending, start in starts.items():
+        say("simulate", *SMALL, "--plot", tmp_path / f"a.{ending}")
+        assert (tmp_path / f"a.{ending}").read_bytes().startswith(start)
+    for name in ("a", "a.jpeg", "a.html"):
+        for command in (("simulate", *SMALL), ("inspect", folder / "tiny.hkt")):
+            assert ".png, .svg, .pdf" in refuse(*command, "--plot", tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_no_two_files_are_one(folder: Path, tmp_path: Path) -> None:
+    """Neither what is written twice nor what is read is written over, by whatever name."""
+    module, same = folder / "tiny.hkt", tmp_path / "same.x"
+    before = module.read_bytes()
+    (tmp_path / "link").symlink_to(module)
+    for command in (("simulate", *SMALL), ("inspect", module)):
+        message = refuse(*command, "--html", same, "--trace", tmp_path / "." / "same.x")
+        assert "that of --html, too" in message
+    for read in (module, tmp_path / "link"):
+        assert "what is read, too" in refuse("inspect", module, "--trace", read)
+        assert "what is read, too" in refuse("run", module, "--random", "-o", read)
+    message = refuse("run", module, "--random", "-o", same, "--profile", same)
+    assert "that of --output, too" in message
+    assert "what is read, too" in refuse("compile", module, "-o", module)
+    assert module.read_bytes() == before
+    assert not same.exists()
+
+
+@pytest.mark.parametrize("option", ["--html", "--trace", "--plot"])
+def test_a_schedule_that_cannot_be_written_leaves_the_old_file(
+    folder: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if option == "--plot":
+        pytest.importorskip("matplotlib", reason="drawing is the extra [plot]")
+    old = tmp_path / "old.png"
+    old.write_bytes(b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for command in (("simulate", *SMALL), ("inspect", folder / "tiny.hkt")):
+        assert "old.png: No space left" in refuse(*command, option, old)
+    assert list(tmp_path.iterdir()) == [old]
+    assert old.read_bytes() == b"old"
+
+
+def test_where_a_measured_machine_cannot_be_written_nothing_is_measured(tmp_path: Path) -> None:
+    message = refuse("targets", "calibrate", "-o", tmp_path / "nosuch" / "x.toml")
+    assert "x.toml: there is no such folder" in message
 
 
 def test_a_search_takes_one_network() -> None:
@@ -573,7 +636,7 @@ def test_numbers_out_of_range_are_wrong_use(folder: Path, arguments: tuple[str, 
     assert arguments[0] in refuse("run", folder / "tiny.hkt", "--random", *arguments)
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1.5", "٣", "99999999999999999999999"])
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "٣", "9" * 23, "9" * 5000])
 def test_odd_sizes_are_refused(folder: Path, size: str) -> None:
     message = refuse("compile", folder / "tiny.onnx", "--dim", f"batch={size}", "--dim", "seq=8")
     assert "batch" in message
@@ -601,3 +664,30 @@ def test_an_id_past_the_table_names_the_step(folder: Path, tmp_path: Path) -> No
         f"mask={tmp_path / 'mask.npy'}",
     )
     assert "step 'host.0'" in message
+
+
+def test_brackets_in_names_are_no_orders_to_the_terminal(folder: Path, tmp_path: Path) -> None:
+    """What rich would take for a style, or refuse to read, in names of targets and files."""
+    text = (Path(hwmodels.__file__).parent / "targets" / "mas-edge.toml").read_text("utf-8")
+    target = tmp_path / "y[red].toml"
+    target.write_text(text.replace('"mas-edge"', '"x[/foo]"'), "utf-8")
+    assert say("targets", "show", target).count("x[/foo]") == 2
+    small = ("--target", target, "--problem", "2,32,16", "--budget-tasks", 2000)
+    trace = tmp_path / "a[red]b.json"
+    answer = say("simulate", *small, "--trace", trace)
+    assert "x[/foo]: 2 x" in answer
+    assert "a[red]b.json" in answer
+    assert "x[/foo]" in say("search", *small)
+    assert (
+        "x[/foo]"
+        in runner.invoke(app, ["simulate", *map(str, small), "--on-chip-bytes", "64"]).stdout
+    )
+    module = tmp_path / "z[red]q.hkt"
+    model = folder / "tiny.onnx"
+    answer = say("compile", model, *DIMS, "--target", target, "-o", module)
+    assert "z[red]q.hkt" in answer
+    assert "compiled for x[/foo]" in answer
+    assert "x[/foo]" in say("inspect", module)
+    assert "o[red].npz" in say("run", module, "--random", "-o", tmp_path / "o[red].npz")
+    assert "n[red].hkt" in refuse("run", tmp_path / "n[red].hkt", "--random")
+    assert "'[/foo]'" in refuse("simulate", "--target", target, "--problem", "[/foo]")

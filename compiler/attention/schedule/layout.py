@@ -1,11 +1,13 @@
-"""How on-chip memory is cut into slots for a tiling: its demand, term by term, before any schedule.
+"""What a tiling asks of memory, before any schedule: how on-chip memory is cut into slots for it.
 
-The demand is exact: a program takes these bytes and no more. All functions take arrays of tilings'
-numbers as well as single ones, so that a whole space is checked at once.
+The demand is exact: a program takes these bytes and no more. A whole space is checked at once, in
+floats: they are exact far beyond any memory, and do not wrap where integers would.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from hocket.compiler.attention.schedule import steps as st
 from hocket.compiler.attention.schedule import walk as wk
 from hocket.compiler.attention.tiling import cores_used
 from hocket.hwmodels.tasks import STATE_COLUMNS
+from hocket.hwmodels.units import align_up, ceil_div
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.machine import HardwareModel
 
     Array = NDArray[np.int64]
+    Floats = NDArray[np.float64]
 
 FORMS = {"full-row": st.FULL_ROW, "deferred": st.DEFERRED, "online": st.ONLINE}
 SPLITS = {"heads": 0, "rows": 1, "keys": 2}
@@ -83,11 +87,6 @@ class TilingArrays:
         )
 
 
-def ceil_divide(dividend: Any, divisor: Any) -> Any:
-    """Return ``dividend / divisor`` rounded up, of integers or arrays of them."""
-    return -(-dividend // divisor)
-
-
 def kv_limit(problem: AttentionProblem, dataflow: Dataflow) -> int:
     """Return how many keys there are that anyone looks at."""
     if problem.is_causal and dataflow.skips_future:
@@ -95,30 +94,43 @@ def kv_limit(problem: AttentionProblem, dataflow: Dataflow) -> int:
     return problem.kv_length
 
 
-def slots(
-    tilings: TilingArrays, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
-) -> tuple[Array, Array]:
-    """Return the slots of each ring over all cores, and the bytes of one, ``[rings, tilings]``."""
-    counts, elements = _slots(tilings, problem, dataflow, machine, np)
-    shape = tilings.query_rows.shape
-    number = np.stack([np.broadcast_to(counts[ring], shape) for ring in range(wk.NUM_RINGS)])
-    size = np.stack([np.broadcast_to(elements[ring], shape) for ring in range(wk.NUM_RINGS)])
-    unit = machine.alignment_bytes
-    return number, ceil_divide(size * machine.element_bytes, unit) * unit
+def spilled_elements(problem: AttentionProblem, dataflow: Dataflow) -> int:
+    """Return how many scores and probabilities go to DRAM, and how many come back."""
+    times = dataflow.spills_scores + dataflow.spills_probabilities
+    return times * math.prod(problem.scores_shape)
+
+
+def outer_demand(
+    problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
+) -> dict[str, int]:
+    """Return the bytes of outer memory that a problem takes, by tensor."""
+    rows = problem.batch * problem.query_heads * problem.query_length
+    kv_rows = problem.batch * problem.kv_heads * problem.kv_length
+    spills = dataflow.spills_scores or dataflow.spills_probabilities
+    elements = {
+        "query": rows * problem.head_dim,
+        "key": kv_rows * problem.head_dim,
+        "value": kv_rows * problem.value_dim,
+        "mask": math.prod(problem.mask_shape or (0,)),
+        "scores": math.prod(problem.scores_shape) * spills,
+        "output": rows * problem.value_dim,
+    }
+    return {name: count * machine.element_bytes for name, count in elements.items() if count}
 
 
 def slots_of(
     tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
-) -> tuple[Array, Array]:
-    """Return the slots of each ring over all cores, and the bytes of one, ``[rings]``."""
+) -> tuple[list[int], list[int]]:
+    """Return the slots of each ring over all cores, and the bytes of one."""
     numbers = dict(vars(tiling))
     numbers["softmax"] = FORMS[tiling.softmax.value]
     numbers["split"] = SPLITS[tiling.split.value]
     counts, elements = _slots(SimpleNamespace(**numbers), problem, dataflow, machine, _SCALARS)
-    number = np.array([int(counts[ring]) for ring in range(wk.NUM_RINGS)])
-    size = np.array([int(elements[ring]) for ring in range(wk.NUM_RINGS)])
-    unit = machine.alignment_bytes
-    return number, ceil_divide(size * machine.element_bytes, unit) * unit
+    sizes = [
+        align_up(int(elements[ring]) * machine.element_bytes, machine.alignment_bytes)
+        for ring in range(wk.NUM_RINGS)
+    ]
+    return [int(counts[ring]) for ring in range(wk.NUM_RINGS)], sizes
 
 
 # What ``_slots`` asks of numpy, for single numbers, on which numpy is slow.
@@ -137,16 +149,16 @@ def _slots(
     heads = xp.minimum(t.heads, problem.group_size)
     all_rows = rows * heads
     columns = xp.minimum(t.kv_columns, limit)
-    groups = problem.batch * problem.kv_heads * ceil_divide(problem.group_size, heads)
-    blocks = groups * ceil_divide(problem.query_length, rows)
+    groups = problem.batch * problem.kv_heads * ceil_div(problem.group_size, heads)
+    blocks = groups * ceil_div(problem.query_length, rows)
     is_online = t.softmax == st.ONLINE
     is_split = t.split == SPLITS["keys"]
     # As many as a core has row blocks, and not more; a tapered end has more, but smaller ones.
-    most = xp.where(is_split, blocks, ceil_divide(blocks, cores)) + 8
+    most = xp.where(is_split, blocks, ceil_div(blocks, cores)) + 8
     fill = t.fill_columns
     wave = xp.where(fill > 0, t.live_blocks, 0)
-    fill_tiles = xp.where(fill > 0, ceil_divide(limit, xp.maximum(fill, 1)), 0)
-    tiles = ceil_divide(limit, columns)
+    fill_tiles = xp.where(fill > 0, ceil_div(limit, xp.maximum(fill, 1)), 0)
+    tiles = ceil_div(limit, columns)
     kv_matrices = problem.batch * problem.kv_heads
     pooled = xp.minimum(t.resident_tiles, 2 * kv_matrices * tiles)
     outputs = xp.maximum(2 + t.store_blocks, wave + 1) + is_split
@@ -183,10 +195,14 @@ def _slots(
 
 def demand_bytes(
     tilings: TilingArrays, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
-) -> Array:
+) -> Floats:
     """Return the on-chip bytes that each tiling takes."""
-    number, size = slots(tilings, problem, dataflow, machine)
-    total: Array = (number * size).sum(axis=0)
+    counts, elements = _slots(tilings, problem, dataflow, machine, np)
+    unit = float(machine.alignment_bytes)
+    total: Floats = np.zeros(tilings.query_rows.shape)
+    for ring in range(wk.NUM_RINGS):
+        size = np.ceil(np.asarray(elements[ring], float) * machine.element_bytes / unit) * unit
+        total += np.asarray(counts[ring], float) * size
     return total
 
 
@@ -194,8 +210,7 @@ def demand(
     tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
 ) -> dict[str, int]:
     """Return the on-chip bytes that a tiling takes, by what they hold."""
-    number, size = slots_of(tiling, problem, dataflow, machine)
-    terms = (number * size).tolist()
+    terms = map(operator.mul, *slots_of(tiling, problem, dataflow, machine))
     return {name: term for name, term in zip(RING_NAMES, terms, strict=True) if term}
 
 
@@ -203,7 +218,7 @@ def ring_table(
     tiling: Tiling, problem: AttentionProblem, dataflow: Dataflow, machine: HardwareModel
 ) -> Array:
     """Return the table of rings that ``movement.move`` takes."""
-    number, size = slots_of(tiling, problem, dataflow, machine)
+    number, size = map(np.array, slots_of(tiling, problem, dataflow, machine))
     shared = np.isin(np.arange(wk.NUM_RINGS), (wk.POOL, wk.FILL))
     table = np.zeros((wk.NUM_RINGS, 4), np.int64)
     table[:, wk.RING_FIRST] = np.cumsum(number) - number

@@ -306,7 +306,8 @@ def _prepare_mask(m: Longs, at: Longs, rows: Integers, i: int) -> None:
     width = wk.size_of(m, at, wk.MASK_COLUMNS) if is_whole else columns
     row = 0 if is_row else wk.block_of(m, at, b, st.ROW)
     begin = 0 if is_whole else first
-    key = (matrix * (1 << 24) + row) * (1 << 24) + begin
+    key = (matrix * wk.size_of(m, at, wk.MASK_ROWS) + row) * wk.size_of(m, at, wk.MASK_COLUMNS)
+    key += begin
     ring = wk.ring_of(m, at, wk.MASKS, wk.RING_FIRST) + core * wk.ring_of(
         m, at, wk.MASKS, wk.RING_SLOTS
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hocket.compiler.attention.schedule import steps as st
-from hocket.compiler.attention.schedule.layout import ceil_divide
 from hocket.compiler.attention.tiling import Split
 from hocket.hwmodels.units import ceil_div
 
@@ -41,45 +42,140 @@ def row_blocks(
         tapers: Whether the last row blocks get smaller and smaller, so that little is left to do
             when the units run out of work one after the other.
     """
-    heads = min(tiling.heads, problem.group_size)
-    groups = np.arange(problem.batch * problem.kv_heads)
-    first_heads = np.arange(0, problem.group_size, heads)
-    rows = min(tiling.query_rows, problem.query_length)
-    starts = np.arange(0, problem.query_length, rows)
-    kv, head, row = (
-        each.ravel() for each in np.meshgrid(groups, first_heads, starts, indexing="ij")
-    )
-    blocks = np.zeros((len(kv), st.NUM_BLOCK_COLUMNS), np.int64)
-    blocks[:, st.KV_MATRIX] = kv
-    blocks[:, st.MATRIX] = kv * problem.group_size + head
-    blocks[:, st.HEADS] = np.minimum(heads, problem.group_size - head)
-    blocks[:, st.ROW] = row
-    blocks[:, st.ROWS] = np.minimum(rows, problem.query_length - row)
-    num_cores = machine.num_cores
+    order = RowBlockOrder(problem, tiling, machine, skips_future=skips_future)
+    blocks = order.blocks(np.arange(order.num_blocks))
     if tapers and tiling.split is not Split.HEADS:
-        blocks = _taper(blocks, num_cores, machine.matrix_unit.block_rows)
-    blocks[:, st.END] = problem.kv_length
-    if problem.is_causal and skips_future:
-        blocks[:, st.END] = np.minimum(problem.kv_length, blocks[:, st.ROW] + blocks[:, st.ROWS])
-    if tiling.split is Split.KEYS:
-        return _split_keys(blocks, tiling, num_cores)
-    blocks[:, st.MAIN] = np.arange(len(blocks))
-    if tiling.split is Split.ROWS:
-        blocks[:, st.CORE] = np.arange(len(blocks)) % num_cores
-    else:
-        blocks[:, st.CORE] = _runs(blocks, num_cores)
-    return blocks
+        blocks = _taper(blocks, machine.num_cores, machine.matrix_unit.block_rows)
+        order.set_keys(blocks)
+    return order.share_out(blocks, np.arange(len(blocks)))
 
 
-def _runs(blocks: Longs, num_cores: int) -> Longs:
-    """Return the core of each block: consecutive runs of about equal work.
+class RowBlockOrder:
+    """The row blocks of a problem by their numbers in the order of work, all of equal height.
 
-    Consecutive, so that as few heads as possible are needed by two cores.
+    Made to look at parts of orders too long to be written out: a *turn* is what all cores do side
+    by side, a row block each.
     """
-    work = blocks[:, st.HEADS].astype(np.float64) * blocks[:, st.ROWS] * blocks[:, st.END]
-    middle = np.cumsum(work) - work / 2
-    cores: Longs = np.minimum(middle * num_cores / work.sum(), num_cores - 1).astype(np.int64)
-    return cores
+
+    def __init__(
+        self,
+        problem: AttentionProblem,
+        tiling: Tiling,
+        machine: HardwareModel,
+        *,
+        skips_future: bool,
+    ) -> None:
+        """Take the arguments of ``row_blocks``."""
+        self.problem, self.tiling = problem, tiling
+        self.num_cores = machine.num_cores
+        self.is_cut = problem.is_causal and skips_future
+        self.heads = min(tiling.heads, problem.group_size)
+        self.rows = min(tiling.query_rows, problem.query_length)
+        self.blocks_a_stack = ceil_div(problem.query_length, self.rows)
+        stacks = ceil_div(problem.group_size, self.heads)
+        self.blocks_a_matrix = stacks * self.blocks_a_stack
+        self.num_blocks = problem.batch * problem.kv_heads * self.blocks_a_matrix
+
+    @cached_property
+    def num_turns(self) -> int:
+        """Turns until the core with most row blocks has done all of its own."""
+        if self.tiling.split is Split.KEYS:
+            return self.num_blocks
+        if self.tiling.split is Split.ROWS:
+            return ceil_div(self.num_blocks, self.num_cores)
+        return max(end - start for start, end in self._runs)
+
+    def blocks(self, numbers: Longs) -> Longs:
+        """Return the row blocks of some numbers, of no core yet."""
+        problem = self.problem
+        matrix, rest = np.divmod(numbers, self.blocks_a_matrix)
+        stack, place = np.divmod(rest, self.blocks_a_stack)
+        head = stack * self.heads
+        blocks = np.zeros((len(numbers), st.NUM_BLOCK_COLUMNS), np.int64)
+        blocks[:, st.KV_MATRIX] = matrix
+        blocks[:, st.MATRIX] = matrix * problem.group_size + head
+        blocks[:, st.HEADS] = np.minimum(self.heads, problem.group_size - head)
+        blocks[:, st.ROW] = place * self.rows
+        blocks[:, st.ROWS] = np.minimum(self.rows, problem.query_length - blocks[:, st.ROW])
+        self.set_keys(blocks)
+        return blocks
+
+    def set_keys(self, blocks: Longs) -> None:
+        """Write down which keys row blocks see."""
+        blocks[:, st.END] = self.problem.kv_length
+        if self.is_cut:
+            last = blocks[:, st.ROW] + blocks[:, st.ROWS]
+            blocks[:, st.END] = np.minimum(self.problem.kv_length, last)
+
+    def turns(self, first: int, count: int) -> Longs:
+        """Return the row blocks of some turns, shared out, as a program of their own."""
+        split, end = self.tiling.split, first + count
+        if split is Split.KEYS:
+            numbers = np.arange(first, min(end, self.num_blocks))
+        elif split is Split.ROWS:
+            cores = self.num_cores
+            numbers = np.arange(first * cores, min(end * cores, self.num_blocks))
+        else:
+            parts = [np.arange(run + first, min(run + end, last)) for run, last in self._runs]
+            numbers = np.concatenate(parts)
+        return self.share_out(self.blocks(numbers), numbers)
+
+    def share_out(self, blocks: Longs, numbers: Longs) -> Longs:
+        """Return row blocks with their cores; where cores share keys, a part of each for each."""
+        split = self.tiling.split
+        if split is Split.KEYS:
+            return _split_keys(blocks, self.tiling, self.num_cores)
+        blocks[:, st.MAIN] = np.arange(len(blocks))
+        if split is Split.ROWS:
+            blocks[:, st.CORE] = numbers % self.num_cores
+        else:
+            starts = [start for start, _ in self._runs]
+            blocks[:, st.CORE] = np.searchsorted(starts, numbers, side="right") - 1
+        return blocks
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int]]:
+        """First row block of each core and the one after its last, all of about equal work.
+
+        They follow each other, so that as few heads as possible are needed by two cores.
+        """
+        total = 2 * self._work_before(self.num_blocks)
+        starts = [
+            bisect.bisect_left(
+                range(self.num_blocks),
+                core * total,
+                key=lambda number: self._work_to_middle(number) * self.num_cores,
+            )
+            for core in range(self.num_cores)
+        ]
+        return list(zip(starts, [*starts[1:], self.num_blocks], strict=True))
+
+    def _work_to_middle(self, number: int) -> int:
+        """Return twice the work up to the middle of a row block."""
+        return self._work_before(number) + self._work_before(number + 1)
+
+    def _work_before(self, number: int) -> int:
+        """Return the scores, as far as they are not cut off, of all row blocks before one."""
+        problem = self.problem
+        matrix, rest = divmod(number, self.blocks_a_matrix)
+        stack, place = divmod(rest, self.blocks_a_stack)
+        whole = self._stack_work(self.blocks_a_stack)
+        heads = matrix * problem.group_size + stack * self.heads
+        in_stack = min(self.heads, problem.group_size - stack * self.heads)
+        return heads * whole + in_stack * self._stack_work(place)
+
+    def _stack_work(self, count: int) -> int:
+        """Return the scores of one head in the first ``count`` row blocks."""
+        length, keys, rows = self.problem.query_length, self.problem.kv_length, self.rows
+        if not self.is_cut:
+            return min(count * rows, length) * keys
+        whole = min(count, length // rows)
+        # Up to the last one that ends before the keys do, each sees more than the one before.
+        growing = min(whole, keys // rows)
+        work = rows * rows * growing * (growing + 1) // 2 + (whole - growing) * rows * keys
+        if count > whole:
+            work += (length - whole * rows) * min(keys, length)
+        return work
 
 
 def _taper(blocks: Longs, num_cores: int, block_rows: int) -> Longs:
@@ -116,7 +212,7 @@ def _split_keys(blocks: Longs, tiling: Tiling, num_cores: int) -> Longs:
     """
     parts = np.repeat(blocks, num_cores, axis=0)
     core = np.tile(np.arange(num_cores)[::-1], len(blocks))
-    tiles = ceil_divide(parts[:, st.END], tiling.kv_columns)
+    tiles = ceil_div(parts[:, st.END], tiling.kv_columns)
     parts[:, st.BEGIN] = np.minimum(tiles * core // num_cores * tiling.kv_columns, parts[:, st.END])
     parts[:, st.END] = np.minimum(
         tiles * (core + 1) // num_cores * tiling.kv_columns, parts[:, st.END]

@@ -19,8 +19,8 @@ import numpy as np
 
 from hocket.compiler.attention.bounds import compulsory_loads, compulsory_stores
 from hocket.compiler.attention.schedule import steps as st
-from hocket.compiler.attention.schedule.layout import SPLITS, kv_limit
-from hocket.compiler.attention.search.extrapolate import MAX_TASKS, WINDOW_TASKS
+from hocket.compiler.attention.schedule.layout import SPLITS, kv_limit, spilled_elements
+from hocket.compiler.attention.search.extrapolate import MAX_TASKS, plan_windows
 from hocket.compiler.attention.search.work import Work, work_of
 from hocket.hwmodels.cost import PICO, MachineFigures, machine_figures
 
@@ -45,12 +45,14 @@ class ClosedForms:
         least_cycles: A lower bound: the busiest resource, and the fill and drain it cannot avoid.
         about_cycles: A guess, to know where to begin.
         least_joules: A lower bound of the energy.
-        num_tasks: About how many tasks are simulated to evaluate it.
+        program_tasks: About how many tasks its program has.
+        num_tasks: About how many tasks are simulated to evaluate it: these, or those of windows.
     """
 
     least_cycles: Floats
     about_cycles: Floats
     least_joules: Floats
+    program_tasks: Floats
     num_tasks: Floats
 
 
@@ -62,7 +64,9 @@ def closed_forms(space: TilingSpace, tilings: TilingArrays) -> ClosedForms:
         forms.compute() + forms.block_cycles(), forms.port_cycles + forms.reload_cycles()
     )
     joules = forms.joules(least) * (1 - _ROUNDING)
-    return ClosedForms(least, np.maximum(least, about), joules, forms.num_tasks())
+    program_tasks = forms.program_tasks()
+    num_tasks = forms.simulated_tasks(program_tasks)
+    return ClosedForms(least, np.maximum(least, about), joules, program_tasks, num_tasks)
 
 
 class _Forms:
@@ -130,9 +134,7 @@ class _Forms:
     def moved(self) -> tuple[float, float]:
         """Elements loaded and stored at least."""
         problem, machine = self.problem, self.machine
-        times = self.dataflow.spills_scores + self.dataflow.spills_probabilities
-        batch, heads, rows, columns = problem.scores_shape
-        spilled = times * batch * heads * rows * columns
+        spilled = spilled_elements(problem, self.dataflow)
         return (
             compulsory_loads(problem, machine) / machine.element_bytes + spilled,
             compulsory_stores(problem, machine) / machine.element_bytes + spilled,
@@ -223,19 +225,25 @@ class _Forms:
         return self._move(elements) + last * total / rounds
 
     def reload_cycles(self) -> Floats:
-        """Guess what is loaded again because few tiles stay on chip."""
+        """Guess how long it takes to load again what few tiles stay on chip for."""
+        problem = self.problem
+        length = self.limit / 2 if self.is_cut else self.limit
+        elements = problem.batch * problem.kv_heads * length
+        elements = elements * (problem.head_dim + problem.value_dim)
+        return self._move(elements * self.reloads)
+
+    @cached_property
+    def reloads(self) -> Floats:
+        """A guess how often keys and values are loaded again, on average over all tiles."""
         problem = self.problem
         rows = np.minimum(self.t.query_rows, problem.query_length)
         tiles = np.ceil(self.limit / self.columns)
-        length = self.limit / 2 if self.is_cut else self.limit
         together = np.where(self.by_rows | self.by_keys, 1.0, self.cores)
         kept = self.t.resident_tiles / (2 * tiles * together)
         passes = np.ceil(problem.query_length / rows) * np.ceil(problem.group_size / self.heads)
         passes = np.where(self.by_rows, passes / self.cores, passes)
-        elements = problem.batch * problem.kv_heads * length
-        elements = elements * (problem.head_dim + problem.value_dim)
-        missing = np.maximum(1.0 - kept, 0.0) * np.maximum(passes - 1, 0.0)
-        return self._move(elements * missing)
+        missing: Floats = np.maximum(1.0 - kept, 0.0) * np.maximum(passes - 1, 0.0)
+        return missing
 
     def joules(self, least_cycles: Floats) -> Floats:
         """Return the energy, from below: all that is computed, and everything moved once."""
@@ -247,12 +255,42 @@ class _Forms:
         total: Floats = (self.work.picojoules + moved * f.element_bytes) * PICO + leakage
         return total
 
-    def num_tasks(self) -> Floats:
-        """Return how many tasks are simulated: all, each tile loaded once, or those of windows."""
-        tiles = 2 * self.problem.batch * self.problem.kv_heads * np.ceil(self.limit / self.columns)
-        work = self.work
-        total = work.num_steps + tiles + 2 * self.heads * work.num_blocks
-        turns = 3 * (2 * self.t.live_blocks + 2) * self.cores
-        window = total / np.maximum(work.num_blocks, 1.0) * turns
-        tasks: Floats = np.where(total > MAX_TASKS, np.maximum(window, 3 * WINDOW_TASKS), total)
+    def program_tasks(self) -> Floats:
+        """Return about how many tasks there are; only what is loaded again is guessed."""
+        problem, work = self.problem, self.work
+        matrices = problem.batch * problem.kv_heads
+        tiles = np.ceil(self.limit / self.columns)
+        filled = np.ceil(self.limit / np.maximum(self.t.fill_columns, 1))
+        first = np.where(self.t.fill_columns > 0, filled, tiles)
+        seen = 0.5 if self.is_cut else 1.0
+        loads = 2 * (first + tiles * (matrices - 1)) + 2 * tiles * matrices * seen * self.reloads
+        # Each stacked head has its own rows of queries and outputs, and of what is spilled.
+        rows = self.heads * work.num_blocks
+        parts = np.where(self.by_keys, np.minimum(self.cores, tiles), 1.0)
+        spills = 2 * (self.dataflow.spills_scores + self.dataflow.spills_probabilities)
+        total: Floats = work.num_steps + loads + (parts + 1.0 + spills) * rows + self.mask_loads()
+        return total
+
+    def mask_loads(self) -> Floats:
+        """Return how many blocks of a mask are loaded, at most."""
+        problem = self.problem
+        if problem.mask_shape is None:
+            return np.zeros_like(self.columns)
+        batch, heads, rows, _ = problem.mask_shape
+        if rows > 1 or heads > 1:
+            return self.work.num_softmaxes
+        # One row for all queries stays on chip while it is used.
+        return batch * self.cores
+
+    def simulated_tasks(self, program_tasks: Floats) -> Floats:
+        """Return how many tasks are simulated of programs of some length."""
+        problem = self.problem
+        matrices = problem.batch * problem.kv_heads
+        has_own = ~self.by_rows & ~self.by_keys & (matrices >= self.cores)
+        rounds = matrices / np.where(has_own, self.cores, 1.0)
+        rows = np.minimum(self.t.query_rows, problem.query_length)
+        turns = np.ceil(problem.query_length / rows) * np.ceil(problem.group_size / self.heads)
+        turns = np.where(has_own | self.by_keys, turns, np.ceil(turns / self.cores))
+        windows = plan_windows(program_tasks, rounds, turns, self.t.live_blocks, is_cut=self.is_cut)
+        tasks: Floats = np.where(program_tasks > MAX_TASKS, windows.num_tasks, program_tasks)
         return tasks

@@ -1,148 +1,308 @@
 """What programs take that are too long to build: measured on windows of them, and added up.
 
-The row blocks of a head go through the machine one like the other, so that after the first ones
-each adds as much as the one before (with causality, a little more than the one before). Windows of
-the program are built and simulated, some blocks and twice as many, from several places of one head
-on; what the second half adds, counts for every block around.
+How much there is to compute is known exactly (``work.py``). Unknown are the time and what is loaded
+again, and these repeat themselves: heads go through the machine one like the other, and so do the
+row blocks of a long head (with causality each adds a little more than the one before). A window,
+some heads or some turns of a head, is built and simulated, and so is one twice as long; what the
+second half adds, counts for every part around. No estimate is below what any program must take.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hocket.compiler.attention.schedule import steps as st
+from hocket.compiler.attention.bounds import (
+    compulsory_loads_by_tensor,
+    compulsory_stores,
+    lower_bounds,
+)
+from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule.build import build_blocks
-from hocket.compiler.attention.schedule.layout import kv_limit
-from hocket.compiler.attention.schedule.row_blocks import row_blocks
-from hocket.compiler.attention.tiling import Softmax, Split, cores_used
-from hocket.hwmodels.cost import task_costs
-from hocket.hwmodels.simulate import add_up, simulated_cycles
-from hocket.hwmodels.units import ceil_div
+from hocket.compiler.attention.schedule.row_blocks import RowBlockOrder
+from hocket.compiler.attention.search.work import work_of
+from hocket.compiler.attention.tiling import Split, cores_used
+from hocket.hwmodels import columns as col
+from hocket.hwmodels.cost import PICO, machine_figures, task_costs
+from hocket.hwmodels.estimate import Estimate
+from hocket.hwmodels.simulate import simulated_cycles
+from hocket.hwmodels.tasks import TENSORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.compiler.attention.memory.cache_overwrite import CachePlan
-    from hocket.compiler.attention.schedule.dataflows import Dataflow
+    from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
     from hocket.compiler.problem import AttentionProblem
-    from hocket.hwmodels.estimate import Estimate
-    from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
+
+    Floats = NDArray[np.float64]
 
 MAX_TASKS = 300_000
 """Longer programs are not built as a whole."""
 
 WINDOW_TASKS = 30_000
-"""A window has about so many, if its blocks are not longer."""
+"""A window has about so many, if its row blocks are not longer."""
+
+MAX_SIMULATED_TASKS = 1 << 22
+"""Where windows would have more, as single row blocks are as long, nothing is estimated."""
 
 _PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_CUT_PLACES = 8
+"""Where blocks grow along a head, a window is at most such a part of it; else a half."""
 
-_TOTALS = (
-    "cycles",
-    "compute_joules",
-    "on_chip_joules",
-    "dram_joules",
-    "matrix_busy_cycles",
-    "vector_busy_cycles",
-    "load_busy_cycles",
-    "store_busy_cycles",
-)
+_SAMPLES = 4096
+"""Turns at which what a turn adds is looked up, evenly over a head."""
 
 
-def about_num_tasks(problem: AttentionProblem, tiling: Tiling, dataflow: Dataflow) -> float:
-    """Return about how many tasks the program of a tiling has."""
-    return _num_blocks(problem, tiling) * _tasks_a_block(problem, tiling, dataflow)
+class LeastTotals(NamedTuple):
+    """What is known of a program before any of it is built.
 
-
-def estimate_long(
-    problem: AttentionProblem,
-    tiling: Tiling,
-    dataflow: Dataflow,
-    machine: HardwareModel,
-    bound_cycles: float,
-) -> tuple[Estimate, Program, CachePlan, int]:
-    """Return what a program takes that is too long to build, and how it begins.
-
-    Returns:
-        The estimate; the program of the first row blocks of each core, and its plan; and how many
-        tasks were simulated for it.
+    Attributes:
+        cycles: It takes at least so many.
+        num_tasks: It has about so many.
     """
+
+    cycles: float
+    num_tasks: float
+
+
+class LongEstimate(NamedTuple):
+    """What a program takes that is too long to build, and how it begins.
+
+    Attributes:
+        estimate: Of the whole program.
+        program: Of the first row blocks of each core.
+        plan: What that one loads again.
+        num_tasks: Tasks simulated to find out.
+    """
+
+    estimate: Estimate
+    program: Program
+    plan: CachePlan
+    num_tasks: int
+
+
+class Windows(NamedTuple):
+    """Which windows to build; of one tiling, or arrays of many.
+
+    Attributes:
+        is_of_heads: Whether a window is some rounds of heads; else it is some turns of one.
+        length: How many rounds or turns the shorter window has; the other one has twice as many.
+        num_tasks: About how many tasks all windows have together.
+    """
+
+    is_of_heads: Any
+    length: Any
+    num_tasks: Any
+
+
+def plan_windows(
+    num_tasks: Any, num_rounds: Any, num_turns: Any, live_blocks: Any, *, is_cut: bool
+) -> Windows:
+    """Return the windows of programs that are too long to build.
+
+    Args:
+        num_tasks: Of the program.
+        num_rounds: How often all cores take up a head each, or one together.
+        num_turns: Row blocks of each core in a round.
+        live_blocks: As in ``Tiling``; a window must be longer than what is under way at a time.
+        is_cut: Whether row blocks grow along a head, so that it is looked at in several places.
+    """
+    a_round = num_tasks / num_rounds
+    rounds = np.clip(WINDOW_TASKS // a_round, 1, np.maximum(num_rounds // 2, 1))
+    a_turn = a_round / num_turns
+    fewest = 2 * live_blocks + 2
+    turns = np.maximum(fewest, WINDOW_TASKS // a_turn)
+    turns = np.clip(turns, 1, np.maximum(num_turns // (_CUT_PLACES if is_cut else 2), 1))
+    num_places = len(_PLACES) if is_cut else 1
+    # Turns of a short head are never all alike.
+    is_of_heads = (a_round <= WINDOW_TASKS) | (num_turns < 2 * fewest)
+    is_of_heads = is_of_heads & (num_rounds >= 2)
+    return Windows(
+        is_of_heads,
+        np.where(is_of_heads, rounds, turns),
+        3 * np.where(is_of_heads, rounds * a_round, num_places * turns * a_turn),
+    )
+
+
+def estimate_long(space: TilingSpace, tiling: Tiling, least: LeastTotals) -> LongEstimate:
+    """Return what the program of a tiling takes without building it."""
     # Only the first head begins as a wave front; the windows stand for all.
-    tiling = dataclasses.replace(tiling, fill_columns=0)
-    used = cores_used(tiling, machine)
-    matrices = problem.batch * problem.kv_heads
-    # Cores with heads of their own get one each, else all work on one.
-    together = 1
-    if tiling.split is Split.HEADS and matrices >= used.num_cores:
-        together = used.num_cores
-    one = _some_heads(problem, together)
-    blocks = row_blocks(one, tiling, used, skips_future=dataflow.skips_future, tapers=False)
-    ordinals = _ordinals(blocks, used.num_cores)
-    num_turns = int(ordinals.max()) + 1
-    per_block = _tasks_a_block(problem, tiling, dataflow) * used.num_cores
-    turns = max(2 * tiling.live_blocks + 2, int(WINDOW_TASKS / per_block))
-    is_cut = problem.is_causal and dataflow.skips_future
-    turns = max(min(turns, num_turns // (8 if is_cut else 2)), 1)
-    places = sorted({round(each * max(num_turns - 2 * turns, 0)) for each in _PLACES})
-    num_tasks = 0
-    marginal = []
-    begins = []
-    for place in places if is_cut else places[:1]:
-        measured = []
-        for length in (turns, 2 * turns):
-            window = blocks[(ordinals >= place) & (ordinals < place + length)]
-            program, plan = build_blocks(one, tiling, dataflow, machine, _renumber(window))
-            measured.append(_measure(program, machine, bound_cycles))
-            num_tasks += program.schedule.num_tasks
-        short, long = (_totals(each) for each in measured)
-        marginal.append((long - short) / turns)
-        begins.append((program, plan, measured[1], short - turns * marginal[-1]))
-    program, plan, estimate, once = begins[0]
-    # What a turn adds grows evenly from one place to the next; a last block that is cut short, or
-    # has no other beside it, counts as the part of a turn that it is.
-    centres = np.array(places[: len(marginal)], dtype=float) + 1.5 * turns
-    at = np.arange(num_turns) + 0.5
-    each = [np.interp(at, centres, column).mean() for column in np.stack(marginal, axis=1)]
-    rows = one.query_length * one.kv_heads * one.group_size / min(tiling.heads, one.group_size)
-    count = rows / min(tiling.query_rows, one.query_length)
-    if tiling.split is not Split.KEYS:
-        count /= used.num_cores
-    rounds = matrices / together
-    mean = np.array(each)
-    whole = rounds * (count * mean + once)
-    # Only the first head has to wait for its keys: the next ones' are loaded beside work.
-    whole[0] = max(rounds * count * mean[0] + max(once[0], 0.0), bound_cycles)
-    totals = dict(zip(_TOTALS, np.maximum(whole[: len(_TOTALS)], 0.0).tolist(), strict=True))
-    seconds = totals["cycles"] / machine.clock_hz
-    names = [tensor for tensor, _ in estimate.dram_bytes_by_tensor]
-    moved = np.maximum(whole[len(_TOTALS) :], 0.0).round().astype(int).tolist()
-    whole_estimate = dataclasses.replace(
-        estimate,
-        **totals,
-        seconds=seconds,
-        leakage_joules=machine.leakage_watts * seconds,
-        dram_bytes_by_tensor=tuple(zip(names, moved, strict=True)),
+    windows = _Measurement(space, dataclasses.replace(tiling, fill_columns=0), least.num_tasks)
+    cycles, loads, stores = windows.totals()
+    return LongEstimate(
+        _estimate(space, tiling, least.cycles, cycles, loads, stores),
+        windows.program,
+        windows.plan,
+        windows.num_tasks,
+    )
+
+
+class _Measurement:
+    """Windows of a program: built, simulated, and added up to the whole."""
+
+    def __init__(self, space: TilingSpace, tiling: Tiling, num_tasks: float) -> None:
+        problem = space.problem
+        self.space, self.tiling = space, tiling
+        self.used = cores_used(tiling, space.machine)
+        self.skips_future = space.dataflow.skips_future
+        self.is_cut = problem.is_causal and self.skips_future
+        matrices = problem.batch * problem.kv_heads
+        # Cores with heads of their own get one each in a round, else all work on one.
+        has_own = tiling.split is Split.HEADS and matrices >= self.used.num_cores
+        self.heads_a_round = self.used.num_cores if has_own else 1
+        self.num_rounds = matrices / self.heads_a_round
+        self.round = _some_heads(problem, self.heads_a_round)
+        self.order = self._order_of(self.round)
+        self.windows = plan_windows(
+            num_tasks,
+            self.num_rounds,
+            self.order.num_turns,
+            tiling.live_blocks,
+            is_cut=self.is_cut,
+        )
+        self.num_tasks = 0
+
+    def totals(self) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Return the cycles of the whole, and the bytes of each tensor it loads and stores."""
+        whole = self._add_rounds() if self.windows.is_of_heads else self._add_turns()
+        loads, stores = np.maximum(whole[1:], 0.0).reshape(2, -1).tolist()
+        return (
+            float(whole[0]),
+            dict(zip(TENSORS, loads, strict=True)),
+            dict(zip(TENSORS, stores, strict=True)),
+        )
+
+    def _add_rounds(self) -> Floats:
+        """Add up windows of whole heads."""
+        length = int(self.windows.length)
+        short, long = (
+            self._measure(order := self._order_of(some), some, 0, order.num_turns)
+            for some in (
+                _some_heads(self.space.problem, self.heads_a_round * rounds)
+                for rounds in (length, 2 * length)
+            )
+        )
+        each = (long - short) / length
+        whole: Floats = short + each * (self.num_rounds - length)
+        return whole
+
+    def _add_turns(self) -> Floats:
+        """Add up windows of turns of one head."""
+        turns, num_turns = int(self.windows.length), self.order.num_turns
+        places = sorted({round(each * max(num_turns - 2 * turns, 0)) for each in _PLACES})
+        if not self.is_cut:
+            places = places[:1]
+        each, begins = [], []
+        for place in places:
+            short, long = (
+                self._measure(self.order, self.round, place, length)
+                for length in (turns, 2 * turns)
+            )
+            each.append((long - short) / min(turns, max(num_turns - place - turns, 1)))
+            begins.append(short - min(turns, num_turns - place) * each[-1])
+        # What a turn adds grows evenly from one place to the next.
+        centres = np.array(places, dtype=float) + 1.5 * turns
+        at = (np.arange(_SAMPLES) + 0.5) * num_turns / _SAMPLES
+        mean = np.array([np.interp(at, centres, column).mean() for column in np.stack(each, 1)])
+        count = self._num_turns()
+        whole: Floats = self.num_rounds * (count * mean + begins[0])
+        # Only the first head has to wait for its keys: the next ones' are loaded beside work.
+        whole[0] = self.num_rounds * count * mean[0] + max(begins[0][0], 0.0)
+        return whole
+
+    def _num_turns(self) -> float:
+        """Return the turns of a round, a last one that is cut short as the part that it is."""
+        problem, tiling = self.round, self.tiling
+        if tiling.split is Split.HEADS and self.heads_a_round == 1 and self.is_cut:
+            return float(self.order.num_turns)  # cores have unequal numbers of unequal blocks
+        stacks = problem.kv_heads * problem.group_size / min(tiling.heads, problem.group_size)
+        count = stacks * problem.query_length / min(tiling.query_rows, problem.query_length)
+        return count if tiling.split is Split.KEYS else count / self.used.num_cores
+
+    def _order_of(self, problem: AttentionProblem) -> RowBlockOrder:
+        return RowBlockOrder(problem, self.tiling, self.used, skips_future=self.skips_future)
+
+    def _measure(
+        self, order: RowBlockOrder, problem: AttentionProblem, first: int, count: int
+    ) -> Floats:
+        """Build some turns; return cycles, and the bytes loaded and stored by tensor.
+
+        The first and longest window stays at hand.
+        """
+        machine = self.space.machine
+        program, plan = build_blocks(
+            problem, self.tiling, self.space.dataflow, machine, order.turns(first, count)
+        )
+        if first == 0:
+            self.program, self.plan = program, plan
+        schedule = program.schedule
+        self.num_tasks += schedule.num_tasks
+        costs = task_costs(schedule, machine)
+        rows = schedule.table.rows
+        moved = [
+            np.bincount(
+                rows[chosen, col.TENSOR], weights=costs.outer_bytes[chosen], minlength=len(TENSORS)
+            )
+            for chosen in (rows[:, col.OPERATION] == kind for kind in (col.LOAD, col.STORE))
+        ]
+        return np.concatenate([[simulated_cycles(schedule, costs, machine)], *moved])
+
+
+def _estimate(
+    space: TilingSpace,
+    tiling: Tiling,
+    least_cycles: float,
+    cycles: float,
+    loads: dict[str, float],
+    stores: dict[str, float],
+) -> Estimate:
+    """Return an estimate from what windows add up to, and what is known exactly."""
+    problem, machine, dataflow = space.problem, space.machine, space.dataflow
+    figures = machine_figures(machine)
+    spilled = layout.spilled_elements(problem, dataflow) * machine.element_bytes
+    least_loads = compulsory_loads_by_tensor(problem, machine) | {"scores": spilled}
+    least_stores = {"output": compulsory_stores(problem, machine), "scores": spilled}
+    loaded = {name: max(round(loads[name]), least_loads.get(name, 0)) for name in TENSORS}
+    stored = {name: max(round(stores[name]), least_stores.get(name, 0)) for name in TENSORS}
+    num_loaded, num_stored = float(sum(loaded.values())), float(sum(stored.values()))
+    work = work_of(space, layout.TilingArrays.of([tiling]))
+    on_chip = float(work.on_chip_picojoules[0])
+    on_chip += num_loaded * figures.on_chip_write_pj + num_stored * figures.on_chip_read_pj
+    outer = num_loaded * figures.outer_read_pj + num_stored * figures.outer_write_pj
+    bound = lower_bounds(problem, machine).cycles
+    found = Estimate(
+        cycles=cycles,
+        seconds=0.0,
+        compute_joules=float(work.compute_picojoules[0]) * PICO,
+        on_chip_joules=on_chip * PICO,
+        dram_joules=outer * PICO,
+        leakage_joules=0.0,
+        dram_bytes_by_tensor=tuple(
+            (name, loaded[name] + stored[name]) for name in TENSORS if loaded[name] + stored[name]
+        ),
+        peak_on_chip_bytes=sum(layout.demand(tiling, problem, dataflow, machine).values()),
+        matrix_busy_cycles=float(work.scores_cycles[0] + work.output_cycles[0]),
+        vector_busy_cycles=float(work.softmax_cycles[0] + work.later_cycles[0]),
+        load_busy_cycles=num_loaded / figures.bytes_per_cycle,
+        store_busy_cycles=num_stored / figures.bytes_per_cycle,
+        bound_cycles=bound,
+        num_cores=machine.num_cores,
+        num_dma_ports=2 if machine.dma.has_separate_write_port else 1,
         is_simulated=False,
     )
-    return whole_estimate, program, plan, num_tasks
-
-
-def _num_blocks(problem: AttentionProblem, tiling: Tiling) -> int:
-    stacks = problem.batch * problem.kv_heads
-    stacks *= ceil_div(problem.group_size, min(tiling.heads, problem.group_size))
-    return stacks * ceil_div(problem.query_length, tiling.query_rows)
-
-
-def _tasks_a_block(problem: AttentionProblem, tiling: Tiling, dataflow: Dataflow) -> float:
-    limit = kv_limit(problem, dataflow)
-    tiles = ceil_div(limit, min(tiling.kv_columns, limit))
-    if problem.is_causal and dataflow.skips_future:
-        tiles = ceil_div(tiles + 1, 2)
-    return tiles * (5.0 if tiling.softmax is Softmax.ONLINE else 3.0) + 4.0
+    # No unit of a core, and no port, works longer than the whole takes.
+    units = (found.matrix_busy_cycles, found.vector_busy_cycles)
+    busy = max(units) if machine.has_concurrent_units else sum(units)
+    busy /= cores_used(tiling, machine).num_cores
+    cycles = max(cycles, least_cycles, bound, busy, found.dma_busy_cycles)
+    seconds = cycles / machine.clock_hz
+    leakage = machine.leakage_watts * seconds
+    return dataclasses.replace(found, cycles=cycles, seconds=seconds, leakage_joules=leakage)
 
 
 def _some_heads(problem: AttentionProblem, kv_heads: int) -> AttentionProblem:
@@ -154,32 +314,3 @@ def _some_heads(problem: AttentionProblem, kv_heads: int) -> AttentionProblem:
     return dataclasses.replace(
         problem, batch=1, kv_heads=kv_heads, query_heads=heads, mask_shape=shape
     )
-
-
-def _ordinals(blocks: NDArray[np.int64], num_cores: int) -> NDArray[np.int64]:
-    """Return which block of its core each one is, counted from 0."""
-    ordinals = np.zeros(len(blocks), np.int64)
-    for core in range(num_cores):
-        mine = blocks[:, st.CORE] == core
-        ordinals[mine] = np.arange(int(mine.sum()))
-    return ordinals
-
-
-def _renumber(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return row blocks that name what they are merged into by its place among them."""
-    _, first, group = np.unique(blocks[:, st.MAIN], return_index=True, return_inverse=True)
-    renumbered = blocks.copy()
-    renumbered[:, st.MAIN] = first[group]
-    return renumbered
-
-
-def _measure(program: Program, machine: HardwareModel, bound_cycles: float) -> Estimate:
-    costs = task_costs(program.schedule, machine)
-    cycles = simulated_cycles(program.schedule, costs, machine)
-    peak = program.peak_on_chip_bytes
-    return add_up(program.schedule, costs, cycles, peak, machine, bound_cycles)
-
-
-def _totals(estimate: Estimate) -> NDArray[np.float64]:
-    moved = [float(count) for _, count in estimate.dram_bytes_by_tensor]
-    return np.array([*(getattr(estimate, name) for name in _TOTALS), *moved])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,8 +10,9 @@ from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule.build import build_with_plan
 from hocket.compiler.attention.search.closed_forms import closed_forms
 from hocket.compiler.attention.search.extrapolate import (
+    MAX_SIMULATED_TASKS,
     MAX_TASKS,
-    about_num_tasks,
+    LeastTotals,
     estimate_long,
 )
 from hocket.compiler.errors import InfeasibleError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
     from hocket.hwmodels.estimate import Estimate
-    from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
 
 
@@ -149,7 +148,11 @@ class Evaluator:
         return budget.clock() - self._start >= budget.seconds
 
     def evaluate(self, tiling: Tiling) -> Estimate:
-        """Return what the program of a tiling that fits takes."""
+        """Return what the program of a tiling that fits takes.
+
+        Raises:
+            InfeasibleError: Too much would have to be simulated to know.
+        """
         found = self.known.get(tiling)
         if found is not None:
             return found
@@ -193,12 +196,13 @@ class Evaluator:
 
     def _estimate(self, tiling: Tiling) -> tuple[Estimate, Program, CachePlan, int]:
         problem, machine, dataflow = self.space.problem, self.space.machine, self.space.dataflow
-        if about_num_tasks(problem, tiling, dataflow) > MAX_TASKS:
-            estimate, program, plan, num_tasks = estimate_long(
-                problem, tiling, dataflow, machine, self._bound
-            )
-            least = closed_forms(self.space, layout.TilingArrays.of([tiling])).least_cycles[0]
-            return _at_least(estimate, float(least), machine), program, plan, num_tasks
+        forms = closed_forms(self.space, layout.TilingArrays.of([tiling]))
+        num_tasks = float(forms.program_tasks[0])
+        if forms.num_tasks[0] > MAX_SIMULATED_TASKS:
+            raise _too_long(self.space, tiling, int(forms.num_tasks[0]))
+        if num_tasks > MAX_TASKS:
+            least = LeastTotals(float(forms.least_cycles[0]), num_tasks)
+            return estimate_long(self.space, tiling, least)
         program, plan = build_with_plan(problem, tiling, dataflow, machine)
         schedule = program.schedule
         costs = task_costs(schedule, machine)
@@ -208,32 +212,52 @@ class Evaluator:
         return estimate, program, plan, schedule.num_tasks
 
 
-def _at_least(estimate: Estimate, cycles: float, machine: HardwareModel) -> Estimate:
-    """Return an extrapolated estimate, but with no fewer cycles than are proved."""
-    if estimate.cycles >= cycles:
-        return estimate
-    seconds = cycles / machine.clock_hz
-    leakage = machine.leakage_watts * seconds
-    return dataclasses.replace(estimate, cycles=cycles, seconds=seconds, leakage_joules=leakage)
-
-
 def infeasible(space: TilingSpace) -> InfeasibleError:
     """Return the error that says why not even the smallest tiling fits."""
-    problem, machine = space.problem, space.machine
-    smallest = space.tiling(int(space.demands.argmin()))
-    terms = layout.demand(smallest, problem, space.dataflow, machine)
-    total, capacity = sum(terms.values()), machine.on_chip_memory.capacity_bytes
+    problem, machine, dataflow = space.problem, space.machine, space.dataflow
+    if space.has_room_for_tensors:
+        memory = machine.on_chip_memory
+        smallest = space.tiling(int(space.demands.argmin()))
+        terms, choice = layout.demand(smallest, problem, dataflow, machine), f", with {smallest}"
+        levers = _levers(space)
+    else:
+        memory, choice = machine.outer_memory, ""
+        terms = layout.outer_demand(problem, dataflow, machine)
+        levers = _outer_levers(space)
+    total, capacity = sum(terms.values()), memory.capacity_bytes
     listed = " + ".join(f"{name} {term}" for name, term in terms.items())
     return InfeasibleError(
-        f"attention ({problem}) does not fit {machine.name} with dataflow {space.dataflow.name}",
+        f"attention ({problem}) does not fit {machine.name} with dataflow {dataflow.name}",
         (
-            f"resource: {machine.on_chip_memory.name} of {machine.name}",
-            f"demand: at least {total} bytes ({listed}), with {smallest}",
+            f"resource: {memory.name} of {machine.name}",
+            f"demand: at least {total} bytes ({listed}){choice}",
             f"bound: {capacity} bytes",
             f"gap: {max(total - capacity, 0)} bytes",
-            f"levers: {_levers(space)}",
+            f"levers: {levers}",
         ),
     )
+
+
+def _too_long(space: TilingSpace, tiling: Tiling, num_tasks: int) -> InfeasibleError:
+    """Return the error that says that a tiling's row blocks are too long to simulate."""
+    return InfeasibleError(
+        f"attention ({space.problem}) is too long to simulate on {space.machine.name} with "
+        f"dataflow {space.dataflow.name}",
+        (
+            "resource: tasks that are simulated for an estimate",
+            f"demand: about {num_tasks}, with {tiling}",
+            f"bound: {MAX_SIMULATED_TASKS}",
+            f"gap: {num_tasks - MAX_SIMULATED_TASKS}",
+            "levers: more on-chip memory, so that tiles can be larger, a shorter kv_length",
+        ),
+    )
+
+
+def _outer_levers(space: TilingSpace) -> str:
+    levers = ["a machine with more outer memory", "fewer sequences, or shorter ones, at a time"]
+    if space.dataflow.spills_scores or space.dataflow.spills_probabilities:
+        levers.insert(0, "a dataflow that keeps scores on chip")
+    return ", ".join(levers)
 
 
 def _levers(space: TilingSpace) -> str:

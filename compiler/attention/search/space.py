@@ -8,6 +8,7 @@ for them, as the others ask for more memory and gain nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hocket.compiler.attention.schedule import layout as ly
-from hocket.compiler.attention.schedule.layout import TilingArrays, ceil_divide, kv_limit
+from hocket.compiler.attention.schedule.layout import TilingArrays, kv_limit
 from hocket.compiler.attention.tiling import Softmax, Split, Tiling
 from hocket.hwmodels.units import align_up, ceil_div
 
@@ -36,6 +37,9 @@ MAX_PIECES = 4096
 MAX_SIZES = 24
 """More sizes than this along one axis are thinned out evenly on a logarithmic scale."""
 
+MAX_STACKS = 12
+"""The same of numbers of heads to stack."""
+
 AXES = (
     "query_rows",
     "kv_columns",
@@ -47,6 +51,9 @@ AXES = (
     "fills",
     "cores",
 )
+
+_NUM_SIZE_AXES = 3
+"""The first of ``AXES``: how large tiles are. The others say in which order, and what is kept."""
 
 _EVERYTHING = 1 << 20
 
@@ -97,11 +104,10 @@ class TilingSpace:
         live = dataflow.live_blocks
         if not machine.has_concurrent_units:
             live = live[:1]
-        group = problem.group_size if dataflow.stacks_heads else 1
         return (
             sizes(problem.query_length, unit.block_rows),
             sizes(kv_limit(problem, dataflow), unit.block_columns),
-            tuple(size for size in range(1, group + 1) if group % size == 0),
+            _divisors(problem.group_size) if dataflow.stacks_heads else (1,),
             softmaxes,
             tuple(splits),
             live,
@@ -123,7 +129,7 @@ class TilingSpace:
     @cached_property
     def _all(self) -> tuple[TilingArrays, NDArray[np.int64]]:
         """The tilings, and the number of the point of each."""
-        return self._resolve(_product(self.axes))
+        return self._resolve(*self._points(self.axes))
 
     def neighbours(self, index: int) -> list[int]:
         """Return the tilings of ``arrays`` that differ in one axis, by one value."""
@@ -143,11 +149,19 @@ class TilingSpace:
 
     @cached_property
     def legal(self) -> NDArray[np.int64]:
-        """Indices into ``arrays`` of the tilings that fit the machine's on-chip memory."""
+        """Indices into ``arrays`` of the tilings that fit the machine; none if tensors do not."""
+        if not self.has_room_for_tensors:
+            return np.zeros(0, np.int64)
         return np.flatnonzero(self.demands <= self.machine.on_chip_memory.capacity_bytes)
 
     @cached_property
-    def demands(self) -> Array:
+    def has_room_for_tensors(self) -> bool:
+        """Whether the outer memory holds what is read and written."""
+        terms = ly.outer_demand(self.problem, self.dataflow, self.machine)
+        return sum(terms.values()) <= self.machine.outer_memory.capacity_bytes
+
+    @cached_property
+    def demands(self) -> NDArray[np.float64]:
         """On-chip bytes of each tiling of ``arrays``."""
         return ly.demand_bytes(self.arrays, self.problem, self.dataflow, self.machine)
 
@@ -158,7 +172,7 @@ class TilingSpace:
     def at(self, point: tuple[int, ...]) -> Tiling | None:
         """Return the tiling of one index an axis; None if these choices do not go together."""
         values = [[axis[index]] for axis, index in zip(self.axes, point, strict=True)]
-        arrays, _ = self._resolve(np.array(values, dtype=np.int64))
+        arrays, _ = self._resolve(*self._points(values))
         return _as_tiling(arrays, 0) if len(arrays.query_rows) else None
 
     def holds(self, tiling: Tiling) -> bool:
@@ -175,16 +189,42 @@ class TilingSpace:
             return False
         # The tiling's other numbers follow from the axes that are left, one way or another.
         axes = [(value,) for value in values] + list(self.axes[len(values) :])
-        arrays, numbers = self._resolve(_product(axes))
+        arrays, numbers = self._resolve(*self._points(axes))
         if not any(_as_tiling(arrays, index) == tiling for index in range(len(numbers))):
             return False
         terms = ly.demand(tiling, self.problem, self.dataflow, self.machine)
-        return sum(terms.values()) <= self.machine.on_chip_memory.capacity_bytes
+        fits = sum(terms.values()) <= self.machine.on_chip_memory.capacity_bytes
+        return fits and self.has_room_for_tensors
 
-    def _resolve(self, points: Array) -> tuple[TilingArrays, NDArray[np.int64]]:
+    def _points(self, axes: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+        """Return the points of some axes that may make sense, ``[axes, points]``, and numbers.
+
+        Most choices of order and memory exclude each other whatever the sizes are, so these are
+        sorted out before they are multiplied with sizes.
+        """
+        orders = _product(axes[_NUM_SIZE_AXES:])
+        softmax, split, live, depth, fills, cores = orders
+        is_online = softmax == ly.FORMS[Softmax.ONLINE.value]
+        by_rows, by_keys = (split == ly.SPLITS[each.value] for each in (Split.ROWS, Split.KEYS))
+        # A wave front needs several row blocks of one head at once; keys are split only with a
+        # state to merge by; one core instead of all is for rows so long that memory holds those of
+        # one core only.
+        goes = (fills == 0) | (by_rows & ~is_online & (live > 1))
+        goes &= ~by_keys | (softmax != ly.FORMS[Softmax.FULL_ROW.value])
+        goes &= (cores == self.machine.num_cores) | ((depth <= 1) & ~by_rows & ~by_keys)
+        kept = np.flatnonzero(goes)
+        sizes = _product(axes[:_NUM_SIZE_AXES])
+        num_sizes = sizes.shape[1]
+        points = np.concatenate(
+            [np.repeat(sizes, len(kept), axis=1), np.tile(orders[:, kept], num_sizes)]
+        )
+        numbers = np.repeat(np.arange(num_sizes) * len(goes), len(kept)) + np.tile(kept, num_sizes)
+        return points, numbers
+
+    def _resolve(self, points: Array, numbers: Array) -> tuple[TilingArrays, NDArray[np.int64]]:
         """Turn ``[axes, points]`` into tilings; drop what does not go together, and repetitions.
 
-        Returns the tilings, and which point each one is, ascending.
+        Returns the tilings, and the number of the point of each one, ascending.
         """
         problem, machine = self.problem, self.machine
         rows, columns, heads, softmax, split, live, depth, fills, cores = points
@@ -192,21 +232,19 @@ class TilingSpace:
         is_online = softmax == ly.FORMS[Softmax.ONLINE.value]
         by_rows, by_keys = (split == ly.SPLITS[each.value] for each in (Split.ROWS, Split.KEYS))
         kv_matrices = problem.batch * problem.kv_heads
-        head_tiles = 2 * ceil_divide(limit, columns)
-        blocks = ceil_divide(problem.query_length, rows) * ceil_divide(problem.group_size, heads)
+        head_tiles = 2 * ceil_div(limit, columns)
+        blocks = ceil_div(problem.query_length, rows) * ceil_div(problem.group_size, heads)
         # Heads at work at once, and row blocks of a core in one head.
         together = np.where(by_rows | by_keys, 1, np.minimum(cores, kv_matrices))
-        turns = np.where(by_rows, ceil_divide(blocks, cores), blocks)
-        all_turns = np.where(
-            by_keys, blocks * kv_matrices, ceil_divide(blocks * kv_matrices, cores)
-        )
+        turns = np.where(by_rows, ceil_div(blocks, cores), blocks)
+        all_turns = np.where(by_keys, blocks * kv_matrices, ceil_div(blocks * kv_matrices, cores))
         resident, ahead, held = (np.array(column)[depth] for column in zip(*DEPTHS, strict=True))
         tiles = np.where(resident < 0, -2 * resident, np.ceil(resident * head_tiles)) * together
         tiles = np.minimum(tiles, head_tiles * kv_matrices).astype(np.int64)
         prefetch = np.where(ahead < 0, -ahead, np.ceil(ahead * turns))
         store = np.where(held < 0, -held, np.ceil(held * turns))
         # As many keys as queries at a time, or half as many: both arrive at once.
-        fill = ceil_divide(
+        fill = ceil_div(
             rows * heads * cores, machine.matrix_unit.block_columns * np.maximum(fills, 1)
         )
         fill = fill * machine.matrix_unit.block_columns * (fills > 0)
@@ -223,19 +261,17 @@ class TilingSpace:
             fill_columns=fill,
             cores=cores,
         )
-        # A wave front needs several row blocks of one head at once, and keys to wait for; keys are
-        # split only with a state to merge by; one tile a row makes online softmax the deferred one.
-        makes_sense = (fills == 0) | (by_rows & ~is_online & (live > 1) & (fill < limit))
-        # With one head nothing is left for tiles of another width.
-        makes_sense &= (fills == 0) | (kv_matrices > 1) | (columns == limit)
-        makes_sense &= ~by_keys | ((softmax != ly.FORMS[Softmax.FULL_ROW.value]) & (turns < cores))
+        # A wave front needs keys to wait for; with one head nothing is left for tiles of another
+        # width.
+        makes_sense = (fills == 0) | ((fill < limit) & ((kv_matrices > 1) | (columns == limit)))
+        # Keys are split for few rows; one tile a row makes online softmax the deferred one.
+        makes_sense &= ~by_keys | (turns < cores)
         is_only = set(self.dataflow.softmaxes) == {Softmax.ONLINE}
         makes_sense &= ~is_online | (columns < limit) | (is_only and limit == 1)
-        # One core instead of all is for rows so long that memory holds those of one core only.
-        makes_sense &= (cores == machine.num_cores) | ((depth <= 1) & ~by_rows & ~by_keys)
         if not self.dataflow.overwrites:
             makes_sense &= tiles >= np.minimum(head_tiles, head_tiles * kv_matrices)
-        return _unique(arrays, makes_sense)
+        tilings, chosen = _unique(arrays, makes_sense)
+        return tilings, numbers[chosen]
 
 
 def sizes(length: int, block: int) -> tuple[int, ...]:
@@ -260,11 +296,21 @@ def sizes(length: int, block: int) -> tuple[int, ...]:
         if part < length:
             found.add(part)
         part //= 2
+    return _thinned(found, MAX_SIZES)
+
+
+def _divisors(number: int) -> tuple[int, ...]:
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return _thinned({*small, *(number // size for size in small)}, MAX_STACKS)
+
+
+def _thinned(found: set[int], most: int) -> tuple[int, ...]:
+    """Return numbers, ascending; of more than ``most`` some, evenly on a logarithmic scale."""
     ordered = sorted(found)
-    if len(ordered) <= MAX_SIZES:
+    if len(ordered) <= most:
         return tuple(ordered)
-    # Evenly on a logarithmic scale; the ends stay.
-    wanted = np.geomspace(1.0, length, MAX_SIZES)
+    # The ends stay.
+    wanted = np.geomspace(1.0, ordered[-1], most)
     nearest = np.abs(np.log(ordered)[:, None] - np.log(wanted)[None, :]).argmin(axis=0)
     return tuple(ordered[index] for index in sorted({0, len(ordered) - 1, *nearest.tolist()}))
 

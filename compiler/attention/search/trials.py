@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 MAX_FRUITLESS = 4000
 """After so many points in a row that bring no tiling to evaluate, a search gives up."""
 
+MAX_SHARE = 0.1
+"""Share of the whole budget that one evaluation may take, so that chance has more than one try."""
+
+MAX_OF_LEAST = 2.0
+"""Where that is less than any tiling takes: so many times the tasks of the one that takes least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -41,7 +47,7 @@ class Trials:
     """Tries points of a space, each once, until the budget or the space is exhausted.
 
     Points whose tilings do not fit the machine are not evaluated, and not counted as evaluations;
-    nor are those that would take more tasks than the whole budget.
+    nor are those that would take too large a part of the budget, or more than what is left of it.
     """
 
     def __init__(self, space: TilingSpace, objective: Objective, budget: Budget) -> None:
@@ -55,6 +61,9 @@ class Trials:
         self.space = space
         self.budget = budget
         self.evaluator = Evaluator(space, objective, budget)
+        num_tasks = closed_forms(space, space.arrays).num_tasks[space.legal]
+        self._least_tasks = float(num_tasks.min())
+        self._most_tasks = max(MAX_SHARE * budget.tasks, MAX_OF_LEAST * self._least_tasks)
         self._tried: dict[Point, Trial] = {}
         self._num_fruitless = 0
 
@@ -66,9 +75,14 @@ class Trials:
     @property
     def is_over(self) -> bool:
         """Whether it is time to stop."""
-        if self.evaluator.is_spent or self.is_complete:
-            return True
-        return self._num_fruitless >= MAX_FRUITLESS
+        return self.is_spent or self.is_complete or self._num_fruitless >= MAX_FRUITLESS
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is, or what is left of it is too little for any tiling."""
+        evaluator = self.evaluator
+        is_little = evaluator.num_tasks + self._least_tasks > self.budget.tasks
+        return evaluator.is_spent or (is_little and bool(evaluator.known))
 
     def look_at(self, point: Point) -> Trial:
         """Try a point; what was tried before is remembered."""
@@ -83,18 +97,17 @@ class Trials:
     def result(self, why_else: str = "nothing new was drawn any more") -> SearchResult:
         """Return what was found.
 
-        If nothing was, the tiling that asks for least memory is taken, of those that the budget
-        allows; if it allows none, the one that takes fewest tasks.
+        If nothing was, the tiling that asks for least memory is taken, of those that may be tried.
 
         Args:
             why_else: Reason to stop if neither the budget nor the space was exhausted.
         """
         evaluator = self.evaluator
-        is_complete, is_spent = self.is_complete, evaluator.is_spent
+        is_complete, is_spent = self.is_complete, self.is_spent
         if evaluator.best is None:
             legal = self.space.legal
             num_tasks = closed_forms(self.space, self.space.arrays).num_tasks[legal]
-            allowed = legal[num_tasks <= max(self.budget.tasks, num_tasks.min())]
+            allowed = legal[num_tasks <= self._most_tasks]
             smallest = allowed[self.space.demands[allowed].argmin()]
             evaluator.evaluate(self.space.tiling(int(smallest)))
         count = f"{len(evaluator.known)} evaluations of {len(self.space.legal)} tilings"
@@ -115,7 +128,13 @@ class Trials:
         if excess > 0:
             return Trial(None, excess)
         forms = closed_forms(space, layout.TilingArrays.of([tiling]))
-        excess = float(forms.num_tasks[0]) / self.budget.tasks - 1
+        excess = float(forms.num_tasks[0]) / self._allowed_tasks() - 1
         if excess > 0:
             return Trial(None, excess)
         return Trial(self.evaluator.evaluate(tiling))
+
+    def _allowed_tasks(self) -> float:
+        """Return how many tasks the next evaluation may take."""
+        if not self.evaluator.known:
+            return self._most_tasks
+        return min(self._most_tasks, max(self.budget.tasks - self.evaluator.num_tasks, 1))

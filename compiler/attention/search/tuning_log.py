@@ -24,6 +24,8 @@ import platformdirs
 from hocket.compiler.attention.tiling import Softmax, Split, Tiling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hocket.compiler.attention.search.objective import Objective
     from hocket.compiler.attention.search.searcher import Budget, SearchResult
     from hocket.compiler.attention.search.space import TilingSpace
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 LOG_VARIABLE = "HOCKET_TUNING_LOG"
 """Environment variable that names the file; empty for none."""
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """To be raised when another space, other programs or other costs make old results worth nothing."""
 
 MAX_LINE_BYTES = 1 << 14
@@ -85,33 +87,28 @@ class TuningLog:
         *,
         searcher: str = "exhaustive",
         seed: int = 0,
-    ) -> LoggedResult | None:
-        """Return what a search would find, if the file knows; else None.
+    ) -> Iterator[LoggedResult]:
+        """Give what a search would find, as far as the file knows; the newest answer first.
 
-        It does if a search of this space proved its result to be the best, or if the same searcher
-        with the same seed had at least this budget.
+        It knows if a search of this space proved its result to be the best, or if the same searcher
+        with the same seed had at least this budget. A later answer is there because an earlier one
+        was not good enough, or turned out not to be true.
         """
         self._read()
-        fitting = [
-            result
-            for result in self._results.get(_digest(space, objective), [])
-            if result.is_optimal
-            or (
+        for result in reversed(self._results.get(_digest(space, objective), [])):
+            has_enough = (
                 (result.searcher, result.seed) == (searcher, seed)
                 and result.evaluations >= min(budget.evaluations, _MAX_NUMBER - 1)
                 and result.tasks >= min(budget.tasks, _MAX_NUMBER - 1)
             )
-        ]
-        fitting.sort(
-            key=lambda one: (not one.is_optimal, objective.least_key(one.cycles, one.joules))
-        )
-        for result in fitting:
+            if not (result.is_optimal or has_enough):
+                continue
             if space.holds(result.tiling):
-                return result
+                yield result
+                continue
             _log.warning(
                 "%s: ignored a tiling that is not one of its space: %s", self.path, result.tiling
             )
-        return None
 
     def record(
         self,

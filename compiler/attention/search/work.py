@@ -1,7 +1,8 @@
 """How much there is to compute under each tiling of a space: exact, without building a program.
 
 Steps and their shapes follow from the row blocks alone, and few row blocks differ: a sum over the
-kinds of row blocks, each times its number, gives what a sum over all tasks would give.
+kinds of row blocks, each times its number, gives what a sum over all tasks would give. Where a head
+is cut by causality into more than ``MAX_KINDS`` row blocks, the sum is a little less, never more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Longs = NDArray[np.int64]
+
+MAX_KINDS = 4096
+"""Of longer heads with causality, runs of row blocks count as many of the smallest one of them."""
 
 # What of a problem, a dataflow and a machine the work depends on, besides the machine's figures.
 (
@@ -53,13 +57,15 @@ _ROWS, _COLUMNS, _HEADS, _FORM, _SPLIT, _FILL = range(6)
     _SOFTMAX,
     _OUTPUTS,
     _LATER,
-    _PICOJOULES,
+    _COMPUTE,
+    _ON_CHIP,
     _STEPS,
+    _SOFTMAX_STEPS,
     _BLOCKS,
     _LEAST_ROWS,
     _LEAST_KEYS,
-) = range(9)
-_NUM_SUMS = 9
+) = range(11)
+_NUM_SUMS = 11
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,10 @@ class Work:
         scores_cycles, output_cycles: Matrix unit cycles of either product, over all cores.
         softmax_cycles: Vector unit cycles of softmax, as far as outputs wait for it.
         later_cycles: Other vector unit cycles: rescaling, merging, and the division of outputs.
-        picojoules: Energy of the tasks, of arithmetic and of on-chip memory.
+        compute_picojoules, on_chip_picojoules: Energy of arithmetic, and of the on-chip memory that
+            is read and written for it.
         num_steps: Tasks of matrix and vector units.
+        num_softmaxes: Those of them that are the softmax of a tile or of a row.
         num_blocks: Row blocks.
         least_rows: Rows of the smallest row block, all its heads together.
         least_keys: Keys that the row block sees that sees fewest, or the part of them a core has.
@@ -81,11 +89,18 @@ class Work:
     softmax_cycles: Floats
     output_cycles: Floats
     later_cycles: Floats
-    picojoules: Floats
+    compute_picojoules: Floats
+    on_chip_picojoules: Floats
     num_steps: Floats
+    num_softmaxes: Floats
     num_blocks: Floats
     least_rows: Floats
     least_keys: Floats
+
+    @property
+    def picojoules(self) -> Floats:
+        """Energy of the tasks of all kinds."""
+        return self.compute_picojoules + self.on_chip_picojoules
 
 
 def work_of(space: TilingSpace, tilings: TilingArrays) -> Work:
@@ -148,10 +163,14 @@ def _add_blocks(sums: Floats, key: Longs, sizes: Longs, figures: MachineFigures)
     if sizes[_TAPERS] and key[_SPLIT] != 0:
         num_whole -= min(sizes[_NUM_CORES], num_blocks)
     j = 0
+    run = (blocks + MAX_KINDS - 1) // MAX_KINDS
     while j < blocks:
         height = min(rows, length - j * rows)
-        # Without causality all row blocks but the last one of a head are alike.
-        last = j if sizes[_IS_CUT] or j == blocks - 1 else blocks - 2
+        # All row blocks but the last one of a head are alike, as far as they see all keys.
+        last = j
+        if j < blocks - 1:
+            is_growing = sizes[_IS_CUT] and j * rows + height < sizes[_LIMIT]
+            last = min(j + run - 1, blocks - 2) if is_growing else blocks - 2
         filling = _num_between(min(num_filling, num_whole), j, last, blocks)
         others = _num_between(num_whole, j, last, blocks) - filling
         end = _end(sizes, j * rows + height)
@@ -287,12 +306,14 @@ def _add_softmax(
     divides = key[_FORM] == st.FULL_ROW
     cost = softmax_cost(rows, keys, mask, divides, accumulates, figures)
     _add(sums, _SOFTMAX, count * steps, cost)
+    sums[_SOFTMAX_STEPS] += count * steps
 
 
 @njit(cache=True, error_model="numpy")
 def _add(sums: Floats, which: int, count: int, cost: tuple[float, float, float]) -> None:
     sums[which] += count * cost[0]
-    sums[_PICOJOULES] += count * (cost[1] + cost[2])
+    sums[_COMPUTE] += count * cost[1]
+    sums[_ON_CHIP] += count * cost[2]
     sums[_STEPS] += count
 
 

@@ -187,6 +187,11 @@ def test_timings_that_contradict_one_another_are_refused() -> None:
         calibrate(slow, "x")
 
 
+def test_measurements_of_no_machine_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="out of range: capacity_bytes must be at most"):
+        calibrate(dataclasses.replace(FOUND, memory_bytes=1 << 60), "x")
+
+
 @st.composite
 def measurements(draw: st.DrawFn) -> Measurements:
     """What any CPU might be measured to do, softmax being a part of the whole."""
@@ -210,14 +215,14 @@ def measurements(draw: st.DrawFn) -> Measurements:
                     st.builds(
                         Cache,
                         st.integers(1, 4),
-                        st.integers(1, 1 << 40),
+                        st.integers(1, 1 << 32),
                         st.integers(1, 1024),
                     ),
                     max_size=4,
                 )
             )
         ),
-        memory_bytes=draw(st.none() | st.integers(1, 1 << 50)),
+        memory_bytes=draw(st.none() | st.integers(1, 1 << 48)),
     )
 
 

@@ -19,7 +19,7 @@ from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.errors import TargetError
 from hocket.hwmodels.loader import load_target
 from hocket.networks import NETWORKS, network_sizes
-from hocket.simulation_result import infeasible_to_json
+from hocket.simulation_result import describe_question, infeasible_to_json
 
 SIZES = (2, 64, 16)
 BUDGET = 4_000
@@ -116,24 +116,61 @@ def test_a_decoding_step_has_one_query_row() -> None:
     ("changes", "message"),
     [
         ({"kv_heads": 3}, "kv_heads must divide"),
-        ({"query_length": 0}, "query_length must be at least 1"),
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"query_length": 0}, "query_length must be an integer from 1"),
+        ({"batch": 0}, "batch must be an integer from 1"),
         ({"query_length": 1, "is_causal": True}, "sees all keys and needs no mask"),
         ({"dataflow": "flat-out"}, "unknown dataflow 'flat-out'"),
         ({"searcher": "lucky"}, "unknown searcher 'lucky'"),
         ({"objective": "beauty"}, "unknown objective 'beauty'; there are latency, energy, pareto"),
-        ({"budget_tasks": 0}, "budget_tasks must be at least 1"),
-        ({"budget_seconds": 0.0}, "budget_seconds must be above 0"),
+        ({"budget_tasks": 0}, "budget_tasks must be an integer from 1 to 1,0.*, got 0"),
+        ({"budget_seconds": 0.0}, "budget_seconds must be a number above 0"),
         ({"vector_cost": -1.0}, "vector_cost must be a number above 0"),
-        ({"on_chip_bytes": 0}, "capacity_bytes must be at least 1"),
-        ({"problem": (2, 64, 0)}, "head_dim must be at least 1"),
+        ({"on_chip_bytes": 0}, "on_chip_bytes must be"),
+        ({"problem": (2, 64, 0)}, "head_dim must be an integer from 1"),
         ({"problem": "bert-huge"}, "unknown network 'bert-huge'"),
+        ({"problem": (2, 64)}, r"want heads, rows and columns.*got \(2, 64\)"),
+        ({"problem": (2, 64, 32, 1)}, "want heads, rows and columns"),
+        ({"problem": 3}, "want heads, rows and columns.*got 3"),
+        ({"problem": None}, "want heads, rows and columns"),
+        ({"problem": ("2", 64, 32)}, "heads must be an integer from 1 to 16,777,216, got '2'"),
+        ({"problem": (2.5, 64, 32)}, "heads must be an integer"),
+        ({"problem": (True, 64, 32)}, "heads must be an integer.*got True"),
+        ({"problem": (2, 10**400, 32)}, "length must be an integer"),
+        ({"problem": (8, 1 << 24, 64)}, "too many to count"),
+        ({"problem": simulation.make_problem(2, 64, 16), "batch": 2}, "has its sizes in it"),
+        ({"batch": True}, "batch must be an integer"),
+        ({"kv_heads": 1.0}, "kv_heads must be an integer"),
+        ({"query_length": "1"}, "query_length must be an integer"),
+        ({"is_causal": 1}, "is_causal must be True or False, got 1"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"seed": None}, "seed must be an integer"),
+        ({"budget_tasks": 2.5}, "budget_tasks must be an integer"),
+        ({"budget_tasks": 10**400}, "budget_tasks must be an integer"),
+        ({"budget_tasks": True}, "budget_tasks must be an integer"),
+        ({"budget_seconds": float("nan")}, "budget_seconds must be a number above 0"),
+        ({"budget_seconds": float("inf")}, "budget_seconds must be a number above 0"),
+        ({"budget_seconds": "1"}, "budget_seconds must be a number above 0"),
+        ({"vector_cost": float("nan")}, "vector_cost must be a number above 0"),
+        ({"vector_cost": "3"}, "vector_cost must be a number above 0"),
+        ({"vector_cost": 1e300}, "lane_cycles must be at most"),
+        ({"on_chip_bytes": 2.5}, "on_chip_bytes must be an integer"),
+        ({"on_chip_bytes": 1 << 60}, "on_chip_bytes must be"),
+        ({"dataflow": ["mas"]}, "unknown dataflow"),
+        ({"searcher": None}, "unknown searcher None"),
+        ({"objective": 3}, "unknown objective 3"),
+        ({"target": 3}, "unknown target '3'"),
     ],
 )
-def test_wrong_arguments_are_named(changes: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"problem": SIZES, "target": "mas-edge"}
+@pytest.mark.parametrize("searcher", ["exhaustive", "random"])
+def test_wrong_arguments_are_named(changes: dict[str, object], message: str, searcher: str) -> None:
+    arguments = {"problem": SIZES, "target": "mas-edge", "searcher": searcher}
     with pytest.raises(ValueError, match=message):
         hocket.simulate(**arguments | changes)
+
+
+def test_sizes_may_be_a_list() -> None:
+    found = hocket.simulate(list(SIZES), "mas-edge", budget_tasks=BUDGET)
+    assert found.problem == simulation.make_problem(*SIZES)
 
 
 def test_an_unknown_machine_is_named() -> None:
@@ -166,10 +203,31 @@ def test_what_does_not_fit_is_an_answer() -> None:
         hocket.simulate(SIZES, "mas-edge", on_chip_bytes=64)
     machine = load_target("mas-edge")
     problem = simulation.make_problem(*SIZES)
-    answer = infeasible_to_json(problem, machine, "mas", caught.value.report, "tiny")
+    question = describe_question(
+        problem, machine, dataflow="mas", searcher="random", objective="energy", network="tiny"
+    )
+    answer = infeasible_to_json(question, caught.value.report)
     assert set(CONTRACT) <= set(answer)
     assert answer["cycles"] is None
     assert any("gap" in line for line in answer["infeasible"])
+
+
+@pytest.mark.parametrize("command", ["simulate", "search"])
+@pytest.mark.parametrize("objective", ["latency", "pareto"])
+def test_what_does_not_fit_has_the_keys_of_what_does(command: str, objective: str) -> None:
+    arguments = [command, "-t", "mas-edge", "--problem", "2,64,16", "--budget-tasks", "2000"]
+    arguments += ["--objective", objective, "--json"]
+    fits, not_so = (
+        json.loads(CliRunner().invoke(app, [*arguments, *more]).stdout)["results"][0]
+        for more in ([], ["--on-chip-bytes", "64"])
+    )
+    assert list(fits) == list(not_so)
+    assert ("front" in fits) == (command == "search" or objective == "pareto")
+    asked = ["network", "problem", "target", "vector_cost", "dataflow", "searcher", "objective"]
+    assert [fits[key] for key in asked] == [not_so[key] for key in asked]
+    figures = [key for key in fits if key not in (*asked, "on_chip_bytes", "infeasible")]
+    assert all(not_so[key] is None for key in figures)
+    assert not_so["infeasible"]
 
 
 def test_pareto_has_both_ends() -> None:

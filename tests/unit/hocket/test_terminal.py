@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
 import typer
+from rich.console import Console
 
+from hocket.commands import terminal
 from hocket.commands.terminal import (
+    answer_console,
     format_bytes,
     format_seconds,
     parse_dims,
     parse_pairs,
+    plain_table,
     print_json,
+    progress_bar,
 )
+
+ODD = "x[/foo] [red]y[/red] [bold] :smile: \\[z] [link=a]b"
 
 
 def test_pairs_split_at_the_last_sign() -> None:
@@ -30,14 +38,15 @@ def test_a_name_given_twice_is_refused() -> None:
         parse_pairs(["a=1", "a=2"], "--input")
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many"])
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "many", "9" * 5000, "2147483648"])
 def test_a_size_that_is_no_positive_integer_is_refused(size: str) -> None:
     with pytest.raises(typer.BadParameter, match="positive integer"):
         parse_dims([f"batch={size}"])
 
 
 def test_dims_are_read() -> None:
-    assert parse_dims(["batch=1", "ids:1=128"]) == {"batch": 1, "ids:1": 128}
+    dims = parse_dims(["batch=1", "ids:1=128", "long=2147483647", "odd=" + "0" * 5000 + "7"])
+    assert dims == {"batch": 1, "ids:1": 128, "long": 2147483647, "odd": 7}
 
 
 def test_json_holds_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +72,26 @@ def test_bytes_that_were_not_measured() -> None:
 )
 def test_times_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_text_is_shown_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names come from users and files; nothing in them is an order to the terminal."""
+    monkeypatch.setenv("COLUMNS", "300")
+    console = answer_console()
+    console.print(ODD)
+    console.print(ODD, style="bold")
+    table = plain_table(ODD, "other", title=ODD)
+    table.add_row(ODD, ODD)
+    console.print(table)
+    assert capsys.readouterr().out.count(ODD) == 6  # the title, too
+
+
+def test_steps_of_a_bar_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200, markup=False, emoji=False)
+    monkeypatch.setattr(terminal, "log_console", lambda: console)
+    with progress_bar(ODD) as bar:
+        bar.show(ODD, 1, 2)
+    assert file.getvalue().count(ODD) >= 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hocket.runtime.files import atomic_file
+from hocket.runtime.files import atomic_file, check_writable
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -58,3 +58,27 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, atomic_file(path):
         pass
     assert caught.value.filename == str(path)
+
+
+def test_where_there_is_no_room_the_file_is_named(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_file(tmp_path / "a") as file:
+            file.write(b"some")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    check_writable(tmp_path / "a")
+    check_writable(tmp_path / "b")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+    with pytest.raises(FileNotFoundError):
+        check_writable(tmp_path / "none" / "a")
+    with pytest.raises(IsADirectoryError):
+        check_writable(tmp_path)

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from hocket.compiler.attention.bottleneck import Resource, binding_resource
 from hocket.compiler.attention.bounds import compulsory_bytes, lower_bounds
 from hocket.compiler.problem import AttentionProblem, MaskKind
 from hocket.hwmodels.dtypes import DType
@@ -74,4 +75,4 @@ def test_units_that_take_turns_add_up() -> None:
     machine = dataclasses.replace(load_target("mas-edge"), has_concurrent_units=False)
     bounds = lower_bounds(make_problem(12, 512, 64), machine)
     assert bounds.cycles == bounds.matrix_cycles + bounds.vector_cycles
-    assert bounds.binding == "matrix unit"
+    assert binding_resource(bounds, machine) is Resource.CORE

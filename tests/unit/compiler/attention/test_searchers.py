@@ -92,11 +92,24 @@ def test_a_budget_of_evaluations_is_kept(name: str) -> None:
     assert "budget spent after 7 evaluations" in result.stop_reason
 
 
-@pytest.mark.parametrize("name", SEARCHERS)
-def test_a_budget_of_tasks_is_overdrawn_by_one_program_at_most(name: str) -> None:
-    result = search(name, make_space(length=128), Budget(tasks=5000))
+def test_a_budget_of_tasks_is_overdrawn_by_one_program_at_most() -> None:
+    result = search("exhaustive", make_space(length=128), Budget(tasks=5000))
     assert 5000 <= result.num_tasks < 2 * 5000
     assert "budget spent" in result.stop_reason
+
+
+@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("tasks", [2000, 10_000])
+def test_no_program_that_is_drawn_takes_all_of_the_budget(name: str, tasks: int) -> None:
+    """What a draw costs is known before it is made: none is dear while there is little to spend."""
+    space = make_space(length=128)
+    results = [search(name, space, Budget(tasks=tasks), seed) for seed in range(4)]
+    best = search("exhaustive", space).best.estimate.cycles
+    for result in results:
+        # What is loaded again is guessed.
+        assert 0.9 * tasks < result.num_tasks < 1.05 * tasks
+        assert result.num_evaluated >= 10
+        assert result.best.estimate.cycles < 1.6 * best
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
@@ -215,7 +228,7 @@ def test_programs_too_long_to_build_do_not_hide_a_proof() -> None:
 
 def test_points_say_by_how_much_they_do_not_fit() -> None:
     space = make_space(length=128, capacity_bytes=20_000)
-    trials = Trials(space, Latency(), Budget(tasks=2000))
+    trials = Trials(space, Latency(), Budget(tasks=20_000))
     generator = np.random.default_rng(0)
     seen = {"fits": 0, "too much memory": 0, "too many tasks": 0, "no tiling": 0}
     for _ in range(300):

@@ -19,14 +19,17 @@ from hocket.compiler.attention.lower import lower_attention
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.search import tuning_log
 from hocket.compiler.attention.search.objective import Energy, Latency
-from hocket.compiler.attention.search.searcher import Budget, SearchResult
+from hocket.compiler.attention.search.searcher import Budget, Evaluator, SearchResult
 from hocket.compiler.attention.search.searchers import SEARCHERS
 from hocket.compiler.attention.search.space import TilingSpace
 from hocket.compiler.attention.search.tuning_log import LOG_VARIABLE, TuningLog, default_path
+from hocket.compiler.attention.tiling import Tiling
 from hocket.compiler.driver import compile_model
+from hocket.compiler.errors import InfeasibleError
 from hocket.compiler.options import CompileOptions
 from hocket.compiler.problem import AttentionProblem
 from hocket.hwmodels.dtypes import DType
+from hocket.hwmodels.estimate import Estimate
 from hocket.hwmodels.loader import load_target
 
 PROBLEM = AttentionProblem(1, 2, 2, 32, 32, 8, 8, DType.FLOAT16, 0.25)
@@ -62,14 +65,13 @@ def found(log: TuningLog, **changes: Any) -> bool:
         "seed": 0,
         **changes,
     }
-    return log.lookup(**asked) is not None
+    return next(log.lookup(**asked), None) is not None
 
 
 def test_what_was_recorded_is_found_again_by_everyone(recorded: TuningLog) -> None:
     best = search().best
     for log in (recorded, TuningLog(recorded.path)):
-        result = log.lookup(SPACE, Latency(), BUDGET, searcher="random")
-        assert result is not None
+        (result,) = log.lookup(SPACE, Latency(), BUDGET, searcher="random")
         assert result.tiling == best.tiling
         assert (result.cycles, result.joules) == (best.estimate.cycles, best.estimate.joules)
         assert result.num_legal == len(SPACE.legal)
@@ -131,13 +133,13 @@ def test_what_is_proved_to_be_best_answers_every_searcher(log: TuningLog) -> Non
     assert found(log, searcher="tree", seed=5, budget=Budget(evaluations=1 << 70))
 
 
-def test_the_best_of_several_answers_is_given(log: TuningLog) -> None:
-    for evaluations in (20, 200, 50):
+def test_of_several_answers_the_newest_comes_first(log: TuningLog) -> None:
+    """A search is made again only if what was known before has turned out not to be true."""
+    for evaluations in (20, 200, 5, 50):
         budget = Budget(evaluations=evaluations)
         log.record(SPACE, Latency(), budget, search(budget), searcher="random")
-    result = log.lookup(SPACE, Latency(), BUDGET, searcher="random")
-    assert result is not None
-    assert result.tiling == search(Budget(evaluations=200)).best.tiling
+    results = log.lookup(SPACE, Latency(), BUDGET, searcher="random")
+    assert [each.evaluations for each in results] == [50, 200, 20]
 
 
 def test_a_search_held_to_a_time_is_not_recorded(log: TuningLog) -> None:
@@ -339,9 +341,59 @@ def test_a_result_that_is_no_longer_true_is_searched_anew(
     rewrite(log, **{field: 1e-3}, is_optimal=True)
     with caplog.at_level(logging.WARNING):
         again = lowered(log)
-    assert "searching again" in caplog.text
+    assert "passed over" in caplog.text
     assert again.best.estimate == first.best.estimate
     assert again.stop_reason == first.stop_reason
+
+
+def worsen(log: TuningLog, **changes: Any) -> None:
+    """Add the first line of a log to its end, with some fields changed."""
+    lines = log.path.read_text().splitlines()
+    log.path.write_text("\n".join([*lines, json.dumps({**json.loads(lines[0]), **changes})]) + "\n")
+
+
+def test_a_line_that_is_not_true_does_not_hide_the_next_one(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lowered(log)
+    worsen(log, cycles=1.0, is_optimal=True)
+    worsen(log, joules=1e-30, is_optimal=True, searcher="tree", seed=3)
+    monkeypatch.setattr(lower, "SEARCHERS", {"exhaustive": None})
+    hit = lowered(log)
+    assert hit.best.estimate == first.best.estimate
+    assert hit.stop_reason == "taken from the tuning log"
+
+
+def test_after_lines_that_are_not_true_one_search_is_enough(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lowered(log)
+    for seed in range(20):
+        worsen(log, cycles=1.0, is_optimal=True, seed=seed)
+    assert lowered(log).stop_reason == first.stop_reason
+    monkeypatch.setattr(lower, "SEARCHERS", {"exhaustive": None})
+    hit = lowered(log)
+    assert hit.best.estimate == first.best.estimate
+    assert hit.num_evaluated == 1
+
+
+def test_a_line_that_cannot_be_evaluated_is_passed_over(
+    log: TuningLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lowered(log)
+    worsen(log)
+    refused: list[Tiling] = []
+    evaluate = Evaluator.evaluate
+
+    def refuse_once(self: Evaluator, tiling: Tiling) -> Estimate:
+        if not refused:
+            refused.append(tiling)
+            raise InfeasibleError("too long to simulate")
+        return evaluate(self, tiling)
+
+    monkeypatch.setattr(Evaluator, "evaluate", refuse_once)
+    assert lowered(log).best.estimate == first.best.estimate
+    assert refused
 
 
 def test_a_compilation_uses_the_log_it_is_given(tmp_path: Path) -> None:
