@@ -98,8 +98,10 @@ ROW_STEP = 24
 """Query rows that make whole register tiles, of whatever height these are."""
 
 _CHUNK_ROWS = 4 * ROW_STEP
-# Query rows of an item that does queries alone: keys and values are packed anew for each.
-_QUERIES_EACH = 4 * _CHUNK_ROWS
+# Chunks of an item that does queries alone, at most and for as many items a thread: keys and values
+# are packed anew for each item.
+_CHUNKS_EACH = 4
+_ITEMS_OF_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -245,43 +247,47 @@ def plan_passes(
     """Return the passes over the work, for so many threads.
 
     One pass makes all gradients where there are enough heads for the threads. Else one makes the
-    query gradient and one the others, each from scores of its own, of as many items as anybody
-    may want.
+    query gradient and one the others, each from scores of its own: seven products where there
+    were five, but as many items as anybody may want.
+
+    The gradient of a mask is made on the way if no two items share its entries, else at last.
     """
     group = parameters.query_heads // parameters.kv_heads
-    shape = parameters.mask_shape
-    lone_mask = form.has_mask_gradient and not form.forward.has_softcap
-    lone_mask = lone_mask and shape is not None
-    lone_mask = lone_mask and shape[:2] == (parameters.batch, parameters.query_heads)
     keys, queries = parameters.kv_length, parameters.query_length
+    keys_each = MAX_VECTORS * form.forward.lanes
+    queries_each = _queries_each(parameters, num_threads)
     items = parameters.batch * parameters.kv_heads
-    # Five products in one pass against three and four in two.
-    rounds = ceil_div(items, num_threads)
-    if num_threads == 1 or 5 * rounds * num_threads <= 7 * items:
-        passes = [Pass(1, group, keys, queries, True, True, lone_mask)]
+    takes_one = 5 * ceil_div(items, num_threads) * num_threads <= 7 * items
+    shape = parameters.mask_shape if form.has_mask_gradient else None
+    # The last pass is the only one to differentiate scores before their cap.
+    on_the_way = shape is not None and not form.forward.has_softcap
+    on_the_way = on_the_way and shape[:2] == parameters.scores_shape[:2]
+    if takes_one:
+        passes = [Pass(1, group, keys, queries, True, True, on_the_way)]
     else:
         # Items by key share the entries of a mask that has one for all keys.
-        lone_mask = lone_mask and shape is not None and shape[3] > 1
-        keys_each = MAX_VECTORS * form.forward.lanes
+        on_the_way = on_the_way and shape[3] == keys
         passes = [
-            Pass(1, 1, keys, min(_QUERIES_EACH, queries), True, False, False),
-            Pass(1, group, keys_each, queries, False, True, lone_mask),
+            Pass(1, 1, keys, queries_each, True, False, False),
+            Pass(1, group, keys_each, queries, False, True, on_the_way),
         ]
-    if form.has_mask_gradient and not lone_mask and shape is not None:
-        by_query = form.forward.mask_axes == "query"
-        alone = form.forward.mask_axes == "key" and shape[3] == 1
-        passes.append(
-            Pass(
-                1 if shape[0] > 1 else parameters.batch,
-                1 if shape[1] > 1 else parameters.query_heads,
-                keys if by_query or alone else MAX_VECTORS * form.forward.lanes,
-                min(_QUERIES_EACH, queries) if by_query else queries,
-                False,
-                False,
-                True,
-            )
-        )
+    if shape is not None and not on_the_way:
+        batches = 1 if shape[0] > 1 else parameters.batch
+        heads = 1 if shape[1] > 1 else parameters.query_heads
+        if form.forward.mask_axes == "query":
+            extent = (keys, queries_each)
+        else:
+            extent = (keys_each if shape[3] > 1 else keys, queries)
+        passes.append(Pass(batches, heads, *extent, False, False, True))
     return passes
+
+
+def _queries_each(parameters: AttentionParameters, num_threads: int) -> int:
+    """Return the query rows of an item that has all keys, not one of many by keys."""
+    rows = parameters.batch * parameters.query_heads * parameters.query_length
+    chunks = rows // (_ITEMS_OF_THREAD * num_threads * _CHUNK_ROWS)
+    chunks = min(max(chunks, 1), _CHUNKS_EACH)
+    return min(chunks * _CHUNK_ROWS, parameters.query_length)
 
 
 def plan_arguments(parameters: AttentionParameters, form: GradientForm) -> NDArray[np.int64]:

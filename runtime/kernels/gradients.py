@@ -192,6 +192,7 @@ class BoundGradient:
         self.scratch = scratch
         self._operands = operands
         self._mask_gradient = operands[-1]
+        self._passes: dict[int, list[list[int]]] = {}
         start = -scratch.ctypes.data % SCRATCH_ALIGNMENT
         self._counter = scratch[start : start + 8].view(np.int64)
         self._counter_address = scratch.ctypes.data + start
@@ -215,7 +216,10 @@ class BoundGradient:
             ValueError: The scratch is too small for the threads of the pool.
         """
         kernel, num_threads = self.kernel, 1 if pool is None else pool.num_threads
-        kernel.check_scratch(self.scratch, num_threads)
+        if num_threads not in self._passes:
+            kernel.check_scratch(self.scratch, num_threads)
+            passes = plan_passes(kernel.parameters, kernel.form, num_threads)
+            self._passes[num_threads] = [part.sizes(kernel.parameters) for part in passes]
         if self._mask_gradient is not None:
             self._mask_gradient[...] = 0
         arguments = self._arguments
@@ -226,14 +230,13 @@ class BoundGradient:
             scratch = self._workers_address + worker * kernel.worker_bytes
             kernel.function(address, scratch, self._counter_address)
 
-        for part in plan_passes(kernel.parameters, kernel.form, num_threads):
-            sizes = part.sizes(kernel.parameters)
+        for sizes in self._passes[num_threads]:
             arguments[_FIRST_PASS_ARGUMENT : _FIRST_PASS_ARGUMENT + len(PASS_NAMES)] = sizes
             self._counter[0] = 0
             if pool is None:
                 work(0)
             else:
-                pool.run(work, part.num_items(kernel.parameters))
+                pool.run(work, max_workers=sizes[PASS_NAMES.index("num_items")])
 
 
 def make_attention_gradient(

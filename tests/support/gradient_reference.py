@@ -117,7 +117,9 @@ def differentiate(
     if parameters.mask == "additive":
         mask = Gradient(
             _summed_to(score_gradient, parameters.mask_shape),
-            _summed_to(gradient_error + fine * 2.0**-20 * np.abs(score_gradient), parameters.mask_shape)
+            _summed_to(
+                gradient_error + fine * 2.0**-20 * np.abs(score_gradient), parameters.mask_shape
+            )
             + 1e-36,
         )
     if parameters.mask == "boolean":
@@ -148,9 +150,7 @@ def differentiate(
         stored_gradient,
     )
     return saved, Gradients(
-        gradient(
-            score_gradient, gradient_error, scale * scores.key, parameters.query_layout
-        ),
+        gradient(score_gradient, gradient_error, scale * scores.key, parameters.query_layout),
         gradient(across, across_error, scale * scores.query, f"kv:{parameters.key_layout}"),
         gradient(
             weights.swapaxes(-1, -2),
