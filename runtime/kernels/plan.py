@@ -268,17 +268,15 @@ def scratch_layout(form: KernelForm, chunk_rows: int) -> ScratchLayout:
 def plan_sizes(parameters: AttentionParameters, form: KernelForm) -> dict[str, int]:
     """Return the sizes by their names, ``SIZE_NAMES``.
 
-    A work item has ``query_rows`` rows, and a chunk of the online softmax ``kv_columns`` keys,
-    each rounded up to whole vectors. A chunk has no more keys than the first-level cache wants,
-    and an item no more rows than leave enough items for many threads.
+    A work item has ``query_rows`` rows, in whole pieces of as many as the widest tile takes, and no
+    more than leave enough items for many threads. A chunk of the online softmax has ``kv_columns``
+    keys, in whole vectors, and no more than the first-level cache wants.
     """
     piece_rows = form.lanes * MAX_VECTORS
     heads = parameters.batch * parameters.query_heads
     num_pieces = heads * ceil_div(parameters.query_length, piece_rows)
-    block_rows = align_up(parameters.query_rows, form.lanes)
-    if block_rows > piece_rows:
-        fair_pieces = max(num_pieces // _ITEMS_WANTED, 1)
-        block_rows = min(align_up(block_rows, piece_rows), fair_pieces * piece_rows)
+    wanted_pieces = ceil_div(parameters.query_rows, piece_rows)
+    block_rows = min(wanted_pieces, max(num_pieces // _ITEMS_WANTED, 1)) * piece_rows
     num_blocks = ceil_div(parameters.query_length, block_rows)
     row_bytes = form.row_bytes
     most_rows = _MOST_SCORE_BYTES // row_bytes

@@ -22,6 +22,7 @@ from support.kernel_strategies import (
 
 from hocket.hwmodels.dtypes import DType
 from hocket.runtime.cpu import CpuFeatures, detect_cpu
+from hocket.runtime.kernels import plan
 from hocket.runtime.kernels.attention import AttentionKernel, make_attention_kernel
 from hocket.runtime.workers import WorkerPool
 
@@ -101,6 +102,17 @@ def test_kernel_computes_what_the_reference_computes(
     expected.check(output)
     if log_sum_exp is not None:
         expected.check_log_sum(log_sum_exp)
+
+
+@given(parameters=row_blocks(), seed=seeds)
+def test_items_of_several_pieces_compute_the_same(
+    make: Make, parameters: AttentionParameters, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_ITEMS_WANTED", 1)
+        kernel = make(replace(parameters, query_rows=parameters.query_length))
+    operands = random_operands(parameters, seed)
+    attend(parameters, operands).check(compute(kernel, operands))
 
 
 @given(parameters=row_blocks(), seed=seeds)

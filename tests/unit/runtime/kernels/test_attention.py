@@ -182,7 +182,7 @@ def test_layers_of_other_lengths_share_code(make: Make) -> None:
 
 
 def test_work_items_are_blocks_of_one_head(make: Make) -> None:
-    assert make(query_length=100, query_rows=32).num_work_items == 2 * 4 * 4
+    assert make(query_length=100, query_rows=32).num_work_items == 2 * 4 * 3
     assert make(query_length=100, query_rows=100).num_work_items == 2 * 4 * 3
 
 

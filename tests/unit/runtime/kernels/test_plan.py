@@ -38,13 +38,13 @@ def scratch_of(cpu: CpuFeatures = CPU, **changes: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("query_rows", "block_rows"), [(1, 16), (16, 16), (17, 32), (48, 48), (49, 48), (300, 48)]
+    ("query_rows", "block_rows"), [(1, 48), (48, 48), (49, 96), (144, 144), (300, 336)]
 )
-def test_blocks_are_the_tiling_in_whole_vectors(query_rows: int, block_rows: int) -> None:
-    sizes = sizes_of(query_rows=query_rows, query_length=100, query_heads=6, batch=2)
+def test_blocks_are_the_tiling_in_whole_pieces(query_rows: int, block_rows: int) -> None:
+    sizes = sizes_of(query_rows=query_rows, query_length=1000, query_heads=60, batch=2)
     assert sizes["block_rows"] == block_rows
-    assert sizes["num_blocks"] == -(-100 // block_rows)
-    assert sizes["num_items"] == sizes["num_blocks"] * 12
+    assert sizes["num_blocks"] == -(-1000 // block_rows)
+    assert sizes["num_items"] == sizes["num_blocks"] * 120
 
 
 def test_blocks_are_large_where_many_are_left() -> None:
