@@ -53,8 +53,7 @@ def _tile_lines(form: KernelForm) -> list[str]:
     scales = f"scales={form.has_scaling}"
     depth = f"depth={form.value_dim}"
     packed = "pair" if form.product == "bfloat16" else form.storage
-    # Half of the registers, as the register tiles of the other products have it.
-    sums = f"sums={16 if form.tile_rows > 4 else 8}"
+    sums = f"sums={_sums(form)}"
     lines = [
         "end_part = work.end_part()",
         f'pack = decode_tiles.pack_tile({lanes}, depth={form.score_depth}, storage="{packed}")',
@@ -97,24 +96,42 @@ def _setup_lines(form: KernelForm) -> list[str]:
         f"parts_ended = counter + {line}",
         f"counters = (num_heads * {COUNTER_BYTES} + {line - 1}) // {line} * {line}",
         "shared_states = parts_ended + counters",
-        "# Of each 2**shift tiles that read the same, every one asks for a part of what is next.",
-        "shift = 0",
-        f"while {2 * most} << shift < num_rows + {most}:",
-        "    shift += 1",
-        *_ahead_lines(form, "key", form.head_dim),
-        *_ahead_lines(form, "value", form.value_dim),
+        f"key_rows = {most}",
+        *_asking_lines(form, "key", form.head_dim),
+        f"value_rows = {_value_rows(form)}",
+        *_asking_lines(form, "value", form.value_dim),
     ]
 
 
-def _ahead_lines(form: KernelForm, name: str, depth: int) -> list[str]:
-    """Return the lines that find how far ahead keys or values are asked for."""
+def _asking_lines(form: KernelForm, name: str, depth: int) -> list[str]:
+    """Return the lines that find what a tile that reads keys, or values, asks for."""
     ahead = max(ceil_div(_BYTES_AHEAD, depth * STORAGE_BYTES[form.storage]), 1)
     near = near_rows(form, depth)
     return [
-        f"ahead = {near} if shift else {ahead}",
+        f"{name}_shift = 0",
+        f"while 2 * {name}_rows << {name}_shift < num_rows + {name}_rows:",
+        f"    {name}_shift += 1",
+        f"ahead = {near} if {name}_shift else {ahead}",
         f"{name}_ahead = ahead * {name}_row_stride",
-        f"{name}_asked = ({near} >> shift) * {name}_row_stride",
+        f"{name}_asked = ({near} >> {name}_shift) * {name}_row_stride",
     ]
+
+
+def _value_rows(form: KernelForm) -> str:
+    """Return how many rows values are multiplied by at most, as an expression.
+
+    The memory likes to be read a whole row of values at a time. With few rows in all, that counts
+    for more than to read them once.
+    """
+    most, fewer = ROW_COUNTS[:2]
+    if most * row_vectors(form.lanes, form.value_dim) <= _sums(form):
+        return str(most)
+    return f"{most} if num_rows > {most} else {fewer}"
+
+
+def _sums(form: KernelForm) -> int:
+    """Return the vectors of sums in registers: half of these, as other register tiles have it."""
+    return 16 if form.tile_rows > 4 else 8
 
 
 def _query_bytes(form: KernelForm) -> int:
@@ -204,7 +221,7 @@ def _dot_lines(form: KernelForm) -> list[str]:
     factor = ", score_factor" if form.product == "bfloat16" else ""
     call = (
         f"dot_{{rows}}(scratch + row * {_query_bytes(form)}, near, key_row_stride, some, "
-        f"cells + row * score_stride, score_stride, asked, shift{factor})"
+        f"cells + row * score_stride, score_stride, asked, key_shift{factor})"
     )
     return _product_lines(form, "key", form.head_dim, call)
 
@@ -213,7 +230,7 @@ def _accumulate_lines(form: KernelForm) -> list[str]:
     """Return the lines that add the weighted values of a strip."""
     call = (
         "accumulate_{rows}(cells + row * score_stride, score_stride, near, value_row_stride, "
-        f"some, states + row * {_state_bytes(form)}, factors, asked, shift)"
+        f"some, states + row * {_state_bytes(form)}, factors, asked, value_shift)"
     )
     # The first values bring what was added up before up to date.
     return [
@@ -243,7 +260,7 @@ def _product_lines(form: KernelForm, name: str, depth: int, call: str) -> list[s
         "    while row < num_rows:",
     ]
     for place, rows in enumerate(ROW_COUNTS):
-        condition = f"{'elif' if place else 'if'} num_rows - row >= {rows}:"
+        condition = f"{'elif' if place else 'if'} min({name}_rows, num_rows - row) >= {rows}:"
         calls = [call.format(rows=rows), f"row += {rows}"]
         lines += indent(2, ["else:" if rows == 1 else condition, *indent(1, calls)])
     return [*lines, f"        asked += {name}_asked"]
