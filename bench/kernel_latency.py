@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+# Of the page; the table on the terminal has a column for every peer.
+COLUMNS = {
+    "kind": "",
+    "problem": "",
+    "threads": "d",
+    "ours_ms": ".2f",
+    "percent_of_peak": ".0f",
+    "percent_of_bandwidth": ".0f",
+    "best_peer": "",
+    "ratio": ".2f",
+}
+
 QUESTION = "our kernels beside other libraries' attention, float32, ms (timed)"
 
 

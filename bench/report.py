@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attention_cycles
 import attention_peers
 import exact_scheduling
+import kernel_latency
 import on_chip_size
 import search_quality
 import simulator_speed
@@ -95,6 +96,16 @@ SECTIONS = (
         simulator_speed,
         "How fast programs are built, simulated and verified",
         "Timed, million tasks a second.",
+    ),
+    Section(
+        kernel_latency,
+        "Kernels on the CPU, beside the best peer of each case",
+        "Timed, float32. Peers are onnxruntime's Attention, MultiHeadAttention, "
+        "GroupQueryAttention and decomposed graphs, torch's flash, math and flex attention, as "
+        "shipped and with MKL's AVX-512 path forced, and OpenVINO's in float32; the ratio is that "
+        "of the best of them, in its own process, over ours. With one thread times are the least "
+        "process CPU time, with more the least wall time. `exported` is the graph as exporters "
+        "write it, with its Transposes. Peak is of fused multiply-adds, read of memory.",
     ),
     Section(
         attention_cycles,
