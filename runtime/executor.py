@@ -32,6 +32,12 @@ MIN_PARALLEL_MACS = 8_000_000
 One core takes some 0.1 ms for them; to wake a thread takes about half of that.
 """
 
+MIN_PARALLEL_BYTES = 8_000_000
+"""Bytes of keys and values from which on an attention is shared, however little it computes.
+
+One core takes some 0.1 ms to read them from a cache, and twice that from memory.
+"""
+
 
 class Executor:
     """All that runs of one artifact share: kernels, an onnxruntime session, threads, memory plan.
@@ -178,4 +184,6 @@ def _is_worth_sharing(step: Step) -> bool:
         return False
     parameters = step.parameters
     macs = math.prod(parameters.scores_shape) * (parameters.head_dim + parameters.value_dim)
-    return macs >= MIN_PARALLEL_MACS
+    elements = math.prod(parameters.key_shape) + math.prod(parameters.value_shape)
+    num_bytes = elements * parameters.dtype.itemsize
+    return macs >= MIN_PARALLEL_MACS or num_bytes >= MIN_PARALLEL_BYTES
