@@ -26,6 +26,7 @@ def package_map() -> dict[str, str]:
 
 PACKAGES = package_map()
 
+FL = ["torch>=2.6,<3"]
 DEMO = [
     "matplotlib>=3.9,<4",
     "tokenizers>=0.20,<1",
@@ -35,7 +36,7 @@ DEMO = [
 BENCH = [
     "matplotlib>=3.9,<4",
     "openvino>=2025.0,<2027",
-    "torch>=2.6,<3",
+    *FL,
 ]
 EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
@@ -49,6 +50,7 @@ DEV = [
     "ruff>=0.11,<1",
     *DEMO,
     *EXACT,
+    *FL,
 ]
 
 setup(
@@ -71,6 +73,13 @@ setup(
         "safetensors>=0.5,<1",
         "typer>=0.15,<1",
     ],
-    extras_require={"plot": PLOT, "demo": DEMO, "exact": EXACT, "bench": BENCH, "dev": DEV},
+    extras_require={
+        "plot": PLOT,
+        "demo": DEMO,
+        "exact": EXACT,
+        "fl": FL,
+        "bench": BENCH,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["hocket = hocket.__main__:main"]},
 )

@@ -99,7 +99,8 @@ def scaled_dot_product_attention(
         )
     mask = None
     if attn_mask is not None:
-        mask = _as_mask(attn_mask, batches, (query.shape[0], heads, query.shape[2], key.shape[2]))
+        scores_shape = (*batches, heads, query.shape[2], key.shape[2])[-tensors["query"].dim() :]
+        mask = _as_mask(attn_mask, scores_shape)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
     output, _ = attention(query, key, value, mask, is_causal, float(scale))
@@ -281,26 +282,31 @@ def _of_rank_four(tensor: torch.Tensor, batches: torch.Size) -> torch.Tensor:
     return tensor.flatten(0, -4)
 
 
-def _as_mask(
-    mask: torch.Tensor, batches: torch.Size, scores_shape: tuple[int, int, int, int]
-) -> torch.Tensor:
-    """Return a mask of rank 4 that holds each entry once, however often it is repeated."""
+def _as_mask(mask: torch.Tensor, scores_shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a mask of rank 4 that holds each entry once, however often it is repeated.
+
+    Args:
+        mask: As it was given.
+        scores_shape: What it broadcasts to, with all axes of batches.
+    """
     if mask.dtype is not torch.bool and mask.dtype not in _DTYPES:
         raise UnsupportedError(f"attn_mask: want bool or floating point, got {mask.dtype}")
-    while mask.dim() < 4:
-        mask = mask.unsqueeze(0)
-    for axis, stride in enumerate(mask.stride()):
-        if stride == 0:
-            mask = mask.narrow(axis, 0, 1)
-    if mask.dim() > 4:
-        if any(size > 1 for size in mask.shape[:-3]):
-            mask = mask.expand(*batches, *mask.shape[-3:])
-        mask = mask.flatten(0, -4)
-    if any(size not in (1, full) for size, full in zip(mask.shape, scores_shape, strict=True)):
+    fits = mask.dim() <= len(scores_shape) and all(
+        size in (1, full)
+        for size, full in zip(reversed(mask.shape), reversed(scores_shape), strict=False)
+    )
+    if not fits:
         raise UnsupportedError(
             f"attn_mask: {list(mask.shape)} does not broadcast to {list(scores_shape)}"
         )
-    return mask
+    for axis, stride in enumerate(mask.stride()):
+        if stride == 0:
+            mask = mask.narrow(axis, 0, 1)
+    while mask.dim() < 4:
+        mask = mask.unsqueeze(0)
+    if len(scores_shape) > 4 and any(size > 1 for size in mask.shape[:-3]):
+        mask = mask.expand(*scores_shape[:-3], *mask.shape[-3:])
+    return mask.flatten(0, -4)
 
 
 def _layout(tensor: torch.Tensor) -> str:
