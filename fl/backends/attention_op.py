@@ -89,7 +89,9 @@ def scaled_dot_product_attention(
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    batches = torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in tensors.values()))
+    batches: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+        *(tensor.shape[:-3] for tensor in tensors.values())
+    )
     query, key, value = (_of_rank_four(tensor, batches) for tensor in tensors.values())
     heads, shared = query.shape[1], key.shape[1]
     if shared != value.shape[1] or heads % shared or not (enable_gqa or shared in (1, heads)):
@@ -103,7 +105,7 @@ def scaled_dot_product_attention(
         mask = _as_mask(attn_mask, scores_shape)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
-    output, _ = attention(query, key, value, mask, is_causal, float(scale))
+    output: torch.Tensor = attention(query, key, value, mask, is_causal, float(scale))[0]
     shape = (*batches, *output.shape[1:])
     return output.reshape(shape[-tensors["query"].dim() :])
 

@@ -260,13 +260,13 @@ def plan_passes(
     takes_one = 5 * ceil_div(items, num_threads) * num_threads <= 7 * items
     shape = parameters.mask_shape if form.has_mask_gradient else None
     # The last pass is the only one to differentiate scores before their cap.
-    on_the_way = shape is not None and not form.forward.has_softcap
-    on_the_way = on_the_way and shape[:2] == parameters.scores_shape[:2]
+    on_the_way = shape is not None and shape[:2] == parameters.scores_shape[:2]
+    on_the_way = on_the_way and not form.forward.has_softcap
     if takes_one:
         passes = [Pass(1, group, keys, queries, True, True, on_the_way)]
     else:
         # Items by key share the entries of a mask that has one for all keys.
-        on_the_way = on_the_way and shape[3] == keys
+        on_the_way = on_the_way and shape is not None and shape[3] == keys
         passes = [
             Pass(1, 1, keys, queries_each, True, False, False),
             Pass(1, group, keys_each, queries, False, True, on_the_way),

@@ -249,14 +249,16 @@ def delta_tile(lanes: int, columns: int, storage: str) -> Intrinsic:
             def multiply(
                 place: Value, total: list[Value], active: Value | None = None
             ) -> list[Value]:
-                pair = (_load_stored(emitter, row, place, storage, active) for row in (left, right))
-                return [emitter.fused(*pair, *total)]
+                one, other = (
+                    _load_stored(emitter, row, place, storage, active) for row in (left, right)
+                )
+                return [emitter.fused(one, other, total[0])]
 
             whole, rest = divmod(columns, lanes)
             total = emitter.loop(whole, [emitter.constant(0.0)], multiply)
             if rest:
                 total = multiply(emitter.size(whole), total, emitter.first_lanes(rest))
-            totals = emitter.across(*total, builder.fadd)
+            totals = emitter.across(total[0], builder.fadd)
             place = emitter.row(deltas, index, emitter.size(emitter.element_bytes))
             emitter.store_scalar(builder.extract_element(totals, INT32(0)), place)
             return []
