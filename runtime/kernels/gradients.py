@@ -62,6 +62,7 @@ class AttentionGradient:
         arguments: What it is called with, int64, in the order of ``backward_plan.ARGUMENT_NAMES``,
             without operands and pass.
         worker_bytes: Bytes of scratch that one worker uses.
+        deltas_bytes: Bytes of scratch that all workers share: a number for each row of scores.
     """
 
     def __init__(
@@ -77,12 +78,16 @@ class AttentionGradient:
         self.function = function
         self.arguments = plan_arguments(parameters, form)
         self.worker_bytes = scratch_layout(form).total_bytes
+        num_rows = math.prod(parameters.scores_shape[:3])
+        self.deltas_bytes = align_up(num_rows * form.forward.element_bytes, SCRATCH_ALIGNMENT)
+        self._pass_sizes: dict[int, list[list[int]]] = {}
 
-    @property
-    def deltas_bytes(self) -> int:
-        """Bytes of scratch that all workers share: a number for each row of scores."""
-        num_rows = math.prod(self.parameters.scores_shape[:3])
-        return align_up(num_rows * self.form.forward.element_bytes, SCRATCH_ALIGNMENT)
+    def pass_sizes(self, num_threads: int) -> list[list[int]]:
+        """Return the integers of ``backward_plan.PASS_NAMES`` of each pass, for so many threads."""
+        if num_threads not in self._pass_sizes:
+            passes = plan_passes(self.parameters, self.form, num_threads)
+            self._pass_sizes[num_threads] = [part.sizes(self.parameters) for part in passes]
+        return self._pass_sizes[num_threads]
 
     def scratch_bytes(self, num_threads: int) -> int:
         """Return the bytes of scratch that ``num_threads`` workers need together.
@@ -192,7 +197,6 @@ class BoundGradient:
         self.scratch = scratch
         self._operands = operands
         self._mask_gradient = operands[-1]
-        self._passes: dict[int, list[list[int]]] = {}
         start = -scratch.ctypes.data % SCRATCH_ALIGNMENT
         self._counter = scratch[start : start + 8].view(np.int64)
         self._counter_address = scratch.ctypes.data + start
@@ -216,10 +220,7 @@ class BoundGradient:
             ValueError: The scratch is too small for the threads of the pool.
         """
         kernel, num_threads = self.kernel, 1 if pool is None else pool.num_threads
-        if num_threads not in self._passes:
-            kernel.check_scratch(self.scratch, num_threads)
-            passes = plan_passes(kernel.parameters, kernel.form, num_threads)
-            self._passes[num_threads] = [part.sizes(kernel.parameters) for part in passes]
+        kernel.check_scratch(self.scratch, num_threads)
         if self._mask_gradient is not None:
             self._mask_gradient[...] = 0
         arguments = self._arguments
@@ -230,7 +231,7 @@ class BoundGradient:
             scratch = self._workers_address + worker * kernel.worker_bytes
             kernel.function(address, scratch, self._counter_address)
 
-        for sizes in self._passes[num_threads]:
+        for sizes in kernel.pass_sizes(num_threads):
             arguments[_FIRST_PASS_ARGUMENT : _FIRST_PASS_ARGUMENT + len(PASS_NAMES)] = sizes
             self._counter[0] = 0
             if pool is None:

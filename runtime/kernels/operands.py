@@ -29,10 +29,12 @@ def check_operand(
     Raises:
         ValueError: It is not.
     """
-    # Names, because bfloat16 is known to numpy by the package that adds it only.
-    allowed = ("bfloat16", "uint16") if dtype is DType.BFLOAT16 else (dtype.value,)
-    if array.dtype.name not in allowed:
-        raise ValueError(f"{name}: want {' or '.join(allowed)}, got {array.dtype}")
+    if dtype is DType.BFLOAT16:
+        # Names, because bfloat16 is known to numpy by the package that adds it only.
+        if array.dtype.name not in ("bfloat16", "uint16"):
+            raise ValueError(f"{name}: want bfloat16 or uint16, got {array.dtype}")
+    elif array.dtype != dtype.to_numpy():
+        raise ValueError(f"{name}: want {dtype}, got {array.dtype}")
     if array.shape != shape:
         merged = (*shape[:2], math.prod(shape[2:]))
         if layout != "bnhd" or array.shape != merged:
