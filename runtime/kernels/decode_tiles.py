@@ -51,7 +51,7 @@ _EMPTY_STATE = {"largest": -math.inf, "factors": 1.0, "sums": 0.0, "ones": 1.0}
 
 _LINE_BYTES = 64
 # Keys that a single row is multiplied by in turn: their sums wait for each other otherwise.
-_KEYS_IN_TURN = 4
+_KEYS_IN_TURN = 2
 # Vectors of a single row that a product is unrolled over.
 _UNROLLED_VECTORS = 8
 # Scores of a row in flight at a time, in vectors.
