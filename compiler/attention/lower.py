@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hocket.compiler.attention.memory.planner import compact
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.search.objective import Latency
 from hocket.compiler.attention.search.searcher import Budget, Evaluator
 from hocket.compiler.attention.search.searchers import SEARCHERS
 from hocket.compiler.attention.search.space import TilingSpace
 from hocket.compiler.errors import InfeasibleError
+from hocket.hwmodels.simulate import estimate_program
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ AUTO = "auto"
 NATURAL = "hocket"
 """The dataflow that ``auto`` stands for: its space holds what suits a machine with one unit at work
 at a time as well as one with two."""
+
+MAX_COMPACT_TASKS = 10_000
+"""Longer programs stay in their slots: to place them anew takes longer than to find them."""
 
 MAX_TRIES = 4
 """After so many logged results that turn out not to be true, a search is made anew."""
@@ -46,6 +52,9 @@ def lower_attention(
     log: TuningLog | None = None,
 ) -> SearchResult:
     """Return the best program found for an attention problem on a machine.
+
+    Found is a tiling with its order of work, in slots; its buffers are then placed anew in less
+    memory, as far as that takes no time on this machine.
 
     Args:
         problem: What to compute.
@@ -75,9 +84,26 @@ def lower_attention(
         result = SEARCHERS[searcher].search(space, objective, budget, seed)
         if log is not None:
             log.record(space, objective, budget, result, searcher=searcher, seed=seed)
+    result = _compacted(result, machine)
     if verify:
         verify_program(result.best.program, machine)
     return result
+
+
+def _compacted(result: SearchResult, machine: HardwareModel) -> SearchResult:
+    """Return a result whose best program takes less memory, if that can be had without time.
+
+    Only now: slots are known before anything is built, which a search needs, and a program in slots
+    depends on no speed. The front and the history are of slots.
+    """
+    best = result.best
+    if not best.estimate.is_simulated or best.program.schedule.num_tasks > MAX_COMPACT_TASKS:
+        return result
+    program = compact(best.program, machine)
+    if program is best.program:
+        return result
+    estimate, _ = estimate_program(program, machine, best.estimate.bound_cycles)
+    return replace(result, best=replace(best, program=program, estimate=estimate))
 
 
 def _logged(

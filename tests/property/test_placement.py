@@ -18,6 +18,7 @@ from hocket.compiler.attention.memory.exact import (
     Effort,
     PlacementLimits,
     load_solver,
+    make_solver,
     place_exactly,
 )
 from hocket.compiler.attention.memory.liveness import (
@@ -202,6 +203,24 @@ def test_some_live_ranges_need_more_than_is_ever_alive() -> None:
     assert exact.is_optimal
     with pytest.raises(InfeasibleError, match="no other exists in less"):
         place_exactly(sizes, ranges, with_capacity(20), QUICK)
+
+
+def test_the_same_placement_is_found_on_every_run() -> None:
+    """A hundred buffers, more than can be placed for good in so little time."""
+    generator = np.random.default_rng(0)
+    sizes = np.array([[0, 1, size] for size in generator.integers(1, 60, 100)], dtype=np.int64)
+    firsts = generator.integers(0, 100, 100)
+    ranges: Ranges = [
+        LiveRange(first, first + length)
+        for first, length in zip(
+            firsts.tolist(), generator.integers(1, 40, 100).tolist(), strict=True
+        )
+    ]
+    limits = PlacementLimits(effort=Effort(0.1))
+    one, other = (place_exactly(sizes, ranges, MACHINE, limits, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(one.places, other.places)
+    assert one.bound_bytes == other.bound_bytes
+    assert not make_solver(limits.effort, 5, packs=True).parameters.use_lns
 
 
 def test_what_finds_no_room_is_reported_with_what_lives_beside_it() -> None:

@@ -96,15 +96,22 @@ def load_solver() -> Any:
     return cp_model
 
 
-def make_solver(effort: Effort, seed: int) -> cp_model.CpSolver:
+def make_solver(effort: Effort, seed: int, *, packs: bool = False) -> cp_model.CpSolver:
     """Return a solver that gives the same answer on every run, if the clock does not stop it.
 
     It works on one thread, and gives its ways of searching turns.
+
+    Args:
+        effort: How long it may work.
+        seed: Of its chances.
+        packs: Whether the model packs rectangles. Then it does without large neighbourhoods, which
+            end sooner or later from run to run where these are packed.
     """
     solver: cp_model.CpSolver = load_solver().CpSolver()
     parameters = solver.parameters
     parameters.num_workers = 1
     parameters.interleave_search = True
+    parameters.use_lns = not packs
     parameters.random_seed = seed
     parameters.max_deterministic_time = effort.work
     if effort.seconds is not None:
@@ -169,7 +176,7 @@ def place_exactly(
             model.add_hint(offset, int(start[index, 0]) // unit)
     model.add_no_overlap_2d(times, spaces)
     model.minimize(peak)
-    solver = make_solver(limits.effort, seed)
+    solver = make_solver(limits.effort, seed, packs=True)
     status = solver.solve(model)
     if status in (cp.OPTIMAL, cp.FEASIBLE):
         places = start.copy()

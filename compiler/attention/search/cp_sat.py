@@ -85,7 +85,7 @@ def solve(
         if has_addresses:
             offsets = _add_addresses(model, problem, lives)
     model.minimize(makespan)
-    solver = make_solver(effort, seed)
+    solver = make_solver(effort, seed, packs=has_addresses)
     status = solver.solve(model)
     if status == cp.INFEASIBLE and not has_addresses:
         raise RuntimeError("the solver refuses the program's own order: this is a bug, report it")

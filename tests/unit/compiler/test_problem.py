@@ -16,7 +16,7 @@ SIZES = ("batch", "query_heads", "kv_heads", "query_length", "kv_length", "head_
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("size", [0, -1, MAX_EXTENT + 1, 10**5000, True, 2.0, "2", None])
+@pytest.mark.parametrize("size", [0, -1, MAX_EXTENT + 1, 10**400, True, 2.0, "2", None])
 def test_a_size_that_is_none_is_named(name: str, size: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be an integer from 1 to 16,777,216"):
         dataclasses.replace(PROBLEM, **{name: size})

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 
+from hocket.compiler.attention import lower
 from hocket.compiler.attention.lower import lower_attention
 from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule import steps as st
-from hocket.compiler.attention.schedule.build import build_with_plan
+from hocket.compiler.attention.schedule.build import build_program, build_with_plan
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.schedule.row_blocks import row_blocks
 from hocket.compiler.attention.search.searcher import Budget
@@ -205,6 +206,30 @@ def test_fewer_tiles_than_a_head_has_are_overwritten_and_loaded_again() -> None:
         layout.demand(short, problem, dataflow, machine).values()
     )
     assert saved == 4 * 32 * 16 * 2
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_the_best_program_takes_less_memory_than_its_slots_and_no_more_time(dataflow: str) -> None:
+    machine = load_target("mas-edge")
+    problem = make_problem(8, 256)
+    best = lower_attention(problem, machine, dataflow=dataflow, verify=True).best
+    slots = build_program(problem, best.tiling, DATAFLOWS[dataflow], machine)
+    before, after = simulate(slots, machine), simulate(best.program, machine)
+    assert best.estimate.peak_on_chip_bytes == best.program.peak_on_chip_bytes
+    assert best.program.peak_on_chip_bytes <= slots.peak_on_chip_bytes
+    if dataflow == "hocket":
+        assert best.program.peak_on_chip_bytes < 0.9 * slots.peak_on_chip_bytes
+    assert best.estimate.cycles == after.cycles
+    assert after.cycles <= before.cycles * (1 + 1e-12)
+
+
+def test_a_long_program_stays_in_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = load_target("mas-edge")
+    problem = make_problem(8, 256)
+    monkeypatch.setattr(lower, "MAX_COMPACT_TASKS", 0)
+    best = lower_attention(problem, machine).best
+    terms = layout.demand(best.tiling, problem, DATAFLOWS["hocket"], machine)
+    assert best.estimate.peak_on_chip_bytes == sum(terms.values())
 
 
 def test_sizes_stand_for_one_number_of_pieces_each() -> None:
