@@ -20,7 +20,7 @@ from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule.build import build_with_plan
 from hocket.compiler.attention.search import extrapolate
 from hocket.compiler.attention.search.closed_forms import closed_forms
-from hocket.compiler.attention.search.extrapolate import LeastTotals, estimate_long
+from hocket.compiler.attention.search.extrapolate import estimate_long
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_no_extrapolated_figure_is_below_its_bound(
     forms = closed_forms(space, space.arrays)
     for index in some_legal(space, seed, count=6):
         tiling = space.tiling(index)
-        least = LeastTotals(float(forms.least_cycles[index]), float(forms.program_tasks[index]))
+        least = forms.of(index)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extrapolate, "WINDOW_TASKS", window)
             estimate, program, _, num_tasks = estimate_long(space, tiling, least)

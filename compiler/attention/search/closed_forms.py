@@ -20,7 +20,7 @@ import numpy as np
 from hocket.compiler.attention.bounds import compulsory_loads, compulsory_stores
 from hocket.compiler.attention.schedule import steps as st
 from hocket.compiler.attention.schedule.layout import SPLITS, kv_limit, spilled_elements
-from hocket.compiler.attention.search.extrapolate import MAX_TASKS, plan_windows
+from hocket.compiler.attention.search.extrapolate import MAX_TASKS, LeastTotals, plan_windows
 from hocket.compiler.attention.search.work import Work, work_of
 from hocket.hwmodels.cost import PICO, MachineFigures, machine_figures
 
@@ -54,6 +54,14 @@ class ClosedForms:
     least_joules: Floats
     program_tasks: Floats
     num_tasks: Floats
+
+    def of(self, index: int) -> LeastTotals:
+        """Return what is known of one tiling's program."""
+        return LeastTotals(
+            float(self.least_cycles[index]),
+            float(self.program_tasks[index]),
+            float(self.num_tasks[index]),
+        )
 
 
 def closed_forms(space: TilingSpace, tilings: TilingArrays) -> ClosedForms:

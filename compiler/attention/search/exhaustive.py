@@ -64,7 +64,7 @@ class ExhaustiveSearcher:
             if tiling in evaluator.known:
                 continue
             best = evaluator.best
-            evaluator.evaluate(tiling)
+            evaluator.evaluate(tiling, forms.of(index))
             if evaluator.best is not best:
                 # Where there is a better one there are more: look around it first.
                 near.extend(each for each in space.neighbours(index) if is_legal[each])

@@ -64,10 +64,12 @@ class LeastTotals(NamedTuple):
     Attributes:
         cycles: It takes at least so many.
         num_tasks: It has about so many.
+        simulated_tasks: About so many are simulated to evaluate it.
     """
 
     cycles: float
     num_tasks: float
+    simulated_tasks: float
 
 
 class LongEstimate(NamedTuple):

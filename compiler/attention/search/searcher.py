@@ -12,7 +12,6 @@ from hocket.compiler.attention.search.closed_forms import closed_forms
 from hocket.compiler.attention.search.extrapolate import (
     MAX_SIMULATED_TASKS,
     MAX_TASKS,
-    LeastTotals,
     estimate_long,
 )
 from hocket.compiler.errors import InfeasibleError
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.compiler.attention.memory.cache_overwrite import CachePlan
+    from hocket.compiler.attention.search.extrapolate import LeastTotals
     from hocket.compiler.attention.search.objective import Key, Objective
     from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
@@ -147,8 +147,12 @@ class Evaluator:
             return False
         return budget.clock() - self._start >= budget.seconds
 
-    def evaluate(self, tiling: Tiling) -> Estimate:
+    def evaluate(self, tiling: Tiling, least: LeastTotals | None = None) -> Estimate:
         """Return what the program of a tiling that fits takes.
+
+        Args:
+            tiling: One of the space.
+            least: What the closed forms say of it, if that is at hand.
 
         Raises:
             InfeasibleError: Too much would have to be simulated to know.
@@ -156,7 +160,7 @@ class Evaluator:
         found = self.known.get(tiling)
         if found is not None:
             return found
-        estimate, _, _, num_tasks = self._estimate(tiling)
+        estimate, _, _, num_tasks = self._estimate(tiling, least)
         self.num_tasks += num_tasks
         self.known[tiling] = estimate
         key = self.objective.key(estimate)
@@ -194,14 +198,15 @@ class Evaluator:
             history=tuple(self.history),
         )
 
-    def _estimate(self, tiling: Tiling) -> tuple[Estimate, Program, CachePlan, int]:
+    def _estimate(
+        self, tiling: Tiling, least: LeastTotals | None = None
+    ) -> tuple[Estimate, Program, CachePlan, int]:
         problem, machine, dataflow = self.space.problem, self.space.machine, self.space.dataflow
-        forms = closed_forms(self.space, layout.TilingArrays.of([tiling]))
-        num_tasks = float(forms.program_tasks[0])
-        if forms.num_tasks[0] > MAX_SIMULATED_TASKS:
-            raise _too_long(self.space, tiling, int(forms.num_tasks[0]))
-        if num_tasks > MAX_TASKS:
-            least = LeastTotals(float(forms.least_cycles[0]), num_tasks)
+        if least is None:
+            least = closed_forms(self.space, layout.TilingArrays.of([tiling])).of(0)
+        if least.simulated_tasks > MAX_SIMULATED_TASKS:
+            raise _too_long(self.space, tiling, int(least.simulated_tasks))
+        if least.num_tasks > MAX_TASKS:
             return estimate_long(self.space, tiling, least)
         program, plan = build_with_plan(problem, tiling, dataflow, machine)
         schedule = program.schedule

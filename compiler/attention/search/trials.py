@@ -127,11 +127,11 @@ class Trials:
         excess = demand / space.machine.on_chip_memory.capacity_bytes - 1
         if excess > 0:
             return Trial(None, excess)
-        forms = closed_forms(space, layout.TilingArrays.of([tiling]))
-        excess = float(forms.num_tasks[0]) / self._allowed_tasks() - 1
+        least = closed_forms(space, layout.TilingArrays.of([tiling])).of(0)
+        excess = least.simulated_tasks / self._allowed_tasks() - 1
         if excess > 0:
             return Trial(None, excess)
-        return Trial(self.evaluator.evaluate(tiling))
+        return Trial(self.evaluator.evaluate(tiling, least))
 
     def _allowed_tasks(self) -> float:
         """Return how many tasks the next evaluation may take."""

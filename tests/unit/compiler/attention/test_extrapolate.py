@@ -75,8 +75,7 @@ def test_windows_add_up_to_what_the_whole_program_takes(
     chosen = DATAFLOWS[dataflow]
     whole, _ = estimate_program(build_program(problem, tiling, chosen, machine), machine, bound)
     space = TilingSpace(problem, machine, chosen)
-    forms = closed_forms(space, layout.TilingArrays.of([tiling]))
-    least = extrapolate.LeastTotals(float(forms.least_cycles[0]), float(forms.program_tasks[0]))
+    least = closed_forms(space, layout.TilingArrays.of([tiling])).of(0)
     found, window, _, _ = extrapolate.estimate_long(space, tiling, least)
     verify_program(window, machine)
     assert not found.is_simulated
