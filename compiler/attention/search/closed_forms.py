@@ -20,7 +20,7 @@ import numpy as np
 from hocket.compiler.attention.bounds import compulsory_loads, compulsory_stores
 from hocket.compiler.attention.schedule import steps as st
 from hocket.compiler.attention.schedule.layout import SPLITS, kv_limit, spilled_elements
-from hocket.compiler.attention.search.extrapolate import MAX_TASKS, LeastTotals, plan_windows
+from hocket.compiler.attention.search.extrapolate import LeastTotals, most_tasks, plan_windows
 from hocket.compiler.attention.search.work import Work, work_of
 from hocket.hwmodels.cost import PICO, MachineFigures, machine_figures
 
@@ -246,7 +246,8 @@ class _Forms:
         problem = self.problem
         rows = np.minimum(self.t.query_rows, problem.query_length)
         tiles = np.ceil(self.limit / self.columns)
-        together = np.where(self.by_rows | self.by_keys, 1.0, self.cores)
+        matrices = float(problem.batch * problem.kv_heads)
+        together = np.where(self.by_rows | self.by_keys, 1.0, np.minimum(self.cores, matrices))
         kept = self.t.resident_tiles / (2 * tiles * together)
         passes = np.ceil(problem.query_length / rows) * np.ceil(problem.group_size / self.heads)
         passes = np.where(self.by_rows, passes / self.cores, passes)
@@ -300,5 +301,7 @@ class _Forms:
         turns = np.ceil(problem.query_length / rows) * np.ceil(problem.group_size / self.heads)
         turns = np.where(has_own | self.by_keys, turns, np.ceil(turns / self.cores))
         windows = plan_windows(program_tasks, rounds, turns, self.t.live_blocks, is_cut=self.is_cut)
-        tasks: Floats = np.where(program_tasks > MAX_TASKS, windows.num_tasks, program_tasks)
+        tasks: Floats = np.where(
+            program_tasks > most_tasks(self.machine), windows.num_tasks, program_tasks
+        )
         return tasks

@@ -29,6 +29,7 @@ from hocket.hwmodels.cost import PICO, machine_figures, task_costs
 from hocket.hwmodels.estimate import Estimate
 from hocket.hwmodels.simulate import simulated_cycles
 from hocket.hwmodels.tasks import TENSORS
+from hocket.hwmodels.verify import MAX_MARKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.search.space import TilingSpace
     from hocket.compiler.attention.tiling import Tiling
     from hocket.compiler.problem import AttentionProblem
+    from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
 
     Floats = NDArray[np.float64]
@@ -56,6 +58,12 @@ _CUT_PLACES = 8
 
 _SAMPLES = 4096
 """Turns at which what a turn adds is looked up, evenly over a head."""
+
+
+def most_tasks(machine: HardwareModel) -> int:
+    """Return how many tasks a program may have to be built as a whole, and verified."""
+    num_streams = 2 + 2 * machine.num_cores
+    return min(MAX_TASKS, MAX_MARKS // num_streams)
 
 
 class LeastTotals(NamedTuple):

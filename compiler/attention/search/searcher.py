@@ -13,6 +13,7 @@ from hocket.compiler.attention.search.extrapolate import (
     MAX_SIMULATED_TASKS,
     MAX_TASKS,
     estimate_long,
+    most_tasks,
 )
 from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.cost import task_costs
@@ -206,7 +207,7 @@ class Evaluator:
             least = closed_forms(self.space, layout.TilingArrays.of([tiling])).of(0)
         if least.simulated_tasks > MAX_SIMULATED_TASKS:
             raise _too_long(self.space, tiling, int(least.simulated_tasks))
-        if least.num_tasks > MAX_TASKS:
+        if least.num_tasks > most_tasks(machine):
             return estimate_long(self.space, tiling, least)
         program, plan = build_with_plan(problem, tiling, dataflow, machine)
         schedule = program.schedule

@@ -170,3 +170,11 @@ def test_tensors_that_outer_memory_does_not_hold_do_not_fit(dataflow: str, lengt
     assert f"query {tensor} + key {tensor} + value {tensor}" in report
     half = dataclasses.replace(problem, query_heads=16, kv_heads=16)
     assert lower_attention(half, machine, dataflow=dataflow).best.estimate.cycles > 0
+
+
+def test_on_many_cores_programs_are_as_short_as_can_be_verified() -> None:
+    machine = dataclasses.replace(load_target("mas-edge"), num_cores=512)
+    tensors = dataclasses.replace(machine.outer_memory, capacity_bytes=1 << 40)
+    machine = dataclasses.replace(machine, outer_memory=tensors)
+    result = lower_attention(make_problem(1024, 512), machine, dataflow="mas", verify=True)
+    assert result.best.program.schedule.num_tasks <= extrapolate.most_tasks(machine) < 150_000
