@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hocket.compiler.attention.search.searcher import Budget, SearchResult
-    from hocket.compiler.attention.tiling import Tiling
     from hocket.compiler.problem import AttentionProblem
-    from hocket.hwmodels.estimate import Estimate
     from hocket.hwmodels.machine import HardwareModel
 
     Problem = AttentionProblem | Sequence[int] | str
@@ -283,22 +281,18 @@ def search_program(
 
 def join_searches(results: list[SearchResult]) -> SearchResult:
     """Return one result for searches of one space: the first one's best, and the common front."""
+    from hocket.compiler.attention.search.searcher import pareto_front
+
     first = results[0]
     if len(results) == 1:
         return first
-    met = [pair for result in results for pair in result.front]
-    met.sort(key=lambda pair: (pair[1].cycles, pair[1].joules))
-    front: list[tuple[Tiling, Estimate]] = []
-    for tiling, estimate in met:
-        if not front or estimate.joules < front[-1][1].joules:
-            front.append((tiling, estimate))
     return dataclasses.replace(
         first,
         num_evaluated=sum(result.num_evaluated for result in results),
         num_tasks=sum(result.num_tasks for result in results),
         is_optimal=all(result.is_optimal for result in results),
         stop_reason="; then ".join(dict.fromkeys(result.stop_reason for result in results)),
-        front=tuple(front),
+        front=pareto_front(pair for result in results for pair in result.front),
     )
 
 

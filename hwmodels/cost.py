@@ -1,6 +1,6 @@
 """What tasks cost on a machine, each alone: cycles of its unit or port, and energy.
 
-The same scalar functions serve single questions, whole programs, and compiled searches.
+The same scalar functions serve whole programs and compiled searches.
 """
 
 from __future__ import annotations
@@ -200,23 +200,6 @@ def softmax_cost(
         lane_cycles += rows * figures.exponentials
         reads += 2.0 * rows
     return vector_cost(lane_cycles, reads, writes, figures)
-
-
-def product_cycles(rows: int, columns: int, depth: int, machine: HardwareModel) -> float:
-    """Return the cycles of a ``[rows, depth] x [depth, columns]`` product."""
-    cost: tuple[float, float, float] = product_cost(
-        rows, columns, depth, False, machine_figures(machine)
-    )
-    return cost[0]
-
-
-def softmax_cycles(rows: int, columns: int, is_masked: bool, machine: HardwareModel) -> float:
-    """Return the cycles of scaling, masking and normalising ``[rows, columns]`` scores."""
-    masked = rows * columns if is_masked else 0
-    cost: tuple[float, float, float] = softmax_cost(
-        rows, columns, masked, True, False, machine_figures(machine)
-    )
-    return cost[0]
 
 
 @njit(cache=True, error_model="numpy")

@@ -139,11 +139,6 @@ class Placement:
     offset_bytes: int
     size_bytes: int
 
-    @property
-    def end_bytes(self) -> int:
-        """One past its last byte."""
-        return self.offset_bytes + self.size_bytes
-
 
 @dataclass(frozen=True, eq=False)
 class Program:

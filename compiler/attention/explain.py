@@ -33,9 +33,7 @@ class Explanation:
         cycles: What the program takes.
         bound_cycles: What no program for this problem on this machine beats.
         binding: The resource that gives this bound.
-        matrix_utilization, vector_utilization, dma_utilization: Share of the time in which the
-            units of all cores, and the busier DMA port, work.
-        binding_utilization: The same of the resource that binds.
+        binding_utilization: Share of the time in which that works, over all cores.
         losses: Parts of the gap, largest first; they add up to it.
         next_lever: What to change first, in words and numbers.
         doubled_bound_cycles: The bound on a machine with twice as much of the binding resource.
@@ -44,9 +42,6 @@ class Explanation:
     cycles: float
     bound_cycles: float
     binding: Resource
-    matrix_utilization: float
-    vector_utilization: float
-    dma_utilization: float
     binding_utilization: float
     losses: tuple[Loss, ...]
     next_lever: str
@@ -56,11 +51,6 @@ class Explanation:
     def of_bound(self) -> float:
         """Cycles over the bound; 1 is the limit."""
         return self.cycles / self.bound_cycles if self.bound_cycles else 1.0
-
-    @property
-    def gap_cycles(self) -> float:
-        """Cycles beyond the bound."""
-        return self.cycles - self.bound_cycles
 
     def __str__(self) -> str:
         return (
@@ -104,9 +94,6 @@ def explain_program(
         cycles=estimate.cycles,
         bound_cycles=bounds.cycles,
         binding=analysis.binding,
-        matrix_utilization=estimate.matrix_utilization,
-        vector_utilization=estimate.vector_utilization,
-        dma_utilization=estimate.dma_utilization,
         binding_utilization=utilization(analysis.binding, estimate),
         losses=losses,
         next_lever=text,

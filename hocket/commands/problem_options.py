@@ -130,19 +130,17 @@ class OverrideOptions:
 
 
 def read_problems(
-    asked: ProblemOptions, overrides: OverrideOptions
+    asked: ProblemOptions, overrides: OverrideOptions, machine: "HardwareModel"
 ) -> list[tuple[str | None, "AttentionProblem"]]:
-    """Return name (None for sizes) and problem of all that was asked for.
+    """Return name (None for sizes) and problem of all that was asked for, on a machine.
 
     Raises:
         typer.BadParameter: Neither or both of ``--network`` and ``--problem`` were given, or what
             was given does not make a problem; the message names the option.
     """
-    from hocket.hwmodels.loader import load_target
     from hocket.simulation import make_problem
 
     named = _read_sizes(asked)
-    element_bytes = load_target(asked.target).element_bytes
     made = []
     for name, (heads, length, head_dim) in named:
         try:
@@ -154,7 +152,7 @@ def read_problems(
                 kv_heads=overrides.kv_heads,
                 query_length=overrides.query_length,
                 is_causal=overrides.causal,
-                element_bytes=element_bytes,
+                element_bytes=machine.element_bytes,
             )
         except ValueError as error:
             where = f"{name}: " if name else ""

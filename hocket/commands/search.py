@@ -97,12 +97,12 @@ def search_command(
         raise typer.BadParameter(
             f"want a number of seconds above 0, got {budget_seconds}", param_hint="--budget-seconds"
         )
-    problems = read_problems(asked, overrides)
+    machine = read_machine(asked, overrides)
+    problems = read_problems(asked, overrides, machine)
     if len(problems) > 1:
         raise typer.BadParameter(
             "a search takes one network; `hocket simulate` takes several", param_hint="--network"
         )
-    machine = read_machine(asked, overrides)
 
     from hocket.compiler.errors import InfeasibleError
     from hocket.simulation import search_program

@@ -90,8 +90,8 @@ def simulate_command(
     dataflows = _choose_dataflows(dataflow)
     check_searchers([searcher])
     check_objective(objective)
-    problems = read_problems(asked, overrides)
     machine = read_machine(asked, overrides)
+    problems = read_problems(asked, overrides, machine)
     jobs = [(name, sizes, flow) for name, sizes in problems for flow in dataflows]
     endings = _endings([(name, flow) for name, _, flow in jobs])
     files.check(endings.values())

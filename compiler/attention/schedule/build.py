@@ -17,6 +17,7 @@ from hocket.compiler.problem import MaskedRows
 from hocket.hwmodels.columns import TaskTable
 from hocket.hwmodels.program import Program, Schedule
 from hocket.hwmodels.tasks import SoftmaxArguments
+from hocket.hwmodels.units import ceil_div
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def build_blocks(
         ),
     )
     plan = CachePlan(
-        num_tiles=2 * -(-limit // columns),
+        num_tiles=2 * ceil_div(limit, columns),
         resident_tiles=int(rings[wk.POOL, wk.RING_SLOTS]),
         kv_matrices=problem.batch * problem.kv_heads,
         element_bytes=machine.element_bytes,

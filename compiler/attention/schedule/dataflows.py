@@ -65,11 +65,6 @@ class Dataflow:
     fills: bool = False
     overwrites: bool = True
 
-    @property
-    def overlaps_units(self) -> bool:
-        """Whether the matrix and the vector unit work side by side."""
-        return max(self.live_blocks) > 1
-
 
 _FULL = (Softmax.FULL_ROW,)
 _HEADS = (Split.HEADS,)

@@ -57,17 +57,12 @@ class Latency:
 
     def key(self, estimate: Estimate) -> Key:
         """Return a key that is smaller for a better program."""
-        step = self._step(estimate.cycles)
+        step = _step(estimate.cycles, self.tolerance)
         return (step, estimate.joules, estimate.cycles, estimate.peak_on_chip_bytes)
 
     def least_key(self, cycles: float, joules: float) -> Key:
         """Return a key no larger than that of any program with at least so many of each."""
-        return (self._step(cycles), joules, cycles, 0.0)
-
-    def _step(self, cycles: float) -> float:
-        if not self.tolerance or cycles <= 0:
-            return cycles
-        return math.floor(math.log(cycles) / math.log1p(self.tolerance))
+        return (_step(cycles, self.tolerance), joules, cycles, 0.0)
 
 
 @dataclass(frozen=True)
@@ -91,17 +86,19 @@ class Energy:
 
     def key(self, estimate: Estimate) -> Key:
         """Return a key that is smaller for a better program."""
-        step = self._step(estimate.joules)
+        step = _step(estimate.joules, self.tolerance)
         return (step, estimate.cycles, estimate.joules, estimate.peak_on_chip_bytes)
 
     def least_key(self, cycles: float, joules: float) -> Key:
         """Return a key no larger than that of any program with at least so many of each."""
-        return (self._step(joules), cycles, joules, 0.0)
+        return (_step(joules, self.tolerance), cycles, joules, 0.0)
 
-    def _step(self, joules: float) -> float:
-        if not self.tolerance or joules <= 0:
-            return joules
-        return math.floor(math.log(joules) / math.log1p(self.tolerance))
+
+def _step(amount: float, tolerance: float) -> float:
+    """Return on which step of a logarithmic scale an amount is; itself without tolerance."""
+    if not tolerance or amount <= 0:
+        return amount
+    return math.floor(math.log(amount) / math.log1p(tolerance))
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -20,7 +20,7 @@ from hocket.hwmodels.cost import task_costs
 from hocket.hwmodels.simulate import add_up, simulated_cycles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -195,7 +195,7 @@ class Evaluator:
             num_tasks=self.num_tasks,
             is_optimal=is_optimal,
             stop_reason=stop_reason,
-            front=_front(self.known),
+            front=pareto_front(self.known.items()),
             history=tuple(self.history),
         )
 
@@ -279,10 +279,12 @@ def _levers(space: TilingSpace) -> str:
     return ", ".join(levers)
 
 
-def _front(known: dict[Tiling, Estimate]) -> tuple[tuple[Tiling, Estimate], ...]:
-    ordered = sorted(known.items(), key=lambda item: (item[1].cycles, item[1].joules))
+def pareto_front(
+    met: Iterable[tuple[Tiling, Estimate]],
+) -> tuple[tuple[Tiling, Estimate], ...]:
+    """Return those of which none is both slower and hungrier than another one, fastest first."""
     front: list[tuple[Tiling, Estimate]] = []
-    for tiling, estimate in ordered:
+    for tiling, estimate in sorted(met, key=lambda pair: (pair[1].cycles, pair[1].joules)):
         if not front or estimate.joules < front[-1][1].joules:
             front.append((tiling, estimate))
     return tuple(front)

@@ -9,7 +9,7 @@ import json
 import pytest
 from support.small_programs import heads, make_machine, make_program, whole
 
-from hocket.hwmodels.cost import product_cycles, softmax_cycles, task_costs
+from hocket.hwmodels.cost import machine_figures, product_cost, softmax_cost, task_costs
 from hocket.hwmodels.errors import ProgramError
 from hocket.hwmodels.estimate import Estimate, add_estimates
 from hocket.hwmodels.program import Placement, Program
@@ -20,10 +20,12 @@ from hocket.hwmodels.verify import verify_program
 
 def test_costs_of_single_tasks() -> None:
     machine = make_machine()
-    assert product_cycles(16, 16, 64, machine) == 64
-    assert product_cycles(17, 16, 64, machine) == 128  # a cut block takes as long as a whole one
-    assert softmax_cycles(16, 16, False, machine) == 16 * 16 * 5 / 256
-    assert softmax_cycles(16, 16, True, machine) == 16 * 16 * 6 / 256
+    figures = machine_figures(machine)
+    assert product_cost(16, 16, 64, False, figures)[0] == 64
+    # A cut block takes as long as a whole one.
+    assert product_cost(17, 16, 64, False, figures)[0] == 128
+    assert softmax_cost(16, 16, 0, True, False, figures)[0] == 16 * 16 * 5 / 256
+    assert softmax_cost(16, 16, 16 * 16, True, False, figures)[0] == 16 * 16 * 6 / 256
     costs = task_costs(make_program(heads(0)).schedule, machine)
     assert (costs.cycles[0], costs.outer_bytes[0]) == (128, 512)
     assert costs.picojoules[0, 2] == pytest.approx(512 * 56.24)
