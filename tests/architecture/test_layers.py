@@ -92,9 +92,7 @@ TABLE = (
     ),
     Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy",), is_planned=True),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
-    Row(
-        "hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True
-    ),
+    Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True),
     Row(
         "hocket.fl.backends.compiled",
         ("hocket.fl.core", "hocket.runtime", "hocket.compiler.driver"),
