@@ -74,14 +74,14 @@ def scaled_dot_product_attention(
     """
     if dropout_p:
         raise UnsupportedError(f"dropout_p must be 0, got {dropout_p}: weights are never stored")
-    tensors = {"query": query, "key": key, "value": value}
+    tensors, rank = {"query": query, "key": key, "value": value}, query.dim()
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES or tensor.dtype != query.dtype:
             names = ", ".join(map(str, _DTYPES.values()))
             raise UnsupportedError(
                 f"{name}: want the dtype of query, one of {names}; got {tensor.dtype}"
             )
-        if tensor.dim() < 2 or tensor.dim() != query.dim():
+        if tensor.dim() < 2 or tensor.dim() != rank:
             raise UnsupportedError(
                 f"{name}: want rank 2 or more and that of query, got {list(tensor.shape)}"
             )
@@ -89,10 +89,12 @@ def scaled_dot_product_attention(
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    batches: torch.Size = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
-        *(tensor.shape[:-3] for tensor in tensors.values())
-    )
-    query, key, value = (_of_rank_four(tensor, batches) for tensor in tensors.values())
+    batches = query.shape[:-3]
+    if rank != 4 or not batches == key.shape[:-3] == value.shape[:-3]:
+        batches = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
+            *(tensor.shape[:-3] for tensor in tensors.values())
+        )
+        query, key, value = (_of_rank_four(tensor, batches) for tensor in tensors.values())
     heads, shared = query.shape[1], key.shape[1]
     if shared != value.shape[1] or heads % shared or not (enable_gqa or shared in (1, heads)):
         raise UnsupportedError(
@@ -101,13 +103,14 @@ def scaled_dot_product_attention(
         )
     mask = None
     if attn_mask is not None:
-        scores_shape = (*batches, heads, query.shape[2], key.shape[2])[-tensors["query"].dim() :]
+        scores_shape = (*batches, heads, query.shape[2], key.shape[2])[-rank:]
         mask = _as_mask(attn_mask, scores_shape)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
     output: torch.Tensor = attention(query, key, value, mask, is_causal, float(scale))[0]
-    shape = (*batches, *output.shape[1:])
-    return output.reshape(shape[-tensors["query"].dim() :])
+    if output.dim() == rank:
+        return output
+    return output.reshape((*batches, *output.shape[1:])[-rank:])
 
 
 @torch.library.custom_op(
