@@ -1,28 +1,17 @@
-"""What is timed: attention problems by kind, the arrays they work on, and the right answers."""
+"""What is timed: attention problems by kind."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
-import numpy as np
 from workloads import QUICK, WORKLOADS
 
 from hocket.compiler.problem import AttentionProblem, MaskKind
 from hocket.hwmodels.dtypes import DType
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-NOTATION = "heads,q_len,kv_len,head_dim[,kv_heads=K][,causal][,mask][,exported]"
-FLAGS = ("causal", "mask", "exported")
-
-# Of a longer output only this many rows of each head are checked, spread over it: its scores in
-# float64 would take gigabytes.
-MAX_CHECKED_LENGTH = 4096
-_SAMPLED_ROWS = 256
+NOTATION = "heads,q_len,kv_len,head_dim[,kv_heads=K][,causal][,mask][,exported][,bf16][,backward]"
+FLAGS = ("causal", "mask", "exported", "bf16", "backward")
 
 _SIZE_NAMES = ("heads", "q_len", "kv_len", "head_dim")
 _SEQUENCE = 4096
@@ -51,12 +40,15 @@ class Case:
         problem: What to compute; batch 1.
         is_exported: Whether operands lie as models of exporters have them,
             ``[batch, rows, heads * columns]``, instead of ``[batch, heads, rows, columns]``.
+        is_backward: Whether the gradients of query, key and value are computed, from an output
+            that is there already.
     """
 
     kind: str
     name: str
     problem: AttentionProblem
     is_exported: bool = False
+    is_backward: bool = False
 
     @property
     def text(self) -> str:
@@ -66,7 +58,13 @@ class Case:
         words = [str(part) for part in parts]
         if problem.kv_heads != problem.query_heads:
             words.append(f"kv_heads={problem.kv_heads}")
-        flags = (problem.is_causal, problem.mask is not MaskKind.NONE, self.is_exported)
+        flags = (
+            problem.is_causal,
+            problem.mask is not MaskKind.NONE,
+            self.is_exported,
+            problem.dtype is DType.BFLOAT16,
+            self.is_backward,
+        )
         words += [flag for flag, is_set in zip(FLAGS, flags, strict=True) if is_set]
         return ",".join(words)
 
@@ -78,110 +76,18 @@ class Case:
         return problem.kv_heads * problem.kv_length * columns * problem.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Right rows of an output.
-
-    Attributes:
-        rows: Which rows of each head these are.
-        output: float64 ``[batch, heads, rows, columns]``.
-    """
-
-    rows: NDArray[np.intp]
-    output: NDArray[np.float64]
-
-    def error(self, computed: NDArray[np.float32]) -> float:
-        """Return the largest absolute error of an output, NaN counted as infinite."""
-        if computed.shape[2] <= self.rows[-1]:
-            return float("inf")
-        distance = np.abs(computed[:, :, self.rows] - self.output)
-        return float(np.nan_to_num(distance, nan=np.inf).max())
-
-
-class Operands:
-    """The arrays of a case, standard normal, in each layout that a library may ask for.
-
-    Attributes:
-        case: Whose they are.
-        query, key, value: float32 ``[batch, heads, rows, columns]``.
-        mask: float32 ``[1, 1, q_len, kv_len]``, to be added to the scores; None without one.
-    """
-
-    def __init__(self, case: Case, seed: int = 0) -> None:
-        problem = case.problem
-        generator = np.random.default_rng(seed)
-
-        def draw(*shape: int) -> NDArray[np.float32]:
-            return generator.standard_normal(shape, dtype=np.float32)
-
-        self.case = case
-        self.query = draw(1, problem.query_heads, problem.query_length, problem.head_dim)
-        self.key = draw(1, problem.kv_heads, problem.kv_length, problem.head_dim)
-        self.value = draw(1, problem.kv_heads, problem.kv_length, problem.value_dim)
-        self.mask = None if problem.mask_shape is None else draw(*problem.mask_shape)
-
-    @property
-    def problem(self) -> AttentionProblem:
-        """What is computed on them."""
-        return self.case.problem
-
-    @property
-    def arrays(self) -> list[NDArray[np.float32]]:
-        """All arrays that were made so far, in either layout."""
-        made = vars(self)
-        masks = [mask for mask in (self.mask, made.get("causal_mask")) if mask is not None]
-        return [self.query, self.key, self.value, *made.get("merged", ()), *masks]
-
-    @cached_property
-    def merged(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Query, key and value as ``[batch, rows, heads * columns]``."""
-        return merge_heads(self.query), merge_heads(self.key), merge_heads(self.value)
-
-    @cached_property
-    def causal_mask(self) -> NDArray[np.float32]:
-        """Causality as exporters write it: minus infinity above the diagonal, to be added."""
-        problem = self.problem
-        seen = np.tri(problem.query_length, problem.kv_length, dtype=bool)
-        return np.where(seen, np.float32(0), np.float32(-np.inf))[None, None]
-
-
-def merge_heads(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``[batch, heads, rows, columns]`` as ``[batch, rows, heads * columns]``."""
-    batch, heads, rows, columns = array.shape
-    return np.ascontiguousarray(array.swapaxes(1, 2)).reshape(batch, rows, heads * columns)
-
-
-def split_heads(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Return ``[batch, rows, heads * columns]`` as ``[batch, heads, rows, columns]``."""
-    batch, rows, columns = array.shape
-    return array.reshape(batch, rows, heads, columns // heads).swapaxes(1, 2)
-
-
-def attend(operands: Operands) -> Expected:
-    """Compute an attention in float64 and the plainest numpy."""
-    problem = operands.problem
-    length = problem.query_length
-    count = length if length <= MAX_CHECKED_LENGTH else _SAMPLED_ROWS
-    rows = np.linspace(0, length - 1, count).astype(np.intp)
-    output = np.empty((1, problem.query_heads, count, problem.value_dim))
-    for head in range(problem.query_heads):
-        key, value = (
-            array[0, head // problem.group_size].astype(np.float64)
-            for array in (operands.key, operands.value)
-        )
-        scores = problem.scale * (operands.query[0, head, rows].astype(np.float64) @ key.T)
-        if operands.mask is not None:
-            scores += operands.mask[0, 0, rows]
-        if problem.is_causal:
-            scores[np.arange(problem.kv_length) > rows[:, None]] = -np.inf
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        output[0, head] = weights @ value / weights.sum(axis=-1, keepdims=True)
-    return Expected(rows, output)
-
-
 def forward_flops(problem: AttentionProblem) -> float:
     """Return the operations of both products, of the scores that must be computed."""
     return 2.0 * problem.num_macs
+
+
+def backward_flops(problem: AttentionProblem) -> float:
+    """Return the operations of the five products of the gradients, likewise.
+
+    These are the scores once more, the gradients of weights, query, key and value.
+    """
+    columns = 3 * problem.head_dim + 2 * problem.value_dim
+    return 2.0 * problem.num_score_elements * columns
 
 
 def parse_problem(text: str) -> Case:
@@ -223,8 +129,12 @@ def parse_problem(text: str) -> Case:
         head_dim,
         is_causal="causal" in flags,
         is_masked="mask" in flags,
+        dtype=DType.BFLOAT16 if "bf16" in flags else DType.FLOAT32,
     )
-    return Case(_kind(problem, is_exported="exported" in flags), "", problem, "exported" in flags)
+    case = Case("", "", problem, "exported" in flags, "backward" in flags)
+    case = dataclasses.replace(case, kind=_kind(case))
+    _check_kind(case, flags)
+    return case
 
 
 def make_problem(
@@ -235,8 +145,9 @@ def make_problem(
     *,
     is_causal: bool = False,
     is_masked: bool = False,
+    dtype: DType = DType.FLOAT32,
 ) -> AttentionProblem:
-    """Return an attention of batch 1 in float32, its mask shared by all heads."""
+    """Return an attention of batch 1, its mask shared by all heads."""
     return AttentionProblem(
         batch=1,
         query_heads=heads,
@@ -245,7 +156,7 @@ def make_problem(
         kv_length=lengths[1],
         head_dim=head_dim,
         value_dim=head_dim,
-        dtype=DType.FLOAT32,
+        dtype=dtype,
         scale=head_dim**-0.5,
         mask=MaskKind.ADDITIVE if is_masked else MaskKind.NONE,
         mask_shape=(1, 1, *lengths) if is_masked else None,
@@ -253,8 +164,8 @@ def make_problem(
     )
 
 
-def forward_cases(kind: str, *, is_quick: bool) -> list[Case]:
-    """Return the cases of a kind of forward attention."""
+def make_cases(kind: str, *, is_quick: bool) -> list[Case]:
+    """Return the cases of a kind."""
     if kind == "decode":
         shapes = {"8x64": _DECODE["8x64"]} if is_quick else _DECODE
         return [
@@ -272,6 +183,8 @@ def forward_cases(kind: str, *, is_quick: bool) -> list[Case]:
             for name, (heads, kv_heads, length, dim) in chosen
             for causal in ((True,) if is_quick else (False, True))
         ]
+    if kind == "backward":
+        return _backward_cases(is_quick=is_quick)
     networks = {name: WORKLOADS[name] for name in QUICK} if is_quick else WORKLOADS | _LONG
     if is_quick and kind != "dense":
         networks = {QUICK[0]: networks[QUICK[0]]}
@@ -286,6 +199,7 @@ def forward_cases(kind: str, *, is_quick: bool) -> list[Case]:
                 dim,
                 is_causal=kind == "causal",
                 is_masked=kind == "mask",
+                dtype=DType.BFLOAT16 if kind == "bf16" else DType.FLOAT32,
             ),
             is_exported=kind == "exported",
         )
@@ -294,6 +208,25 @@ def forward_cases(kind: str, *, is_quick: bool) -> list[Case]:
         # heads that are laid side by side.
         if not (name == "16k" and kind == "mask") and not (name in _LONG and kind == "exported")
     ]
+
+
+def _backward_cases(*, is_quick: bool) -> list[Case]:
+    names = QUICK[:1] if is_quick else tuple(WORKLOADS)
+    cases = []
+    for name, (heads, length, dim) in ({n: WORKLOADS[n] for n in names} | _LONG).items():
+        if name in _LONG and (is_quick or name == "16k"):
+            continue
+        cases += [
+            Case(
+                "backward",
+                f"{name} causal" if causal else name,
+                make_problem(heads, heads, (length, length), dim, is_causal=causal),
+                is_backward=True,
+            )
+            # Networks that are trained by the next token, and one long sequence.
+            for causal in ((False, True) if name in ("Llama3-8B", "4k") else (False,))
+        ]
+    return cases
 
 
 def shrink(case: Case) -> Case:
@@ -318,13 +251,31 @@ def _size(text: str, name: str, word: str) -> int:
     return int(word)
 
 
-def _kind(problem: AttentionProblem, *, is_exported: bool) -> str:
-    if problem.query_length == 1:
-        return "decode"
-    if problem.group_size > 1:
-        return "gqa"
-    if is_exported:
-        return "exported"
-    if problem.mask is not MaskKind.NONE:
-        return "mask"
-    return "causal" if problem.is_causal else "dense"
+def _kind(case: Case) -> str:
+    problem = case.problem
+    particular = {
+        "backward": case.is_backward,
+        "bf16": problem.dtype is DType.BFLOAT16,
+        "decode": problem.query_length == 1,
+        "gqa": problem.group_size > 1,
+        "exported": case.is_exported,
+        "mask": problem.mask is not MaskKind.NONE,
+        "causal": problem.is_causal,
+    }
+    return next((kind for kind, is_so in particular.items() if is_so), "dense")
+
+
+def _check_kind(case: Case, flags: set[str]) -> None:
+    """Refuse what a kind is not timed with."""
+    refused = {"backward": {"mask", "exported", "bf16"}, "bf16": {"mask", "exported"}}
+    beside = flags & refused.get(case.kind, set())
+    if beside:
+        raise ProblemError(
+            f"problem {case.text!r}: {case.kind} is not timed with {', '.join(sorted(beside))}; "
+            "leave one of them out"
+        )
+    if case.kind in refused and case.problem.group_size > 1:
+        raise ProblemError(
+            f"problem {case.text!r}: {case.kind} is not timed with fewer heads of key and value "
+            "than of query; leave kv_heads out"
+        )

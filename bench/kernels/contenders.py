@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hocket.compiler.assemble import kernel_parameters
-from hocket.compiler.attention.lower import lower_attention
-from hocket.hwmodels.loader import load_target
-from hocket.runtime.kernels.attention import make_attention_kernel
-from kernels.cases import merge_heads, split_heads
+from kernels.operands import merge_heads, split_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from hocket.compiler.graph.regions import Layout
-    from hocket.runtime.workers import WorkerPool
-    from kernels.cases import Operands
+    from kernels.operands import Operands
 
 
 class NotServedError(Exception):
@@ -84,34 +77,3 @@ def output_like(operands: Operands) -> NDArray[np.float32]:
 def heads_first(array: NDArray[np.float32], operands: Operands) -> NDArray[np.float32]:
     """Return an output in either layout as ``[batch, heads, rows, columns]``."""
     return array if array.ndim == 4 else split_heads(array, operands.problem.query_heads)
-
-
-def make_ours(operands: Operands, pool: WorkerPool) -> Contender:
-    """Return our kernel as the compiler would put it into a model for this CPU."""
-    case, problem = operands.case, operands.problem
-    machine = dataclasses.replace(load_target("host"), num_cores=pool.num_threads)
-    tiling = lower_attention(problem, machine).best.tiling
-    layout: Layout = "bnhd" if case.is_exported else "bhnd"
-    layouts = (layout, layout, layout, layout)
-    kernel = make_attention_kernel(
-        kernel_parameters(problem, layouts, tiling.query_rows, tiling.kv_columns)
-    )
-    query, key, value = (
-        operands.merged if case.is_exported else (operands.query, operands.key, operands.value)
-    )
-    output = output_like(operands)
-    extra_bytes = kernel.scratch_bytes(pool.num_threads)
-    bound = kernel.bind(
-        query,
-        key,
-        value,
-        mask=operands.mask,
-        output=output,
-        scratch=np.zeros(extra_bytes, np.uint8),
-    )
-    return Contender(
-        run=lambda: bound.run(pool),
-        result=lambda: heads_first(output, operands),
-        operand_bytes=output.nbytes,
-        extra_bytes=extra_bytes,
-    )

@@ -7,23 +7,33 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernels import onnx_peers, openvino_peer, torch_peers
-from kernels.cases import attend, forward_cases, forward_flops
-from kernels.contenders import make_ours
+from kernels import onnx_peers, openvino_peer, ours, torch_gradients, torch_peers
+from kernels.cases import backward_flops, forward_flops, make_cases
+from kernels.operands import attend, differentiate
+from kernels.ours import make_our_gradients, make_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hocket.compiler.problem import AttentionProblem
     from hocket.runtime.workers import WorkerPool
-    from kernels.cases import Case, Expected, Operands
+    from kernels.cases import Case
     from kernels.contenders import Contender, Peer
+    from kernels.operands import Expected, Operands
 
 LIBRARIES = ("onnxruntime", "torch", "openvino")
+OUR_LIBRARY = "hocket"
+"""That of peers which are kernels of ours, too; they take part always."""
 
 FLOAT32_TOLERANCE = 1e-5
 """Largest absolute error that an output may have. Operands are standard normal; what computes in
 float32 lies within 3e-6 of float64, what computes in bfloat16 is off by 1e-4 and more."""
+
+GRADIENT_TOLERANCE = 1e-4
+"""The same of gradients, which are sums over all rows of numbers that are a few units large."""
+
+BFLOAT16_TOLERANCE = 2e-2
+"""The same where weights and outputs are rounded to 8 bits; outputs are up to some 4."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Kind:
 def _forward(name: str, *, is_bound_by_memory: bool = False) -> Kind:
     return Kind(
         name=name,
-        make_cases=lambda is_quick: forward_cases(name, is_quick=is_quick),
+        make_cases=lambda is_quick: make_cases(name, is_quick=is_quick),
         make_ours=make_ours,
         peers=(*onnx_peers.PEERS, *torch_peers.PEERS, *openvino_peer.PEERS),
         expect=attend,
@@ -73,6 +83,24 @@ KINDS = {
         _forward("mask"),
         _forward("gqa"),
         _forward("decode", is_bound_by_memory=True),
+        Kind(
+            name="bf16",
+            make_cases=lambda is_quick: make_cases("bf16", is_quick=is_quick),
+            make_ours=make_ours,
+            peers=(*ours.PEERS, *torch_peers.PEERS, *openvino_peer.PEERS),
+            expect=attend,
+            tolerance=BFLOAT16_TOLERANCE,
+            flops=forward_flops,
+        ),
+        Kind(
+            name="backward",
+            make_cases=lambda is_quick: make_cases("backward", is_quick=is_quick),
+            make_ours=make_our_gradients,
+            peers=torch_gradients.PEERS,
+            expect=differentiate,
+            tolerance=GRADIENT_TOLERANCE,
+            flops=backward_flops,
+        ),
     )
 }
 

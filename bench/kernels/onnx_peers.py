@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto
 
-    from kernels.cases import Operands
+    from kernels.operands import Operands
 
 _OPSET = 23
 _IR_VERSION = 10

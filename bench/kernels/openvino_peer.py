@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hocket.hwmodels.dtypes import DType
 from kernels.contenders import Contender, Peer, heads_first, output_like
 
 if TYPE_CHECKING:
-    from kernels.cases import Operands
+    from numpy.typing import NDArray
+
+    from kernels.operands import Operands
 
 # Where the CPU can, it computes in bfloat16 unless told otherwise.
+_UPPER_BITS = 16
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
 
@@ -22,24 +26,35 @@ class OpenvinoPeer(Peer):
         """Prepare a case, see ``contenders.Peer``."""
         import openvino
 
-        output = output_like(operands)
+        problem, output = operands.problem, output_like(operands)
         request = _compile(operands, num_threads).create_infer_request()
         is_exported = operands.case.is_exported
         arrays = operands.merged if is_exported else (operands.query, operands.key, operands.value)
         feeds = [*arrays, *([] if operands.mask is None else [operands.mask])]
-        for index, array in enumerate(feeds):
-            request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
-        request.set_output_tensor(0, openvino.Tensor(output, shared_memory=True))
+        written = openvino.Tensor(output, shared_memory=True)
+        tensors = [openvino.Tensor(array, shared_memory=True) for array in feeds]
+        is_half = problem.dtype is DType.BFLOAT16
+        if is_half:
+            written = openvino.Tensor(openvino.Type.bf16, list(output.shape))
+            tensors = [openvino.Tensor(openvino.Type.bf16, list(array.shape)) for array in feeds]
+            for tensor, bits in zip(tensors, operands.upper_halves, strict=True):
+                tensor.data.view(np.uint16)[...] = bits
+        for index, tensor in enumerate(tensors):
+            request.set_input_tensor(index, tensor)
+        request.set_output_tensor(0, written)
 
         def run() -> object:
             # Shared, or it would copy the output once more.
             return request.infer(share_outputs=True), feeds, output
 
-        return Contender(
-            run,
-            lambda: heads_first(output, operands),
-            operand_bytes=output.nbytes,
-        )
+        def result() -> NDArray[np.float32]:
+            if is_half:
+                bits = written.data.view(np.uint16).astype(np.uint32)
+                output[...] = (bits << _UPPER_BITS).view(np.float32)
+            return heads_first(output, operands)
+
+        halves = sum(tensor.byte_size for tensor in (*tensors, written)) if is_half else 0
+        return Contender(run, result, operand_bytes=output.nbytes + halves)
 
 
 PEERS = (OpenvinoPeer("OpenVINO", "openvino"),)
@@ -78,7 +93,9 @@ def _compile(operands: Operands, num_threads: int) -> Any:
     problem = operands.problem
     is_exported = operands.case.is_exported
     arrays = operands.merged if is_exported else (operands.query, operands.key, operands.value)
-    inputs = [ops.parameter(list(array.shape), np.float32) for array in arrays]
+    is_half = problem.dtype is DType.BFLOAT16
+    dtype = openvino.Type.bf16 if is_half else openvino.Type.f32
+    inputs = [ops.parameter(list(array.shape), dtype) for array in arrays]
     heads: list[Any] = list(inputs)
     if is_exported:
         counts = (problem.query_heads, problem.kv_heads, problem.kv_heads)
@@ -100,6 +117,8 @@ def _compile(operands: Operands, num_threads: int) -> Any:
     if is_exported:
         output = ops.reshape(ops.transpose(output, [0, 2, 1, 3]), [0, 0, -1], True)
     settings = {**_EXACT, "INFERENCE_NUM_THREADS": num_threads}
+    if is_half:
+        settings["INFERENCE_PRECISION_HINT"] = "bf16"
     return openvino.Core().compile_model(openvino.Model([output], inputs), "CPU", settings)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from hocket.hwmodels.dtypes import DType
 from kernels.contenders import Contender, NotServedError, Peer
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kernels.cases import Operands
+    from kernels.operands import Operands
 
     Attention = Callable[[Any, Any, Any], Any]
 
@@ -42,7 +43,12 @@ class TorchPeer(Peer):
                 torch.from_numpy(merged).view(1, -1, *array.shape[1::2]).transpose(1, 2)
                 for merged, array in zip(operands.merged, arrays, strict=True)
             ]
-        attention = _flex(operands) if self.name == _FLEX else _scaled_dot_product(self, operands)
+        is_half = problem.dtype is DType.BFLOAT16
+        if is_half:
+            tensors = [tensor.bfloat16() for tensor in tensors]
+        attention = (
+            _flex(operands) if self.name == _FLEX else scaled_dot_product(self.name, operands)
+        )
         found: list[Any] = []
 
         def run() -> None:
@@ -57,10 +63,11 @@ class TorchPeer(Peer):
             output = found[0]
             if operands.case.is_exported:
                 output = output.view(1, -1, problem.query_heads, problem.value_dim).transpose(1, 2)
-            array: NDArray[np.float32] = output.numpy()
+            array: NDArray[np.float32] = output.float().numpy()
             return array
 
         elements = problem.query_heads * problem.query_length * problem.value_dim
+        elements += sum(tensor.numel() for tensor in tensors) if is_half else 0
         return Contender(run, result, operand_bytes=elements * problem.dtype.itemsize)
 
 
@@ -90,12 +97,13 @@ def describe() -> str:
     return f"own kernels {torch.backends.cpu.get_cpu_capability()}, {blas}"
 
 
-def _scaled_dot_product(peer: TorchPeer, operands: Operands) -> Attention:
+def scaled_dot_product(name: str, operands: Operands) -> Attention:
+    """Return torch's attention by the backend of a peer, for tensors of heads first."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     problem = operands.problem
-    backend = getattr(SDPBackend, _BACKENDS[peer.name])
+    backend = getattr(SDPBackend, _BACKENDS[name])
     mask = None if operands.mask is None else torch.from_numpy(operands.mask)
     is_causal = problem.is_causal
     if is_causal and mask is not None:

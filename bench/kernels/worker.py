@@ -8,6 +8,7 @@ that has already done something else says nothing. A request holds a ``task`` of
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -19,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 from hocket.memory_probe import peak_bytes, start_counting
 from hocket.runtime.workers import WorkerPool
 from kernels import onnx_peers, openvino_peer, torch_peers
-from kernels.cases import Case, Operands, parse_problem, shrink
+from kernels.cases import Case, parse_problem, shrink
 from kernels.contenders import NotServedError
-from kernels.kinds import KINDS, LIBRARIES, is_installed
+from kernels.kinds import KINDS, LIBRARIES, OUR_LIBRARY, is_installed
+from kernels.operands import Operands
 from kernels.peaks import Peaks
 from kernels.turns import take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kernels.cases import Expected
     from kernels.contenders import Contender, Peer
+    from kernels.operands import Expected
 
 OURS = "ours"
 
@@ -144,7 +146,7 @@ def main() -> None:
 def _cases(request: dict[str, Any]) -> Iterator[Case]:
     for entry in request["cases"]:
         parsed = parse_problem(entry["problem"])
-        yield Case(entry["kind"], entry["name"], parsed.problem, parsed.is_exported)
+        yield dataclasses.replace(parsed, kind=entry["kind"], name=entry["name"])
 
 
 def _present(request: dict[str, Any]) -> list[str]:
@@ -155,7 +157,7 @@ def _peers(case: Case, request: dict[str, Any]) -> list[Peer]:
     return [
         peer
         for peer in KINDS[case.kind].peers
-        if peer.library in _present(request)
+        if peer.library in (*_present(request), OUR_LIBRARY)
         and not (peer.compiles and request["is_quick"])
         and (peer.uses_mkl or not request["is_forced"])
     ]

@@ -21,6 +21,7 @@ from hocket.compiler.attention.schedule.build import build_with_plan
 from hocket.compiler.attention.search import extrapolate
 from hocket.compiler.attention.search.closed_forms import closed_forms
 from hocket.compiler.attention.search.extrapolate import estimate_long
+from hocket.compiler.attention.tiling import Split
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
@@ -72,7 +73,11 @@ def test_no_extrapolated_figure_is_below_its_bound(
 @settings(max_examples=60)
 @given(space=spaces(), seed=st.integers(0, 1000))
 def test_tasks_are_counted_before_they_are_made(space: TilingSpace, seed: int) -> None:
-    """Exactly where all keys and values are kept, and there is no mask; else within a factor."""
+    """Exactly where all keys and values are kept, and there is no mask; else within a factor.
+
+    Where cores share the keys, a block of rows is counted for each of them, though causality may
+    hide all keys of one: not exactly then, either.
+    """
     assume(len(space.legal))
     forms = closed_forms(space, space.arrays)
     for index in some_legal(space, seed, count=6):
@@ -80,6 +85,7 @@ def test_tasks_are_counted_before_they_are_made(space: TilingSpace, seed: int) -
         program, plan = build_with_plan(space.problem, tiling, space.dataflow, space.machine)
         counted, made = float(forms.program_tasks[index]), program.schedule.num_tasks
         keeps_all = tiling.resident_tiles >= plan.num_tiles * plan.kv_matrices
-        if keeps_all and space.problem.mask_shape is None:
+        is_hidden = space.problem.is_causal and tiling.split is Split.KEYS
+        if keeps_all and space.problem.mask_shape is None and not is_hidden:
             assert counted == pytest.approx(made), str(tiling)
         assert made / 2 <= counted <= made * 2, str(tiling)

@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 from kernel_latency import read_problem
 from kernels import worker
-from kernels.cases import (
-    NOTATION,
-    Case,
-    Operands,
-    ProblemError,
-    attend,
-    make_problem,
-    parse_problem,
-    shrink,
-)
-from kernels.kinds import KINDS, LIBRARIES
+from kernels.cases import NOTATION, Case, ProblemError, make_problem, parse_problem, shrink
+from kernels.kinds import KINDS, LIBRARIES, OUR_LIBRARY
+from kernels.operands import Operands, attend, differentiate
 from kernels.rows import Measured, make_rows, make_table
 from kernels.turns import take_turns
 
@@ -36,6 +28,8 @@ BENCH = Path(__file__).parents[3] / "bench" / "kernel_latency.py"
         ("12,512,512,64,exported", "exported"),
         ("32,512,512,128,kv_heads=8,causal", "gqa"),
         ("32,1,4096,128,kv_heads=8", "decode"),
+        ("12,512,512,64,causal,bf16", "bf16"),
+        ("12,512,512,64,causal,backward", "backward"),
     ],
 )
 def test_a_problem_is_read_and_written_alike(text: str, kind: str) -> None:
@@ -61,6 +55,8 @@ def test_sizes_are_read_in_their_order() -> None:
         ("12,512,512,64,kv_heads=", r"kv_heads must be a whole number from 1, got ''"),
         ("12,512,512,64,kv_heads=5", r"kv_heads must divide heads, and 5 does not divide 12"),
         ("12,1,512,64,causal", r"sees only the first key .* leave causal out"),
+        ("12,512,512,64,bf16,backward", r"backward is not timed with bf16; leave one of them out"),
+        ("12,512,512,64,kv_heads=4,bf16", r"bf16 is not timed with fewer heads .* leave kv_heads"),
         ("12,512,512,4096", r"the kernels do not serve it: head_dim must be at most 1024"),
     ],
 )
@@ -86,7 +82,7 @@ def test_every_kind_has_cases_of_its_own_name(is_quick: bool) -> None:
         cases = kind.make_cases(is_quick)
         assert cases
         assert {case.kind for case in cases} == {name}
-        assert all(peer.library in LIBRARIES for peer in kind.peers)
+        assert all(peer.library in (*LIBRARIES, OUR_LIBRARY) for peer in kind.peers)
         # A worker gets them by their text.
         assert [parse_problem(case.text).problem for case in cases] == [
             case.problem for case in cases
@@ -119,6 +115,29 @@ def test_the_reference_is_attention() -> None:
 def test_causal_rows_of_the_reference_see_no_later_key() -> None:
     operands = Operands(parse_problem("1,4,4,8,causal"))
     np.testing.assert_allclose(attend(operands).output[0, 0, 0], operands.value[0, 0, 0])
+
+
+@pytest.mark.parametrize("flags", ["", ",causal"])
+def test_the_reference_of_gradients_is_that_of_torch(flags: str) -> None:
+    torch = pytest.importorskip("torch")
+    operands = Operands(parse_problem(f"2,5,5,4{flags},backward"))
+    inputs = [
+        torch.from_numpy(array.astype(np.float64)).requires_grad_()
+        for array in (operands.query, operands.key, operands.value)
+    ]
+    output = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=bool(flags))
+    output.backward(torch.from_numpy(operands.output_gradient.astype(np.float64)))
+    found = np.concatenate([array.grad.numpy() for array in inputs], axis=2)
+    assert differentiate(operands).error(found) < 1e-12
+
+
+def test_operands_in_bfloat16_are_numbers_that_it_has() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    operands = Operands(parse_problem("2,5,7,4,bf16"))
+    for array, bits in zip(
+        (operands.query, operands.key, operands.value), operands.upper_halves, strict=True
+    ):
+        np.testing.assert_array_equal(bits.view(ml_dtypes.bfloat16).astype(np.float32), array)
 
 
 def test_a_shrunk_case_is_of_the_same_kind() -> None:
