@@ -62,6 +62,7 @@ setup(
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[
+        "ml_dtypes>=0.5,<1",
         "numba>=0.68,<1",
         "numpy>=2.0,<3",
         "onnx>=1.23,<2",

@@ -58,19 +58,19 @@ def assemble_artifact(
 
     Args:
         model: The regions of a model.
-        plans: A plan for each problem among its attention regions.
+        plans: A plan for each problem among its attention regions, as planned.
         model_name, producer, target, num_threads: See ``Artifact``.
     """
-    problems = list(plans)
+    problems = list(plans)  # as planned, without rules
     host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
     host = build_host_model(host_regions)
     made = iter(host.outputs)
     steps: list[Step] = []
     for region in model.regions:
         if isinstance(region, AttentionRegion):
-            number = problems.index(region.problem)
+            number = problems.index(region.problem.planned)
             mask = model.values[region.mask] if region.mask is not None else None
-            steps.append(_attention_step(region, plans[region.problem], number, mask))
+            steps.append(_attention_step(region, plans[problems[number]], number, mask))
             continue
         steps.append(
             HostStep(region.name, region.inputs, region.outputs, next(made), region.num_nodes)
@@ -137,6 +137,12 @@ def kernel_parameters(
         query_rows=query_rows,
         kv_columns=kv_columns,
         mask_dtype=mask_dtype,
+        query_offset=problem.rules.query_offset,
+        left_window=problem.rules.left_window,
+        right_window=problem.rules.right_window,
+        softcap=float(problem.rules.softcap),
+        has_kv_lengths=problem.rules.has_kv_lengths,
+        counts_from_end=problem.rules.counts_from_end,
     )
 
 
@@ -163,6 +169,7 @@ def _attention_step(
         key=region.key,
         value=region.value,
         mask=region.mask,
+        kv_lengths=region.kv_lengths,
         output=region.output,
         program=number,
         tiling=plan.tiling,

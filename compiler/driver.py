@@ -15,11 +15,10 @@ from hocket.compiler.attention.search.tuning_log import TuningLog
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.load import load_model
 from hocket.compiler.graph.partition import partition
-from hocket.compiler.graph.pipeline import prepare_model
+from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model
 from hocket.compiler.graph.recognize.rules import recognize_attention
 from hocket.compiler.graph.regions import AttentionRegion
 from hocket.compiler.options import CompileOptions
-from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
 from hocket.runtime.errors import UnsupportedError
@@ -75,7 +74,7 @@ def compile_model(
     source, cut = cut_model(model, dims)
     problems = list(
         dict.fromkeys(
-            region.problem for region in cut.regions if isinstance(region, AttentionRegion)
+            region.problem.planned for region in cut.regions if isinstance(region, AttentionRegion)
         )
     )
     log = TuningLog(options.tuning_log) if options.tuning_log else None
@@ -102,16 +101,15 @@ def cut_model(model: Model, dims: Mapping[str, int] | None = None) -> tuple[str,
     """
     loaded = load_model(model, dims)
     recognized = recognize_attention(prepare_model(loaded), kernels_refuse)
+    model = prepare_for_host(recognized.model, loaded.source)
     try:
-        return loaded.source, partition(recognized.model, recognized.not_taken, loaded.dims)
+        return loaded.source, partition(model, recognized.not_taken, loaded.dims)
     except ModelError as error:
         raise ModelError(f"{loaded.source}: {error}") from error
 
 
 def kernels_refuse(problem: AttentionProblem) -> str | None:
     """Return why the runtime cannot compute a problem in a kernel; None if it can."""
-    if problem.dtype is DType.BFLOAT16:
-        return "numpy, in whose arrays tensors pass between kernels and steps, has no bfloat16"
     try:
         kernel_parameters(problem, ("bhnd", "bhnd", "bhnd", "bhnd"), query_rows=1, kv_columns=1)
     except UnsupportedError as error:

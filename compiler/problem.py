@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from dataclasses import dataclass
@@ -52,6 +53,68 @@ class MaskedRows(enum.Enum):
 
 
 @dataclass(frozen=True)
+class ScoreRules:
+    """What acts on scores besides scale, mask and the causality of ``AttentionProblem``.
+
+    Kernels follow these rules. Programs for a machine are planned as if there were none: every
+    score counts that the problem without them has.
+
+    Attributes:
+        query_offset: Where queries stand among the keys: row ``i`` stands at key
+            ``i + query_offset``, which is what windows go by.
+        left_window, right_window: Keys before and after its own that a row sees at most; None for
+            all. A right window of 0 is causality, wherever queries stand.
+        softcap: Scores ``s`` become ``softcap * tanh(s / softcap)`` before they are masked; 0 for
+            none.
+        has_kv_lengths: Whether an operand says how many keys of each batch are seen.
+        counts_from_end: With lengths, ``query_offset`` counts from where the queries are the last
+            of the keys that are seen.
+
+    Raises:
+        ValueError: A number is out of range, or the rules contradict each other.
+    """
+
+    query_offset: int = 0
+    left_window: int | None = None
+    right_window: int | None = None
+    softcap: float = 0.0
+    has_kv_lengths: bool = False
+    counts_from_end: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("query_offset", self.query_offset, -MAX_EXTENT, MAX_EXTENT)
+        for name in ("left_window", "right_window"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, MAX_EXTENT)
+        if not (math.isfinite(self.softcap) and self.softcap >= 0):
+            raise ValueError(f"softcap must be finite and not negative, got {self.softcap}")
+        if self.counts_from_end and not self.has_kv_lengths:
+            raise ValueError("counts_from_end is for has_kv_lengths; set query_offset")
+
+    def __str__(self) -> str:
+        words = []
+        if self.right_window == 0:
+            words.append("causal")
+        if self.query_offset:
+            words.append(f"queries from key {self.query_offset}")
+        if self.left_window is not None or self.right_window:
+            sides = ["all" if side is None else str(side) for side in self._windows]
+            words.append(f"window {sides[0]} before, {sides[1]} after")
+        if self.softcap:
+            words.append(f"softcap {self.softcap:g}")
+        if self.has_kv_lengths:
+            words.append("key lengths")
+        return ", ".join(words)
+
+    @property
+    def _windows(self) -> tuple[int | None, int | None]:
+        return self.left_window, self.right_window
+
+
+NO_RULES = ScoreRules()
+
+
+@dataclass(frozen=True)
 class AttentionProblem:
     """One attention: softmax(scale * query @ key^T, masked) @ value, per batch and query head.
 
@@ -74,6 +137,7 @@ class AttentionProblem:
         masked_rows: What a row becomes whose scores are all minus infinity.
         is_causal: Whether query row ``i`` may see key rows ``j <= i`` only (top-left aligned, as
             the ONNX Attention op without past). Scores above the diagonal are minus infinity.
+        rules: What else acts on the scores.
 
     Raises:
         ValueError: A size is out of range, the heads do not divide, the scores are too many, or the
@@ -94,6 +158,7 @@ class AttentionProblem:
     masked_value: float = -math.inf
     masked_rows: MaskedRows = MaskedRows.NAN
     is_causal: bool = False
+    rules: ScoreRules = NO_RULES
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -121,6 +186,11 @@ class AttentionProblem:
                     raise ValueError(
                         f"mask of shape {self.mask_shape} does not broadcast to {self.scores_shape}"
                     )
+
+    @property
+    def planned(self) -> AttentionProblem:
+        """The problem that programs are planned for: this one without its rules."""
+        return self if self.rules == NO_RULES else dataclasses.replace(self, rules=NO_RULES)
 
     @property
     def group_size(self) -> int:
@@ -157,7 +227,8 @@ class AttentionProblem:
             dims += f"/{self.value_dim}"
         mask = "" if self.mask is MaskKind.NONE else f", {self.mask} mask"
         causal = ", causal" if self.is_causal else ""
+        rules = f", {self.rules}" if self.rules != NO_RULES else ""
         return (
             f"batch {self.batch}, heads {heads}, lengths {lengths}, dim {dims}, "
-            f"{self.dtype}{mask}{causal}"
+            f"{self.dtype}{mask}{causal}{rules}"
         )

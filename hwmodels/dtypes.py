@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 
@@ -36,14 +37,10 @@ class DType(enum.Enum):
         return self in _FLOATING
 
     def to_numpy(self) -> np.dtype[Any]:
-        """Return the numpy type.
-
-        Raises:
-            TypeError: for bfloat16, which numpy itself cannot hold.
-        """
-        if self is DType.BFLOAT16:
-            raise TypeError("numpy has no bfloat16; convert the tensor to float32 first")
-        dtype: np.dtype[Any] = np.dtype(self.value)
+        """Return the numpy type; that of bfloat16 is the one of ``ml_dtypes``."""
+        dtype: np.dtype[Any] = np.dtype(
+            ml_dtypes.bfloat16 if self is DType.BFLOAT16 else self.value
+        )
         return dtype
 
     def __str__(self) -> str:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.program import Program
 
 FORMAT_NAME = "hocket-artifact"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_THREADS = 1024
 _MANIFEST = "manifest.json"
 _HOST = "host.onnx"
@@ -202,12 +202,10 @@ def _check_listed(name: str, artifact: Artifact, where: str) -> None:
 
 def _check_attention(step: AttentionStep, artifact: Artifact) -> None:
     parameters = step.parameters
-    if DType.BFLOAT16 in (parameters.dtype, parameters.mask_dtype):
-        raise ArtifactError(f"step {step.name!r}: steps have no bfloat16 tensors")
-    for name in ("has_kv_lengths", "has_slopes", "saves_log_sum_exp"):
+    for name in ("has_slopes", "saves_log_sum_exp"):
         if getattr(parameters, name):
             raise ArtifactError(f"step {step.name!r}: {name} needs an operand that no step has")
-    wanted = {
+    wanted: dict[str, tuple[tuple[int, ...], DType]] = {
         step.query: (parameters.query_shape, parameters.dtype),
         step.key: (parameters.key_shape, parameters.dtype),
         step.value: (parameters.value_shape, parameters.dtype),
@@ -217,6 +215,10 @@ def _check_attention(step: AttentionStep, artifact: Artifact) -> None:
         raise ArtifactError(f"step {step.name!r}: the mask and its parameters do not agree")
     if step.mask is not None and parameters.mask_shape is not None:
         wanted[step.mask] = (parameters.mask_shape, parameters.mask_element)
+    if (step.kv_lengths is None) == parameters.has_kv_lengths:
+        raise ArtifactError(f"step {step.name!r}: the key lengths and its parameters do not agree")
+    if step.kv_lengths is not None:
+        wanted[step.kv_lengths] = ((parameters.batch,), DType.INT64)
     for name, (shape, dtype) in wanted.items():
         spec = artifact.tensors[name]
         if spec.dtype is not dtype or math.prod(spec.shape) != math.prod(shape):

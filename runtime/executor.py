@@ -174,6 +174,7 @@ class ExecutionContext:
             arrays[step.key].reshape(parameters.key_shape),
             arrays[step.value].reshape(parameters.value_shape),
             mask=mask,
+            kv_lengths=None if step.kv_lengths is None else arrays[step.kv_lengths],
             output=arrays[step.output].reshape(parameters.output_shape),
             scratch=self._scratch,
         )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hocket.runtime.signature import TensorSpec
     from hocket.runtime.steps import HostStep
 
+_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16: numpy has no such type for a binding to know
+
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 """Rewrites of onnxruntime that make its CPU kernels slower.
 
@@ -138,8 +140,9 @@ class HostBinding:
             if name in self._inputs:
                 self._bind_input(name, array)
             elif name in self._outputs:
+                element = _element_type(array)
                 self._binding.bind_output(
-                    self._outputs[name], "cpu", 0, array.dtype, array.shape, array.ctypes.data
+                    self._outputs[name], "cpu", 0, element, array.shape, array.ctypes.data
                 )
 
     def run(self) -> None:
@@ -155,4 +158,10 @@ class HostBinding:
             raise HostStepError(f"step {self._name!r}: onnxruntime failed: {error}") from error
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
-        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        element = _element_type(array)
+        self._binding.bind_input(name, "cpu", 0, element, array.shape, array.ctypes.data)
+
+
+def _element_type(array: NDArray[Any]) -> Any:
+    """Return the element type of an array as bindings want it: numpy's, or ONNX's number."""
+    return _ONNX_BFLOAT16 if array.dtype.name == "bfloat16" else array.dtype

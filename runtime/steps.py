@@ -47,7 +47,8 @@ class AttentionStep:
         name: Name of the node it was found at.
         form: The written form it had in the model.
         parameters: What the kernel is generated from.
-        query, key, value, mask, output: Names of tensors; ``mask`` is None without one.
+        query, key, value, mask, kv_lengths, output: Names of tensors; ``mask`` and ``kv_lengths``
+            are None where the parameters have none.
         program: Index into ``Artifact.programs``.
         tiling: The tiling of that program, in words.
         dataflow: The dataflow of that program.
@@ -61,6 +62,7 @@ class AttentionStep:
     key: str
     value: str
     mask: str | None
+    kv_lengths: str | None
     output: str
     program: int
     tiling: str
@@ -70,7 +72,8 @@ class AttentionStep:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors it reads."""
-        return (self.query, self.key, self.value) + ((self.mask,) if self.mask else ())
+        optional = (self.mask, self.kv_lengths)
+        return (self.query, self.key, self.value, *(name for name in optional if name))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ def step_to_json(step: Step) -> dict[str, Any]:
         "key": step.key,
         "value": step.value,
         "mask": step.mask,
+        "kv_lengths": step.kv_lengths,
         "output": step.output,
         "program": step.program,
         "tiling": step.tiling,
@@ -143,6 +147,7 @@ def step_from_json(fields: Mapping[str, Any]) -> Step:
         key=text_field(fields["key"]),
         value=text_field(fields["value"]),
         mask=None if fields["mask"] is None else text_field(fields["mask"]),
+        kv_lengths=None if fields["kv_lengths"] is None else text_field(fields["kv_lengths"]),
         output=text_field(fields["output"]),
         program=whole_field(fields["program"]),
         tiling=text_field(fields["tiling"]),

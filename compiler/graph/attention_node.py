@@ -6,6 +6,8 @@ lives between the two, so it has a domain of its own and no ONNX schema.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -14,7 +16,7 @@ import onnx_ir as ir
 
 from hocket.compiler.graph.regions import AttentionRegion, Layout
 from hocket.compiler.graph.values import IR_DTYPES, is_of_type, name_of
-from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind
+from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind, ScoreRules
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ DOMAIN = "hocket"
 OP_TYPE = "Attention"
 VERSION = 1
 
+_NUM_INPUTS = 5
 _SIZES = (
     "batch",
     "query_heads",
@@ -55,6 +58,8 @@ def make_node(
     layouts: Layouts,
     inputs: Sequence[ir.Value],
     *,
+    mask: ir.Value | None = None,
+    kv_lengths: ir.Value | None = None,
     output_shape: tuple[int, ...],
     form: str,
     name: str,
@@ -64,7 +69,8 @@ def make_node(
     Args:
         problem: Its sizes.
         layouts: How its tensors lie in memory.
-        inputs: query, key, value, and the mask if the problem has one.
+        inputs: query, key and value.
+        mask, kv_lengths: As the problem has them.
         output_shape: ``[batch, heads, rows, columns]`` for layout bhnd, ``[batch, rows, heads,
             columns]`` or ``[batch, rows, heads * columns]`` for bnhd.
         form: The written form it had, in words.
@@ -76,9 +82,9 @@ def make_node(
     Raises:
         ValueError: The inputs or the output do not go with the problem.
     """
-    wanted = 3 if problem.mask is MaskKind.NONE else 4
-    if len(inputs) != wanted:
-        raise ValueError(f"attention {name!r} wants {wanted} inputs, got {len(inputs)}")
+    wanted = (problem.mask is not MaskKind.NONE, problem.rules.has_kv_lengths)
+    if len(inputs) != 3 or (mask is not None, kv_lengths is not None) != wanted:
+        raise ValueError(f"the inputs of attention {name!r} do not go with its problem")
     elements = problem.batch * problem.query_heads * problem.query_length * problem.value_dim
     if math.prod(output_shape) != elements:
         raise ValueError(f"attention {name!r} makes {elements} elements, not {output_shape}")
@@ -91,6 +97,7 @@ def make_node(
         "masked_value": repr(problem.masked_value),
         "masked_rows": problem.masked_rows.value,
         "is_causal": int(problem.is_causal),
+        "rules": json.dumps(dataclasses.asdict(problem.rules)),
         "query_layout": layouts.query,
         "key_layout": layouts.key,
         "value_layout": layouts.value,
@@ -102,7 +109,7 @@ def make_node(
     output = ir.Value(shape=ir.Shape(output_shape), type=ir.TensorType(IR_DTYPES[problem.dtype]))
     return ir.node(
         OP_TYPE,
-        inputs=list(inputs),
+        inputs=[*inputs, mask, kv_lengths],
         attributes=attributes,
         domain=DOMAIN,
         outputs=[output],
@@ -126,6 +133,7 @@ def problem_from_node(node: ir.Node) -> AttentionProblem:
         masked_value=float(attributes["masked_value"].as_string()),
         masked_rows=MaskedRows(attributes["masked_rows"].as_string()),
         is_causal=bool(attributes["is_causal"].as_int()),
+        rules=ScoreRules(**json.loads(attributes["rules"].as_string())),
     )
 
 
@@ -140,16 +148,21 @@ def layouts_from_node(node: ir.Node) -> Layouts:
 
 def region_from_node(node: ir.Node) -> AttentionRegion:
     """Return the region that a node stands for."""
-    inputs = [name_of(value) for value in node.inputs if value is not None]
+    inputs = [None if value is None else name_of(value) for value in node.inputs]
+    # What is missing at the end is not kept.
+    query, key, value, mask, kv_lengths = inputs + [None] * (_NUM_INPUTS - len(inputs))
+    if query is None or key is None or value is None:
+        raise ValueError(f"attention {node.name!r} lacks an input")
     layouts = layouts_from_node(node)
     return AttentionRegion(
         name=node.name or name_of(node.outputs[0]),
         form=node.attributes["form"].as_string(),
         problem=problem_from_node(node),
-        query=inputs[0],
-        key=inputs[1],
-        value=inputs[2],
-        mask=inputs[3] if len(inputs) > 3 else None,  # the fourth input is the optional one
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        kv_lengths=kv_lengths,
         output=name_of(node.outputs[0]),
         query_layout=layouts.query,
         key_layout=layouts.key,

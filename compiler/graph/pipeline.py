@@ -17,7 +17,9 @@ from hocket.compiler.graph.canonicalize import (
     LiftWeightsPass,
     NodeNames,
 )
+from hocket.compiler.graph.definitions import has_standard_attention, write_out_attention
 from hocket.compiler.graph.values import name_of
+from hocket.compiler.graph.widen import widen_bfloat16
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +71,37 @@ def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model
     _restore_declared_shapes(model.graph, loaded.declared_outputs)
     run_passes(model, _last_passes(weights, loaded), loaded.source, dump_dir)
     return model
+
+
+def prepare_for_host(model: ir.Model, source: str) -> ir.Model:
+    """Make what recognition left something that the host computes, and computes right.
+
+    Args:
+        model: Recognised; changed in place.
+        source: What messages call it.
+
+    Returns:
+        The same model.
+
+    Raises:
+        CompileError: A pass failed; the message names it.
+    """
+    if has_standard_attention(model):
+        weights = frozenset(model.graph.initializers)
+        write_out_attention(model)
+        for round_index in range(_FOLD_ROUNDS):
+            if not run_passes(model, _folding_passes(weights), source, None, round_index):
+                break
+        run_passes(
+            model,
+            (
+                NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
+                NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
+                NamedPass("name nodes and values", common.NameFixPass(NodeNames())),
+            ),
+            source,
+        )
+    return widen_bfloat16(model)
 
 
 def run_passes(

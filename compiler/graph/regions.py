@@ -29,6 +29,8 @@ class AttentionRegion:
         mask: Name of the mask value, None without one. It may have fewer axes than
             ``problem.mask_shape``, and the same bytes. An additive one has the element type of the
             scores where it was added: ``problem.dtype``, or float32 behind a cast to that.
+        kv_lengths: Name of the value that says how many keys of each batch are seen, int64
+            ``[batch]``; None if all are.
         output: Name of the output value.
         query_layout, key_layout, value_layout, output_layout: Order of their axes in memory.
     """
@@ -40,6 +42,7 @@ class AttentionRegion:
     key: str
     value: str
     mask: str | None
+    kv_lengths: str | None
     output: str
     query_layout: Layout
     key_layout: Layout
@@ -49,7 +52,8 @@ class AttentionRegion:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the values it reads."""
-        return (self.query, self.key, self.value) + ((self.mask,) if self.mask else ())
+        optional = (self.mask, self.kv_lengths)
+        return (self.query, self.key, self.value, *(name for name in optional if name))
 
     @property
     def outputs(self) -> tuple[str, ...]:

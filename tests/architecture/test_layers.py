@@ -42,7 +42,7 @@ ARTIFACT = "hocket.runtime.artifact"
 EVERYTHING = ("hocket",)
 
 TABLE = (
-    Row("hocket.hwmodels", (), ("numpy", "numba")),
+    Row("hocket.hwmodels", (), ("ml_dtypes", "numpy", "numba")),
     Row(
         "hocket.runtime",
         ("hocket.hwmodels",),

@@ -1,8 +1,8 @@
-"""ONNX's own node tests for Attention, through ``hocket.backend``.
+"""ONNX's own node tests for Attention and what stands beside it, through ``hocket.backend``.
 
 Each case comes twice: as one operator, and (``_expanded``) as the primitive operators of its
 function body, which must be recognised again. What no kernel takes, a host region runs; the result
-must be right either way.
+must be right either way. None is left out.
 """
 
 from __future__ import annotations
@@ -19,20 +19,10 @@ from onnx.backend.test import BackendTest
 from hocket import backend
 from hocket.backend import HocketBackend
 
-BFLOAT16 = "onnxruntime, which runs what no kernel takes, has no bfloat16 arithmetic on the CPU"
-EXCLUSIONS = {
-    r"_bf16(_expanded)?_cpu$": BFLOAT16,
-    r"^test_attention_4d_diff_heads_mask4d_padded_kv_cpu$": (
-        "left to onnxruntime, which refuses a mask shorter than the padded keys"
-    ),
-    r"^test_attention_4d_with_past_and_present_qk_matmul_bias_[34]d_mask_causal_cpu$": (
-        "left to onnxruntime, whose masked scores are finite where the standard has -inf"
-    ),
-}
-"""Tests that are expected to fail, by pattern, with the reason."""
+CASES_RUN = r"^test_(attention|rotary_embedding|rms_normalization)(_.*)?_cpu$"
 
-MIN_TAKEN = {"operator": 34, "expanded": 57}
-"""Cases that kernels take, of 93 each; raise the numbers as more forms are compiled."""
+MIN_TAKEN = {"operator": 75, "expanded": 67}
+"""Attentions that kernels take, of 93 each; in 18 of each the scores are an output."""
 
 
 def _load() -> type[unittest.TestCase]:
@@ -40,7 +30,7 @@ def _load() -> type[unittest.TestCase]:
         # Making the cases of all other operators overflows and divides by zero on purpose.
         warnings.simplefilter("ignore")
         suite = BackendTest(HocketBackend, __name__)
-    suite.include(r"^test_attention_.*_cpu$")
+    suite.include(CASES_RUN)
     cases: type[unittest.TestCase] = suite.test_cases["OnnxBackendNodeModelTest"]
     # It holds the cases of all operators, those of others as skips; below, each is called by name.
     cases.__test__ = False  # type: ignore[attr-defined]
@@ -48,12 +38,7 @@ def _load() -> type[unittest.TestCase]:
 
 
 CASES = _load()
-NAMES = sorted(name for name in dir(CASES) if re.search(r"^test_attention_.*_cpu$", name))
-
-
-def reason_to_exclude(name: str) -> str | None:
-    """Return why a test is expected to fail; None for one that must pass."""
-    return next((why for pattern, why in EXCLUSIONS.items() if re.search(pattern, name)), None)
+NAMES = sorted(name for name in dir(CASES) if re.search(CASES_RUN, name))
 
 
 def models() -> dict[str, onnx.ModelProto]:
@@ -69,30 +54,19 @@ def models() -> dict[str, onnx.ModelProto]:
         }
 
 
-def test_all_cases_are_there() -> None:
-    assert len(NAMES) == 186
+@pytest.mark.parametrize(
+    ("kind", "count"), [("attention", 186), ("rotary_embedding", 16), ("rms_normalization", 38)]
+)
+def test_all_cases_are_there(kind: str, count: int) -> None:
+    assert len([name for name in NAMES if name.startswith(f"test_{kind}_")]) == count
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not reason_to_exclude(name)])
+@pytest.mark.parametrize("name", NAMES)
 def test_node(name: str) -> None:
-    CASES(name).debug()
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if reason_to_exclude(name)])
-def test_no_exclusion_is_stale(name: str) -> None:
-    """A test that passes by now must lose its exclusion."""
     try:
         CASES(name).debug()
     except unittest.SkipTest as skipped:
         pytest.fail(f"{name} did not run: {skipped}")
-    except Exception:  # noqa: BLE001 (whatever it is, the exclusion is still needed)
-        return
-    pytest.fail(f"{name} passes: remove its exclusion")
-
-
-@pytest.mark.parametrize("pattern", EXCLUSIONS)
-def test_every_exclusion_excludes_something(pattern: str) -> None:
-    assert any(re.search(pattern, name) for name in NAMES)
 
 
 def test_kernels_take_as_many_cases_as_ever() -> None:
@@ -106,7 +80,7 @@ def test_kernels_take_as_many_cases_as_ever() -> None:
             # Nothing is left to the host without a word.
             assert artifact.left_to_host, name
             left.append(f"{name}: {artifact.left_to_host[0].reason}")
-    message = f"kernels took {taken} of {len(NAMES)}; left to the host:\n" + "\n".join(left)
+    message = f"kernels took {taken} of 93 each; left to the host:\n" + "\n".join(left)
     assert all(taken[kind] >= MIN_TAKEN[kind] for kind in taken), message
 
 

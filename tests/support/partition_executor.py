@@ -100,7 +100,11 @@ def compute_attention(
     key = np.repeat(key, problem.group_size, axis=1)
     value = np.repeat(value, problem.group_size, axis=1)
     scores = problem.scale * (query @ key.swapaxes(-1, -2))
+    lengths = None if region.kv_lengths is None else values[region.kv_lengths]
+    if problem.rules.softcap:
+        scores = problem.rules.softcap * np.tanh(scores / problem.rules.softcap)
     scores = _masked(scores, problem, None if region.mask is None else values[region.mask])
+    scores = np.where(_seen(problem, lengths), scores, -np.inf)
     output = _softmax(scores, problem.masked_rows) @ value
     if region.output_layout == "bnhd":
         output = output.transpose(0, 2, 1, 3)
@@ -125,10 +129,26 @@ def _masked(scores: np.ndarray, problem: AttentionProblem, mask: np.ndarray | No
         else:
             assert mask.dtype == np.bool_
             scores = np.where(mask, scores, problem.masked_value)
-    if problem.is_causal:
-        seen = np.tri(problem.query_length, problem.kv_length, dtype=bool)
-        scores = np.where(seen, scores, -np.inf)
     return scores
+
+
+def _seen(problem: AttentionProblem, lengths: np.ndarray | None) -> np.ndarray:
+    """Return which keys each row sees by causality, windows and lengths, ``[batch, 1, n, m]``."""
+    rules = problem.rules
+    counts = np.full(problem.batch, problem.kv_length) if lengths is None else lengths
+    counts = counts.reshape(-1, 1, 1, 1)
+    position = np.arange(problem.query_length)[:, None] + rules.query_offset
+    if rules.counts_from_end:
+        position = position + counts - problem.query_length
+    ahead = np.arange(problem.kv_length) - position
+    seen = np.arange(problem.kv_length) < counts
+    if problem.is_causal:
+        seen = seen & (ahead <= 0)
+    if rules.left_window is not None:
+        seen = seen & (ahead >= -rules.left_window)
+    if rules.right_window is not None:
+        seen = seen & (ahead <= rules.right_window)
+    return seen
 
 
 def _softmax(scores: np.ndarray, masked_rows: MaskedRows) -> np.ndarray:

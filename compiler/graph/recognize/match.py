@@ -60,6 +60,9 @@ class AttentionMatch:
         mask: Its masks, in the order in which they act.
         mask_dtype: Element type of the scores where the masks act.
         output: What to write.
+        kv_lengths: How many keys of each batch are seen, int64 ``[batch]``; None for all.
+        before: Nodes that make operands, to be inserted in front, in their order.
+        replaced: Other outputs of the anchor, each with the value that takes its place.
     """
 
     anchor: ir.Node
@@ -72,6 +75,9 @@ class AttentionMatch:
     mask: tuple[MaskTerm, ...]
     mask_dtype: DType
     output: Operand
+    kv_lengths: ir.Value | None = None
+    before: tuple[ir.Node, ...] = ()
+    replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
 
 
 def sizes_of(value: ir.Value | None, role: str) -> tuple[int, ...]:

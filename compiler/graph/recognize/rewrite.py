@@ -39,6 +39,11 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
         raise ValueError(
             f"the output {old.name!r} of {match.anchor.name!r} has no node or no shape"
         )
+    for value in (value for node in match.before for value in node.outputs):
+        value.name = names.make(value.name or "hocket/value")
+    for node in match.before:
+        node.name = names.make(f"hocket/{node.op_type}")
+    graph.insert_before(match.anchor, match.before)
     mask, nodes = build_mask(match.mask, match.mask_dtype, names.make)
     key = match.key.value
     if match.key_permutation is not None:
@@ -49,16 +54,21 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
     attention = make_node(
         match.problem,
         Layouts(match.query.layout, match.key.layout, match.value.layout, match.output.layout),
-        inputs if mask is None else [*inputs, mask],
+        inputs,
+        mask=mask,
+        kv_lengths=match.kv_lengths,
         output_shape=shape,
         form=match.form,
         name=match.anchor.name or names.make("attention"),
     )
     new = attention.outputs[0]
     graph.insert_after(last, [*nodes, attention])
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    pairs = [(old, new), *match.replaced]
+    for one, other in pairs:
+        one.replace_all_uses_with(other, replace_graph_outputs=True)
     _remove_unread(last, graph)
-    new.name = old.name
+    for one, other in pairs:
+        other.name = one.name
     return attention
 
 

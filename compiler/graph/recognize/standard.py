@@ -1,17 +1,20 @@
-"""The standard ONNX ``Attention`` operator (op sets 23, 24 and 25) in its plain forms.
+"""The standard ONNX ``Attention`` operator, op sets 23, 24 and 25.
 
 A boolean mask of that operator puts minus infinity where it is false, and a row that is masked
-throughout gives zeros, not NaN; causal means ``j <= i``, as there is no past.
+throughout gives zeros, not NaN. Where queries stand among the keys: behind the past if there is
+one, at the end of the keys that ``nonpad_kv_seqlen`` leaves if it is given, else at the first key.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from hocket.compiler.graph.recognize.axes import Axes, Operand, find_source, find_target
+from hocket.compiler.graph.recognize.key_value_cache import CacheBuilder
 from hocket.compiler.graph.recognize.masks import summarize_masks
 from hocket.compiler.graph.recognize.match import (
     AttentionMatch,
@@ -21,31 +24,51 @@ from hocket.compiler.graph.recognize.match import (
     sizes_of,
 )
 from hocket.compiler.graph.values import element_type
-from hocket.compiler.problem import AttentionProblem, MaskedRows
+from hocket.compiler.problem import AttentionProblem, MaskedRows, ScoreRules
 from hocket.hwmodels.dtypes import DType
 
-_OPTIONAL_INPUTS = {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}
-_OPTIONAL_OUTPUTS = {1: "present_key", 2: "present_value", 3: "qk_matmul_output"}
-_WINDOWS = ("left_window_size", "right_window_size")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MASK, _PAST_KEY, _PAST_VALUE, _LENGTHS = 3, 4, 5, 6
+_PRESENT_KEY, _PRESENT_VALUE, _SCORES = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """Key and value as the attention reads them, the past in front.
+
+    Attributes:
+        key, value: What to read.
+        past_length: Rows of them that are the past.
+        before: Nodes that make them.
+        replaced: The outputs ``present_key`` and ``present_value`` with what takes their place.
+    """
+
+    key: Operand
+    value: Operand
+    past_length: int = 0
+    before: tuple[ir.Node, ...] = ()
+    replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
 
 
 def match_standard(node: ir.Node) -> AttentionMatch:
     """Return the attention that an ``Attention`` node computes.
 
     Raises:
-        Refusal: It asks for something that is not compiled yet.
+        Refusal: It asks for something that no kernel computes.
     """
-    _check_plain(node)
+    if _wanted(node, _SCORES) is not None:
+        raise Refusal("its scores are an output, so they must be computed in full")
     query, key, value = (_required(node, index) for index in range(3))
-    axes, kv_heads, kv_length, value_dim = _sizes(node, query, key, value)
+    axes, kv_heads, new_length, value_dim = _sizes(node, query, key, value)
     dtype = _common_dtype(node, query, key, value)
-    is_causal = _int(node, "is_causal", 0) == 1
-    terms = _mask_terms(node, dtype, kv_length)
-    scores = (axes.b, axes.h, axes.n, kv_length)
-    summary = summarize_masks(terms, scores, 4, dtype)
-    key_axes = replace(axes, h=kv_heads, n=kv_length)
+    cache = _find_cache(node, replace(axes, h=kv_heads, n=new_length), value_dim, dtype)
+    kv_length = cache.past_length + new_length
+    is_causal, rules = _positions(node, cache.past_length)
+    terms, padding = _mask_terms(node, dtype, kv_length)
+    summary = summarize_masks(terms, (axes.b, axes.h, axes.n, kv_length), 4, dtype)
     query_operand = _source_of(query, axes, scaled=True)
-    key_operand = _source_of(key, key_axes, scaled=True)
     try:
         problem = AttentionProblem(
             batch=axes.b,
@@ -56,12 +79,13 @@ def match_standard(node: ir.Node) -> AttentionMatch:
             head_dim=axes.d,
             value_dim=value_dim,
             dtype=dtype,
-            scale=_scale(node, axes.d) * query_operand.scale * key_operand.scale,
+            scale=_scale(node, axes.d) * query_operand.scale * cache.key.scale,
             mask=summary.kind,
             mask_shape=summary.shape,
             masked_value=summary.masked_value,
             masked_rows=MaskedRows.ZERO,
             is_causal=is_causal,
+            rules=rules,
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
@@ -71,34 +95,94 @@ def match_standard(node: ir.Node) -> AttentionMatch:
     ) or Operand(node.outputs[0], "bhnd")
     return AttentionMatch(
         anchor=node,
-        form=_describe_form(node, terms, is_causal=is_causal),
+        form=_describe_form(node, terms, problem, has_past=cache.past_length > 0),
         problem=problem,
         query=query_operand,
-        key=key_operand,
+        key=cache.key,
         key_permutation=None,
-        value=_source_of(value, replace(key_axes, d=value_dim), scaled=False),
+        value=cache.value,
         mask=terms,
         mask_dtype=dtype,
         output=output,
+        kv_lengths=_optional(node, _LENGTHS),
+        before=(*cache.before, *padding),
+        replaced=cache.replaced,
     )
 
 
-def _check_plain(node: ir.Node) -> None:
-    """Refuse what goes beyond scale, mask and causality."""
-    for index, name in _OPTIONAL_INPUTS.items():
-        if len(node.inputs) > index and node.inputs[index] is not None:
-            raise Refusal(f"its input {name} is not compiled yet")
-    for index, name in _OPTIONAL_OUTPUTS.items():
-        if len(node.outputs) > index:
-            output = node.outputs[index]
-            if output.uses() or output.is_graph_output():
-                raise Refusal(f"its output {name} is not compiled yet")
+def _find_cache(node: ir.Node, axes: Axes, value_dim: int, dtype: DType) -> _Cache:
+    """Return what key and value are read from; ``axes`` are those of the new key."""
+    key, value = _required(node, 1), _required(node, 2)
+    past_key, past_value = _optional(node, _PAST_KEY), _optional(node, _PAST_VALUE)
+    wanted = _wanted(node, _PRESENT_KEY), _wanted(node, _PRESENT_VALUE)
+    value_axes = replace(axes, d=value_dim)
+    if (past_key is None) != (past_value is None):
+        raise Refusal("it has one of past_key and past_value, not both")
+    if past_key is not None and _optional(node, _LENGTHS) is not None:
+        raise Refusal("it has a past and nonpad_kv_seqlen, too")
+    if past_key is None and wanted == (None, None):
+        return _Cache(
+            _source_of(key, axes, scaled=True), _source_of(value, value_axes, scaled=False)
+        )
+    builder = CacheBuilder()
+    length = 0 if past_key is None else sizes_of(past_key, "past_key")[-2]
+    presents = []
+    for new, past, sizes in ((key, past_key, axes), (value, past_value, value_axes)):
+        if past is not None:
+            if sizes_of(past, "past") != (axes.b, axes.h, length, sizes.d):
+                raise Refusal(f"its past {past.name!r} does not fit its key and value")
+            if element_type(past) is not dtype:
+                raise Refusal(f"its past {past.name!r} is not {dtype} as its query")
+        presents.append(builder.present(new, past, sizes))
+    # An empty past is none; what is read is there all the same.
+    outputs = zip(wanted, presents, strict=True)
+    return _Cache(
+        Operand(presents[0], "bhnd"),
+        Operand(presents[1], "bhnd"),
+        length,
+        tuple(builder.nodes),
+        tuple((old, new) for old, new in outputs if old is not None),
+    )
+
+
+def _positions(node: ir.Node, past_length: int) -> tuple[bool, ScoreRules]:
+    """Return whether it is plainly causal, and the rules of where queries stand and what they see.
+
+    Plainly is from the first key on; with queries elsewhere causality is one of the rules.
+    """
+    is_causal = _int(node, "is_causal", 0) == 1
+    left, right = (
+        None if size < 0 else size
+        for size in (_int(node, f"{side}_window_size", -1) for side in ("left", "right"))
+    )
+    has_lengths = _optional(node, _LENGTHS) is not None
+    is_plain = is_causal and not past_length and not has_lengths
+    if is_causal:
+        right = None if is_plain else 0
+    goes_by_position = is_causal or left is not None or right is not None
     softcap = node.attributes.get("softcap")
-    if softcap is not None and softcap.as_float() != 0.0:
-        raise Refusal("its softcap is not compiled yet")
-    for name in _WINDOWS:
-        if _int(node, name, -1) >= 0:
-            raise Refusal(f"its {name} is not compiled yet")
+    try:
+        rules = ScoreRules(
+            query_offset=past_length if goes_by_position else 0,
+            left_window=left,
+            right_window=right,
+            softcap=0.0 if softcap is None else softcap.as_float(),
+            has_kv_lengths=has_lengths,
+            counts_from_end=has_lengths and goes_by_position,
+        )
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    return is_plain, rules
+
+
+def _optional(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def _wanted(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an output that somebody reads, None if nobody does."""
+    output = node.outputs[index] if len(node.outputs) > index else None
+    return output if output is not None and (output.uses() or output.is_graph_output()) else None
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:
@@ -155,21 +239,23 @@ def _scale(node: ir.Node, head_dim: int) -> float:
     return scale
 
 
-def _mask_terms(node: ir.Node, dtype: DType, kv_length: int) -> tuple[MaskTerm, ...]:
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
+def _mask_terms(
+    node: ir.Node, dtype: DType, kv_length: int
+) -> tuple[tuple[MaskTerm, ...], Sequence[ir.Node]]:
+    """Return the mask, and the nodes that make it as long as the keys."""
+    mask = _optional(node, _MASK)
     if mask is None:
-        return ()
+        return (), ()
     shape = sizes_of(mask, "mask")
-    if not shape or shape[-1] != kv_length:
-        raise Refusal(
-            f"its mask {mask.name!r} of shape {list(shape)} is shorter than the {kv_length} keys; "
-            "the padding of such masks is not compiled yet"
-        )
-    if element_type(mask) is DType.BOOL:
-        return (MaskTerm(MaskRole.KEEP, mask, -math.inf),)
-    if element_type(mask) is not dtype:
+    is_boolean = element_type(mask) is DType.BOOL
+    if not is_boolean and element_type(mask) is not dtype:
         raise Refusal(f"its mask {mask.name!r} is not {dtype} as its query")
-    return (MaskTerm(MaskRole.ADD, mask),)
+    if not shape or shape[-1] > kv_length:
+        raise Refusal(f"its mask {mask.name!r} of shape {list(shape)} is longer than its keys")
+    builder = CacheBuilder()
+    mask = builder.padded(mask, kv_length, 0.0 if is_boolean else -math.inf)
+    role = MaskRole.KEEP if is_boolean else MaskRole.ADD
+    return (MaskTerm(role, mask, -math.inf if is_boolean else 0.0),), builder.nodes
 
 
 def _dimensions(value: ir.Value) -> tuple[str, ...]:
@@ -184,9 +270,13 @@ def _source_of(value: ir.Value, axes: Axes, *, scaled: bool) -> Operand:
     return source
 
 
-def _describe_form(node: ir.Node, terms: tuple[MaskTerm, ...], *, is_causal: bool) -> str:
+def _describe_form(
+    node: ir.Node, terms: tuple[MaskTerm, ...], problem: AttentionProblem, *, has_past: bool
+) -> str:
     rank = len(sizes_of(node.inputs[0], "query"))
     steps = [f"{rank}-D"]
     steps += ["boolean mask" if term.role is MaskRole.KEEP else "float mask" for term in terms]
-    steps += ["causal"] if is_causal else []
+    steps += ["causal"] if problem.is_causal else []
+    steps += ["past"] if has_past else []
+    steps += [str(problem.rules)] if str(problem.rules) else []
     return f"Attention op: {', '.join(steps)}"

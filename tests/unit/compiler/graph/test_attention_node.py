@@ -15,7 +15,7 @@ from hocket.compiler.graph.attention_node import (
     problem_from_node,
     region_from_node,
 )
-from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind
+from hocket.compiler.problem import AttentionProblem, MaskedRows, MaskKind, ScoreRules
 from hocket.hwmodels.dtypes import DType
 
 LAYOUTS = Layouts("bnhd", "bhnd", "bnhd", "bnhd")
@@ -34,6 +34,9 @@ PROBLEM = AttentionProblem(
     masked_value=-1e4,
     masked_rows=MaskedRows.ZERO,
     is_causal=True,
+    rules=ScoreRules(
+        query_offset=-3, left_window=2, softcap=0.1, has_kv_lengths=True, counts_from_end=True
+    ),
 )
 
 
@@ -41,9 +44,17 @@ def values(count: int) -> list[ir.Value]:
     return [ir.val(f"x{index}") for index in range(count)]
 
 
-def node(count: int = 4, output_shape: tuple[int, ...] = (2, 4, 42)) -> ir.Node:
+def node(count: int = 5, output_shape: tuple[int, ...] = (2, 4, 42)) -> ir.Node:
+    inputs = values(count)
     return make_node(
-        PROBLEM, LAYOUTS, values(count), output_shape=output_shape, form="by hand", name="attn"
+        PROBLEM,
+        LAYOUTS,
+        inputs[:3],
+        mask=inputs[3] if count > 3 else None,
+        kv_lengths=inputs[4] if count > 4 else None,
+        output_shape=output_shape,
+        form="by hand",
+        name="attn",
     )
 
 
@@ -73,14 +84,15 @@ def test_a_region_names_its_values() -> None:
     made = node()
     made.outputs[0].name = "y"
     region = region_from_node(made)
-    assert region.inputs == ("x0", "x1", "x2", "x3")
-    assert region.mask == "x3"
+    assert region.inputs == ("x0", "x1", "x2", "x3", "x4")
+    assert (region.mask, region.kv_lengths) == ("x3", "x4")
     assert region.outputs == ("y",)
     assert (region.name, region.form, region.problem) == ("attn", "by hand", PROBLEM)
 
 
 def test_inputs_and_output_must_go_with_the_problem() -> None:
-    with pytest.raises(ValueError, match="wants 4 inputs, got 3"):
-        node(count=3)
+    for count in (3, 4):
+        with pytest.raises(ValueError, match="inputs of attention 'attn' do not go with"):
+            node(count=count)
     with pytest.raises(ValueError, match="makes 336 elements"):
         node(output_shape=(2, 4, 41))

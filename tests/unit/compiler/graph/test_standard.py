@@ -1,4 +1,4 @@
-"""The standard Attention operator: its plain forms are taken, the others named."""
+"""The standard Attention operator: what kernels compute is taken, the rest named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from support.graph_wing import assert_same_meaning, attention_regions, cut, host
 from support.onnx_models import GraphBuilder, attention_op_model, random_feeds
 from support.partition_executor import run_reference
 
-from hocket.compiler.problem import MaskedRows, MaskKind
+from hocket.compiler.graph.load import load_model
+from hocket.compiler.graph.partition import partition
+from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model
+from hocket.compiler.graph.recognize import recognize_attention
+from hocket.compiler.problem import MaskedRows, MaskKind, ScoreRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,14 +114,12 @@ def test_transposes_around_it_are_absorbed() -> None:
 @pytest.mark.parametrize(
     ("attributes", "opset", "word"),
     [
-        ({"softcap": 2.0}, 23, "softcap"),
-        ({"left_window_size": 1}, 25, "left_window_size"),
-        ({"right_window_size": 0}, 25, "right_window_size"),
+        ({"softcap": -2.0}, 23, "softcap"),
         ({"softmax_precision": 11}, 23, "softmax_precision"),
         ({"scale": -1.0}, 23, "scale"),
     ],
 )
-def test_attributes_beyond_the_plain_form_are_named(
+def test_attributes_that_no_kernel_follows_are_named(
     attributes: dict[str, Any], opset: int, word: str
 ) -> None:
     assert word in refusal(attention_op_model(Q4, K4, V4, Y4, opset=opset, **attributes))
@@ -127,37 +129,116 @@ def test_a_softmax_in_float32_is_what_kernels_do() -> None:
     taken(attention_op_model(Q4, K4, V4, Y4, softmax_precision=1))
 
 
-def test_a_mask_shorter_than_the_keys_is_left() -> None:
-    """ONNX pads it with minus infinity; of one column, too, which elsewhere would broadcast."""
-    for columns in (3, 1):
-        assert "shorter than the 5 keys" in refusal(
-            attention_op_model(Q4, K4, V4, Y4, mask=(4, columns))
-        )
+@pytest.mark.parametrize(
+    ("attributes", "rules"),
+    [
+        ({"softcap": 2.0}, ScoreRules(softcap=2.0)),
+        ({"left_window_size": 1}, ScoreRules(left_window=1)),
+        ({"right_window_size": 0}, ScoreRules(right_window=0)),
+        ({"right_window_size": 1, "is_causal": 1}, ScoreRules()),
+        ({"left_window_size": 0, "is_causal": 1}, ScoreRules(left_window=0)),
+    ],
+)
+def test_rules_of_scores(attributes: dict[str, Any], rules: ScoreRules) -> None:
+    problem = taken(attention_op_model(Q4, K4, V4, Y4, opset=25, **attributes)).problem
+    assert problem.rules == rules
+    assert problem.is_causal == bool(attributes.get("is_causal"))
 
 
-def with_more(inputs: int = 0, outputs: int = 0) -> onnx.ModelProto:
-    model = attention_op_model(Q4, K4, V4, Y4, opset=24)
+@pytest.mark.parametrize("columns", [3, 1])
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+def test_a_mask_shorter_than_the_keys_hides_the_rest(columns: int, dtype: str) -> None:
+    """Of one column, too, which elsewhere would broadcast."""
+    region = taken(attention_op_model(Q4, K4, V4, Y4, mask=(4, columns), mask_dtype=dtype))
+    assert region.problem.mask_shape == (1, 1, 4, 5)
+
+
+def test_a_mask_longer_than_the_keys_is_left() -> None:
+    assert "longer than its keys" in refusal(attention_op_model(Q4, K4, V4, Y4, mask=(4, 6)))
+
+
+def with_past(rank: int, length: int = 2, **attributes: Any) -> onnx.ModelProto:
+    shapes = (Q4, K4, V4, Y4) if rank == 4 else (Q3, K3, V3, Y3)
+    model = attention_op_model(*shapes, opset=24, **attributes, **({} if rank == 4 else HEADS))
     node = model.graph.node[0]
-    if inputs:
-        node.input.extend(["", "past_k", "past_v"] if inputs == 6 else ["", "", "", "lengths"])
-    names = ["", "", "scores"] if outputs else []
-    node.output.extend(names)
     helper = onnx.helper.make_tensor_value_info
-    if inputs == 6:
-        for name, size in (("past_k", 8), ("past_v", 7)):
-            model.graph.input.append(helper(name, onnx.TensorProto.FLOAT, [2, 3, 1, size]))
-        node.output.extend(["present_k", "present_v"])
-    if inputs == 7:
-        model.graph.input.append(helper("lengths", onnx.TensorProto.INT64, [2]))
-    if outputs:
-        model.graph.output.append(helper("scores", onnx.TensorProto.FLOAT, [2, 6, 4, 5]))
+    node.input.extend(["", "past_k", "past_v"])
+    node.output.extend(["present_k", "present_v"])
+    for name, size in (("k", 8), ("v", 7)):
+        sizes = {"past": length, "present": length + 5}
+        past, present = (
+            helper(f"{part}_{name}", onnx.TensorProto.FLOAT, [2, 3, rows, size])
+            for part, rows in sizes.items()
+        )
+        model.graph.input.append(past)
+        model.graph.output.append(present)
     return model
 
 
-def test_inputs_and_outputs_beyond_the_plain_form_are_named() -> None:
-    assert "past_key" in refusal(with_more(inputs=6))
-    assert "nonpad_kv_seqlen" in refusal(with_more(inputs=7))
-    assert "qk_matmul_output" in refusal(with_more(outputs=4))
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("is_causal", [0, 1])
+def test_the_past_stands_before_the_new_keys(rank: int, is_causal: int) -> None:
+    problem = taken(with_past(rank, is_causal=is_causal)).problem
+    assert problem.kv_length == 7
+    # Causality is a rule there: queries do not begin at the first key.
+    assert not problem.is_causal
+    wanted = ScoreRules(query_offset=2, right_window=0) if is_causal else ScoreRules()
+    assert problem.rules == wanted
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+def test_present_keys_without_a_past(rank: int) -> None:
+    model = with_past(rank, length=0)
+    node = model.graph.node[0]
+    del node.input[3:]
+    del model.graph.input[3:]
+    assert taken(model).problem.kv_length == 5
+
+
+def with_lengths(**attributes: Any) -> onnx.ModelProto:
+    model = attention_op_model(Q4, K4, V4, Y4, opset=25, **attributes)
+    model.graph.node[0].input.extend(["", "", "", "lengths"])
+    lengths = onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT64, [2])
+    model.graph.input.append(lengths)
+    return model
+
+
+@pytest.mark.parametrize("attributes", [{}, {"is_causal": 1}, {"left_window_size": 1}])
+@pytest.mark.parametrize("lengths", [(5, 5), (4, 2), (1, 3)])
+def test_lengths_of_keys(attributes: dict[str, int], lengths: tuple[int, int]) -> None:
+    model = with_lengths(**attributes)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.kv_lengths == "lengths"
+    assert region.problem.rules.counts_from_end == bool(attributes)
+    feeds = random_feeds(model) | {"lengths": np.array(lengths)}
+    assert_same_meaning(model, partitioned, feeds=feeds, run=run_reference)
+
+
+def with_scores() -> onnx.ModelProto:
+    model = attention_op_model(Q4, K4, V4, Y4, opset=24)
+    model.graph.node[0].output.extend(["", "", "scores"])
+    scores = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [2, 6, 4, 5])
+    model.graph.output.append(scores)
+    return model
+
+
+def test_scores_as_an_output_are_left() -> None:
+    assert "its scores are an output" in refusal(with_scores())
+
+
+def test_what_is_left_is_written_out_for_the_host() -> None:
+    model = with_scores()
+    prepared = prepare_model(load_model(model))
+    recognize_attention(prepared)
+    left = prepare_for_host(prepared, "model")
+    ops = [node.op_type for node in left.graph]
+    assert "Attention" not in ops
+    assert ops.count("Softmax") == 1
+    # What depended on sizes alone is folded.
+    assert not {"Shape", "Gather", "ConstantOfShape"} & set(ops)
+    partitioned = partition(left)
+    assert_same_meaning(model, partitioned, run=run_reference)
 
 
 def test_heads_that_do_not_divide_are_left() -> None:
