@@ -18,9 +18,9 @@ from hocket.runtime.kernels.decode_tiles import (
     state_place,
     state_vectors,
 )
-from hocket.runtime.kernels.lanes import STORAGE_BYTES
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT
 from hocket.runtime.kernels.source import indent
+from hocket.runtime.kernels.storage import STORAGE_BYTES
 
 if TYPE_CHECKING:
     from hocket.runtime.kernels.plan import KernelForm

@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING
 
 from hocket.hwmodels.units import ceil_div
 from hocket.runtime.kernels.elementary import exponentials
-from hocket.runtime.kernels.lanes import (
-    BYTE,
-    FLOAT,
-    SIZE,
-    STORAGE_BYTES,
-    Emitter,
-    Intrinsic,
-    Value,
-    computed_in,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import BYTE, FLOAT, SIZE, Emitter, Intrinsic, Value
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES
+from hocket.runtime.kernels.shuffles import across, any_lane, merged
+from hocket.runtime.kernels.storage import (
+    STORAGE_BYTES,
+    computed_in,
+    load_bytes,
+    load_stored,
+    load_stored_scalar,
+    store_stored,
+)
+from hocket.runtime.kernels.tile import make_tile
+from hocket.runtime.kernels.x86 import paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +171,7 @@ class _DotProducts:
         self.rows = rows
         self.depth = depth
         self.storage = storage
-        self.multiply = emitter.paired if storage == "pair" else emitter.fused
+        self.multiply = functools.partial(paired, emitter) if storage == "pair" else emitter.fused
         self.vectors = row_vectors(emitter.lanes, depth)
         row_bytes = self.vectors * emitter.vector_bytes
         self.lines = [emitter.offset(queries, row * row_bytes) for row in range(rows)]
@@ -198,7 +199,7 @@ class _DotProducts:
         lower = self.reduced(places[:half], wanted[:half])
         upper = self.reduced(places[half:], wanted[half:])
         return [
-            self.emitter.merged(one, other, half) for one, other in zip(lower, upper, strict=True)
+            merged(self.emitter, one, other, half) for one, other in zip(lower, upper, strict=True)
         ]
 
     def _folded(self, totals: Sequence[Value]) -> Value:
@@ -206,7 +207,7 @@ class _DotProducts:
         folded, step = list(totals), 1
         while len(folded) > 1:
             pairs = zip(folded[::2], folded[1::2], strict=True)
-            folded = [self.emitter.merged(one, other, step) for one, other in pairs]
+            folded = [merged(self.emitter, one, other, step) for one, other in pairs]
             step *= 2
         return folded[0]
 
@@ -326,14 +327,14 @@ def soften_tile(
 
         def raise_largest(_turn: Value, _carried: list[Value]) -> list[Value]:
             # Above some score, so above minus infinity: no infinity is left of the difference.
-            high = emitter.across(emitter.larger(best, previous), emitter.larger)
+            high = across(emitter, emitter.larger(best, previous), emitter.larger)
             (factor,) = exponentials(emitter, [builder.fsub(previous, high)], base, scales=scales)
             emitter.store(high, largest)
             emitter.store(builder.fmul(emitter.load(sums), factor), sums)
             return [high, factor]
 
         # The first keys do raise it, and few of the later ones.
-        is_higher = emitter.any_lane(builder.fcmp_ordered(">", best, previous))
+        is_higher = any_lane(emitter, builder.fcmp_ordered(">", best, previous))
         unchanged = [previous, emitter.constant(1.0)]
         high, factor = emitter.loop(is_higher, unchanged, raise_largest)
         emitter.store(factor, factors)
@@ -489,7 +490,7 @@ def finish_tile(
             return [emitter.fused(part, factor, total[0])]
 
         (total,) = emitter.loop(count, [emitter.constant(0.0)], add_sums)
-        total = emitter.across(total, builder.fadd)
+        total = across(emitter, total, builder.fadd)
         emitter.store(shift, largest)
         emitter.store(total, sums)
         # A row without keys has a sum of 0 and becomes 0 * inf: not a number, as it should.
@@ -509,7 +510,7 @@ def finish_tile(
             if masked_rows == "zero":
                 row = builder.select(empty, emitter.constant(0.0), row)
             place = emitter.offset(target, vector * lanes * _stored_bytes(storage))
-            emitter.store_stored(row, place, storage, _active(emitter, vector, depth))
+            store_stored(emitter, row, place, storage, _active(emitter, vector, depth))
 
     parameters = dict.fromkeys(("states", "state_stride", "count", "target"), SIZE)
     name = f"hocket_finish_{lanes}_{depth}_{storage}_{masked_rows}_{base}_{scales:d}"
@@ -530,7 +531,7 @@ def _load_part(emitter: Emitter, row: Value, vector: int, depth: int, storage: s
     """Return one vector of a row; pairs of bfloat16 as they are, columns past the end as 0."""
     place = emitter.offset(row, vector * emitter.lanes * _stored_bytes(storage))
     active = _active(emitter, vector, depth)
-    return emitter.load_stored(place, "float32" if storage == "pair" else storage, active)
+    return load_stored(emitter, place, "float32" if storage == "pair" else storage, active)
 
 
 def _state_places(emitter: Emitter, state: Value, depth: int, *names: str) -> list[Value]:
@@ -603,16 +604,16 @@ def _masked(
             byte = emitter.load_scalar(entries, BYTE)
             single = emitter.splat(builder.zext(byte, emitter.int_element))
         else:
-            single = emitter.splat(emitter.load_stored_scalar(entries, mask))
+            single = emitter.splat(load_stored_scalar(emitter, entries, mask))
     if mask_axes != "query":
         place = emitter.row(entries, first, emitter.size(entry_bytes(mask)))
         # A mask by key may have but one entry for all of them.
         nowhere = emitter.first_lanes(0)
         there = seen if mask_axes == "both" else builder.select(is_single, nowhere, seen)
         if mask == "boolean":
-            several = builder.zext(emitter.load_bytes(place, there), emitter.ints)
+            several = builder.zext(load_bytes(emitter, place, there), emitter.ints)
         else:
-            several = emitter.load_stored(place, mask, there)
+            several = load_stored(emitter, place, mask, there)
     if mask_axes == "key":
         chosen = builder.select(is_single, single, several)
     else:

@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hocket.runtime.kernels.elementary import LOG2_E, exponentials, tangents
-from hocket.runtime.kernels.lanes import (
-    BYTE,
-    FLOAT,
-    INT32,
-    SIZE,
-    Emitter,
-    Intrinsic,
-    Value,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import BYTE, FLOAT, INT32, SIZE, Emitter, Intrinsic, Value
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import MAX_VECTORS
+from hocket.runtime.kernels.shuffles import across
+from hocket.runtime.kernels.storage import load_bytes, load_stored, load_stored_scalar
+from hocket.runtime.kernels.tile import make_tile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -249,10 +243,10 @@ class _ScoreWriter:
             active = emitter.first_lanes(left)
             place = emitter.offset(row, first * entry_bytes(kind))
             if kind == "boolean":
-                bytes_of_entries = emitter.load_bytes(place, active)
+                bytes_of_entries = load_bytes(emitter, place, active)
                 entries.append(self.builder.zext(bytes_of_entries, emitter.ints))
             else:
-                entries.append(emitter.load_stored(place, kind, active))
+                entries.append(load_stored(emitter, place, kind, active))
         return entries
 
     def _hidden(self, index: Value, scores: list[Value]) -> list[Value]:
@@ -360,7 +354,7 @@ def mask_gradient_tile(lanes: int, vectors: int, mask_axes: str, element: str) -
         def add_total(index: Value, _carried: list[Value]) -> list[Value]:
             row = emitter.row(target, index, stride)
             total = functools.reduce(builder.fadd, load_row(index))
-            total = builder.extract_element(emitter.across(total, builder.fadd), INT32(0))
+            total = builder.extract_element(across(emitter, total, builder.fadd), INT32(0))
             emitter.store_scalar(builder.fadd(emitter.load_scalar(row), total), row)
             return []
 
@@ -413,4 +407,4 @@ def _load_entry(emitter: Emitter, place: Value, kind: str) -> Value:
     """Return one mask entry, as a float or as the integer 0 or 1."""
     if kind == "boolean":
         return emitter.builder.zext(emitter.load_scalar(place, BYTE), emitter.int_element)
-    return emitter.load_stored_scalar(place, kind)
+    return load_stored_scalar(emitter, place, kind)

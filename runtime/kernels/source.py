@@ -21,9 +21,13 @@ from hocket.runtime.kernels import (
     masks,
     matrix,
     score_gradients,
+    shuffles,
+    storage,
+    tile,
     transposes,
     vector,
     work,
+    x86,
 )
 from hocket.runtime.kernels.plan import ARGUMENT_NAMES, REAL_NAMES
 
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from hocket.runtime.cpu import CpuFeatures
 
 _TILES = (backward_tiles, decode_tiles, masks, matrix, score_gradients, transposes, vector, work)
-_INTRINSICS = (elementary, lanes, *_TILES)
+_INTRINSICS = (elementary, lanes, shuffles, storage, tile, x86, *_TILES)
 
 _WIDTH = 100
 
