@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hocket.hwmodels.units import align_up, ceil_div
-from hocket.runtime.kernels.decode_tiles import row_vectors, state_vectors
+from hocket.runtime.kernels.decode_state import row_vectors, state_vectors
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, plan_sizes
 from hocket.runtime.kernels.storage import STORAGE_BYTES
 

@@ -15,7 +15,9 @@ import numba
 
 from hocket.runtime.kernels import (
     backward_tiles,
-    decode_tiles,
+    decode_products,
+    decode_softmax,
+    decode_state,
     elementary,
     lanes,
     masks,
@@ -36,8 +38,18 @@ if TYPE_CHECKING:
 
     from hocket.runtime.cpu import CpuFeatures
 
-_TILES = (backward_tiles, decode_tiles, masks, matrix, score_gradients, transposes, vector, work)
-_INTRINSICS = (elementary, lanes, shuffles, storage, tile, x86, *_TILES)
+_TILES = (
+    backward_tiles,
+    decode_products,
+    decode_softmax,
+    masks,
+    matrix,
+    score_gradients,
+    transposes,
+    vector,
+    work,
+)
+_INTRINSICS = (decode_state, elementary, lanes, shuffles, storage, tile, x86, *_TILES)
 
 _WIDTH = 100
 
