@@ -11,7 +11,8 @@ from numba import intp, njit, void
 from hocket.calibration.probes import Probe, make_probes
 from hocket.calibration.system import read_caches
 from hocket.runtime.cpu import detect_cpu
-from hocket.runtime.kernels.lanes import FLOAT_BYTES, SIZE, Emitter, make_tile
+from hocket.runtime.kernels.lanes import FLOAT_BYTES, SIZE, Emitter
+from hocket.runtime.kernels.tile import make_tile
 
 if TYPE_CHECKING:
     from hocket.runtime.cpu import CpuFeatures

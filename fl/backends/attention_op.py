@@ -15,7 +15,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hocket.hwmodels.dtypes import DType
+from hocket.fl.backends.kernel_tensors import (
+    DTYPES,
+    as_array,
+    as_mask,
+    empty_gradients,
+    empty_results,
+    laid_out_as,
+    layout_of,
+    of_rank_four,
+)
 from hocket.runtime.errors import UnsupportedError
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.kernels.gradients import make_attention_gradient
@@ -23,17 +32,9 @@ from hocket.runtime.kernels.parameters import AttentionParameters
 from hocket.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hocket.runtime.kernels.attention import AttentionKernel
     from hocket.runtime.kernels.gradients import AttentionGradient
 
-_DTYPES = {
-    torch.float64: DType.FLOAT64,
-    torch.float32: DType.FLOAT32,
-    torch.float16: DType.FLOAT16,
-    torch.bfloat16: DType.BFLOAT16,
-}
 # Blocks of query rows that threads take one by one, and keys done at a time, at most.
 _QUERY_ROWS = 192
 _KV_COLUMNS = 128
@@ -76,8 +77,8 @@ def scaled_dot_product_attention(
         raise UnsupportedError(f"dropout_p must be 0, got {dropout_p}: weights are never stored")
     tensors, rank = {"query": query, "key": key, "value": value}, query.dim()
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES or tensor.dtype != query.dtype:
-            names = ", ".join(map(str, _DTYPES.values()))
+        if tensor.dtype not in DTYPES or tensor.dtype != query.dtype:
+            names = ", ".join(map(str, DTYPES.values()))
             raise UnsupportedError(
                 f"{name}: want the dtype of query, one of {names}; got {tensor.dtype}"
             )
@@ -94,7 +95,7 @@ def scaled_dot_product_attention(
         batches = torch.broadcast_shapes(  # type: ignore[no-untyped-call]
             *(tensor.shape[:-3] for tensor in tensors.values())
         )
-        query, key, value = (_of_rank_four(tensor, batches) for tensor in tensors.values())
+        query, key, value = (of_rank_four(tensor, batches) for tensor in tensors.values())
     heads, shared = query.shape[1], key.shape[1]
     if shared != value.shape[1] or heads % shared or not (enable_gqa or shared in (1, heads)):
         raise UnsupportedError(
@@ -104,7 +105,7 @@ def scaled_dot_product_attention(
     mask = None
     if attn_mask is not None:
         scores_shape = (*batches, heads, query.shape[2], key.shape[2])[-rank:]
-        mask = _as_mask(attn_mask, scores_shape)
+        mask = as_mask(attn_mask, scores_shape)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
     output: torch.Tensor = attention(query, key, value, mask, is_causal, float(scale))[0]
@@ -139,15 +140,15 @@ def attention(
         scale: Factor on the scores.
     """
     kernel = _kernel(*_description(query, key, value, mask, is_causal, scale))
-    output, log_sum_exp = _empty_results(query, value)
+    output, log_sum_exp = empty_results(query, value)
     pool = _worker_pool()
     kernel.bind(
-        _as_array(query),
-        _as_array(key),
-        _as_array(value),
-        mask=None if mask is None else _as_array(mask.contiguous()),
-        output=_as_array(output),
-        log_sum_exp=_as_array(log_sum_exp),
+        as_array(query),
+        as_array(key),
+        as_array(value),
+        mask=None if mask is None else as_array(mask.contiguous()),
+        output=as_array(output),
+        log_sum_exp=as_array(log_sum_exp),
         scratch=np.empty(kernel.scratch_bytes(pool.num_threads), np.uint8),
     ).run(pool)
     return output, log_sum_exp
@@ -183,20 +184,20 @@ def attention_backward(
     """
     description = _description(query, key, value, mask, is_causal, scale)
     kernel = _gradient_kernel(*description, has_mask_gradient)
-    results = _empty_gradients(query, key, value, mask if has_mask_gradient else None)
+    results = empty_gradients(query, key, value, mask if has_mask_gradient else None)
     pool = _worker_pool()
     kernel.bind(
-        _as_array(query),
-        _as_array(key),
-        _as_array(value),
-        mask=None if mask is None else _as_array(mask.contiguous()),
-        output=_as_array(output),
-        log_sum_exp=_as_array(log_sum_exp),
-        output_gradient=_as_array(_laid_out_as(gradient, _layout(output))),
-        query_gradient=_as_array(results[0]),
-        key_gradient=_as_array(results[1]),
-        value_gradient=_as_array(results[2]),
-        mask_gradient=_as_array(results[3]) if has_mask_gradient else None,
+        as_array(query),
+        as_array(key),
+        as_array(value),
+        mask=None if mask is None else as_array(mask.contiguous()),
+        output=as_array(output),
+        log_sum_exp=as_array(log_sum_exp),
+        output_gradient=as_array(laid_out_as(gradient, layout_of(output))),
+        query_gradient=as_array(results[0]),
+        key_gradient=as_array(results[1]),
+        value_gradient=as_array(results[2]),
+        mask_gradient=as_array(results[3]) if has_mask_gradient else None,
         scratch=np.empty(kernel.scratch_bytes(pool.num_threads), np.uint8),
     ).run(pool)
     query_gradient, key_gradient, value_gradient, mask_gradient = results
@@ -220,7 +221,7 @@ def _attention_without_numbers(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     del key, mask, is_causal, scale
-    return _empty_results(query, value)
+    return empty_results(query, value)
 
 
 @attention_backward.register_fake
@@ -237,7 +238,7 @@ def _attention_backward_without_numbers(
     has_mask_gradient: bool,
 ) -> tuple[torch.Tensor, ...]:
     del gradient, output, log_sum_exp, is_causal, scale
-    results = _empty_gradients(query, key, value, mask if has_mask_gradient else None)
+    results = empty_gradients(query, key, value, mask if has_mask_gradient else None)
     operands = (query, key, value, mask if has_mask_gradient and mask is not None else results[3])
     return tuple(
         result.to(operand.dtype) for result, operand in zip(results, operands, strict=True)
@@ -278,99 +279,6 @@ def _differentiate(
 attention.register_autograd(_differentiate, setup_context=_keep_for_backward)
 
 
-def _of_rank_four(tensor: torch.Tensor, batches: torch.Size) -> torch.Tensor:
-    """Return a tensor with one axis of batches, in front of heads, rows and columns."""
-    while tensor.dim() < 4:
-        tensor = tensor.unsqueeze(0)
-    if len(batches) > 0:
-        tensor = tensor.expand(*batches, *tensor.shape[-3:])
-    return tensor.flatten(0, -4)
-
-
-def _as_mask(mask: torch.Tensor, scores_shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a mask of rank 4 that holds each entry once, however often it is repeated.
-
-    Args:
-        mask: As it was given.
-        scores_shape: What it broadcasts to, with all axes of batches.
-    """
-    if mask.dtype is not torch.bool and mask.dtype not in _DTYPES:
-        raise UnsupportedError(f"attn_mask: want bool or floating point, got {mask.dtype}")
-    fits = mask.dim() <= len(scores_shape) and all(
-        size in (1, full)
-        for size, full in zip(reversed(mask.shape), reversed(scores_shape), strict=False)
-    )
-    if not fits:
-        raise UnsupportedError(
-            f"attn_mask: {list(mask.shape)} does not broadcast to {list(scores_shape)}"
-        )
-    for axis, stride in enumerate(mask.stride()):
-        if stride == 0:
-            mask = mask.narrow(axis, 0, 1)
-    while mask.dim() < 4:
-        mask = mask.unsqueeze(0)
-    if len(scores_shape) > 4 and any(size > 1 for size in mask.shape[:-3]):
-        mask = mask.expand(*scores_shape[:-3], *mask.shape[-3:])
-    return mask.flatten(0, -4)
-
-
-def _layout(tensor: torch.Tensor) -> str:
-    """Return the order of axes in memory, one of ``parameters.LAYOUTS``, to read a tensor in."""
-    is_plain = tensor.is_contiguous() or not tensor.transpose(1, 2).is_contiguous()
-    return "bhnd" if is_plain else "bnhd"
-
-
-def _laid_out_as(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """Return a tensor with its axes in an order in memory, copied if it must be."""
-    if layout == "bhnd":
-        return tensor.contiguous()
-    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
-    """Return the memory of a tensor as the kernels want it, copied if they could not read it."""
-    tensor = tensor.detach()
-    if tensor.dim() == 4:
-        layout = _layout(tensor)
-        tensor = _laid_out_as(tensor, layout)
-        tensor = tensor if layout == "bhnd" else tensor.transpose(1, 2)
-    array: NDArray[Any] = (
-        tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
-    ).numpy()
-    return array
-
-
-def _empty(like: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor like another, in its layout, with other columns and dtype."""
-    batch, heads, rows, _ = like.shape
-    if _layout(like) == "bhnd":
-        return like.new_empty((batch, heads, rows, columns), dtype=dtype)
-    return like.new_empty((batch, rows, heads, columns), dtype=dtype).transpose(1, 2)
-
-
-def _computed_dtype(tensor: torch.Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
-
-
-def _empty_results(query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tensors for the output of an attention and its log-sum-exp."""
-    output = _empty(query, value.shape[3], query.dtype)
-    return output, query.new_empty(query.shape[:3], dtype=_computed_dtype(query))
-
-
-def _empty_gradients(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return tensors for gradients, of the dtype that is computed in."""
-    dtype = _computed_dtype(query)
-    return (
-        _empty(query, query.shape[3], dtype),
-        _empty(key, key.shape[3], dtype),
-        _empty(value, value.shape[3], dtype),
-        query.new_empty((0,) if mask is None else mask.shape, dtype=dtype),
-    )
-
-
 def _description(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -383,7 +291,7 @@ def _description(
     return (
         tuple(query.shape),
         (*key.shape[:3], value.shape[3]),
-        tuple(map(_layout, (query, key, value))),
+        tuple(map(layout_of, (query, key, value))),
         query.dtype,
         None if mask is None else (tuple(mask.shape), mask.dtype),
         is_causal,
@@ -412,11 +320,11 @@ def _parameters(
         kv_length=kv_length,
         head_dim=head_dim,
         value_dim=value_dim,
-        dtype=_DTYPES[dtype],
+        dtype=DTYPES[dtype],
         scale=scale,
         mask="none" if mask is None else "additive" if is_added else "boolean",
         mask_shape=None if mask is None else mask[0],
-        mask_dtype=_DTYPES[mask[1]] if mask is not None and is_added else None,
+        mask_dtype=DTYPES[mask[1]] if mask is not None and is_added else None,
         masked_value=-math.inf,
         masked_rows="zero",
         is_causal=is_causal,

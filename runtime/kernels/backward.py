@@ -93,7 +93,7 @@ def _tile_lines(form: GradientForm) -> list[str]:
     if forward.has_slopes:
         lines.append("load_float = work.load_float()")
     if form.has_mask_gradient and forward.mask_axes == "key":
-        lines.append(f"add_entries = score_gradients.entry_sum_tile({lanes}, {element})")
+        lines.append(f"add_entries = mask_gradients.entry_sum_tile({lanes}, {element})")
     for vectors in WIDTHS:
         tile = f"{lanes}, rows={forward.tile_rows}, vectors={vectors}"
         product = f'product="{form.forward.element}"'
@@ -112,7 +112,7 @@ def _tile_lines(form: GradientForm) -> list[str]:
             lines.append(f"{name}_{vectors} = score_gradients.score_gradient_tile({tile}, {flags})")
         if form.has_mask_gradient:
             lines.append(
-                f"add_mask_{vectors} = score_gradients.mask_gradient_tile({lanes}, "
+                f"add_mask_{vectors} = mask_gradients.mask_gradient_tile({lanes}, "
                 f'vectors={vectors}, mask_axes="{forward.mask_axes}", {element})'
             )
     return lines

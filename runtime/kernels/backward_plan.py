@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hocket.hwmodels.units import align_up, ceil_div
-from hocket.runtime.kernels.lanes import STORAGE_BYTES
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import MAX_VECTORS
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, kernel_form, plan_reals, plan_sizes
+from hocket.runtime.kernels.storage import STORAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

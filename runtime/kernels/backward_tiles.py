@@ -12,18 +12,11 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hocket.runtime.kernels.lanes import (
-    FLOAT,
-    INT32,
-    SIZE,
-    STORAGE_BYTES,
-    Emitter,
-    Intrinsic,
-    Value,
-    computed_in,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import FLOAT, INT32, SIZE, Emitter, Intrinsic, Value
 from hocket.runtime.kernels.matrix import MAX_VECTORS
+from hocket.runtime.kernels.shuffles import across
+from hocket.runtime.kernels.storage import STORAGE_BYTES, computed_in, load_stored
+from hocket.runtime.kernels.tile import make_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -209,7 +202,7 @@ def stage_tile(lanes: int, columns: int, storage: str) -> Intrinsic:
             moved = emitter.row(target, index, emitter.size(row_vectors * emitter.vector_bytes))
 
             def copy_vector(place: Value, active: Value | None) -> None:
-                vector = _load_stored(emitter, row, place, storage, active)
+                vector = _load_vector(emitter, row, place, storage, active)
                 there = emitter.row(moved, place, emitter.size(emitter.vector_bytes))
                 emitter.store(emitter.builder.fmul(vector, scale), there)
 
@@ -250,7 +243,7 @@ def delta_tile(lanes: int, columns: int, storage: str) -> Intrinsic:
                 place: Value, total: list[Value], active: Value | None = None
             ) -> list[Value]:
                 one, other = (
-                    _load_stored(emitter, row, place, storage, active) for row in (left, right)
+                    _load_vector(emitter, row, place, storage, active) for row in (left, right)
                 )
                 return [emitter.fused(one, other, total[0])]
 
@@ -258,7 +251,7 @@ def delta_tile(lanes: int, columns: int, storage: str) -> Intrinsic:
             total = emitter.loop(whole, [emitter.constant(0.0)], multiply)
             if rest:
                 total = multiply(emitter.size(whole), total, emitter.first_lanes(rest))
-            totals = emitter.across(total[0], builder.fadd)
+            totals = across(emitter, total[0], builder.fadd)
             place = emitter.row(deltas, index, emitter.size(emitter.element_bytes))
             emitter.store_scalar(builder.extract_element(totals, INT32(0)), place)
             return []
@@ -309,12 +302,12 @@ def _for_each_vector(
         write(emitter.size(whole), emitter.first_lanes(rest))
 
 
-def _load_stored(
+def _load_vector(
     emitter: Emitter, row: Value, place: Value, storage: str, active: Value | None
 ) -> Value:
     """Return a vector of a row of a storage type, by its number in the row."""
     vector_bytes = emitter.size(emitter.lanes * STORAGE_BYTES[storage])
-    return emitter.load_stored(emitter.row(row, place, vector_bytes), storage, active)
+    return load_stored(emitter, emitter.row(row, place, vector_bytes), storage, active)
 
 
 def _active(emitter: Emitter, columns: int, vector: int) -> Value | None:

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING
 
 from hocket.hwmodels.units import ceil_div
 from hocket.runtime.kernels.decode_plan import COUNTER_BYTES, near_rows
-from hocket.runtime.kernels.decode_tiles import (
-    ROW_COUNTS,
-    row_vectors,
-    state_place,
-    state_vectors,
-)
-from hocket.runtime.kernels.lanes import STORAGE_BYTES
+from hocket.runtime.kernels.decode_products import ROW_COUNTS
+from hocket.runtime.kernels.decode_state import row_vectors, state_place, state_vectors
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT
 from hocket.runtime.kernels.source import indent
+from hocket.runtime.kernels.storage import STORAGE_BYTES
 
 if TYPE_CHECKING:
     from hocket.runtime.kernels.plan import KernelForm
@@ -56,12 +52,12 @@ def _tile_lines(form: KernelForm) -> list[str]:
     sums = f"sums={_sums(form)}"
     lines = [
         "end_part = work.end_part()",
-        f'pack = decode_tiles.pack_tile({lanes}, depth={form.score_depth}, storage="{packed}")',
-        f"begin = decode_tiles.begin_tile({plain}, {depth})",
-        "soften = decode_tiles.soften_tile(",
+        f'pack = decode_products.pack_tile({lanes}, depth={form.score_depth}, storage="{packed}")',
+        f"begin = decode_softmax.begin_tile({plain}, {depth})",
+        "soften = decode_softmax.soften_tile(",
         f'    {plain}, {depth}, {base}, mask="{form.mask}", mask_axes="{form.mask_axes}",',
         f"    {scales}, has_slopes={form.has_slopes}, has_start={form.has_start})",
-        "finish = decode_tiles.finish_tile(",
+        "finish = decode_softmax.finish_tile(",
         f'    {lanes}, {depth}, storage="{form.storage}", masked_rows="{form.masked_rows}",',
         f"    {base}, {scales})",
     ]
@@ -73,9 +69,9 @@ def _tile_lines(form: KernelForm) -> list[str]:
         lines.append(f"write_log_sum = vector.log_sum_tile({plain}, {base})")
     for rows in ROW_COUNTS:
         lines += [
-            f"dot_{rows} = decode_tiles.dot_tile(",
+            f"dot_{rows} = decode_products.dot_tile(",
             f'    {lanes}, rows={rows}, {sums}, depth={form.score_depth}, storage="{packed}")',
-            f"accumulate_{rows} = decode_tiles.accumulate_tile(",
+            f"accumulate_{rows} = decode_products.accumulate_tile(",
             f'    {lanes}, rows={rows}, {sums}, {depth}, storage="{form.storage}")',
         ]
     return lines

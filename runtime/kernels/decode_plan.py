@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hocket.hwmodels.units import align_up, ceil_div
-from hocket.runtime.kernels.decode_tiles import row_vectors, state_vectors
-from hocket.runtime.kernels.lanes import STORAGE_BYTES
+from hocket.runtime.kernels.decode_state import row_vectors, state_vectors
 from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, plan_sizes
+from hocket.runtime.kernels.storage import STORAGE_BYTES
 
 if TYPE_CHECKING:
     from hocket.runtime.kernels.parameters import AttentionParameters

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hocket.runtime.kernels.lanes import FLOAT, REAL
+from hocket.runtime.kernels.x86 import fraction, scaled
 
 if TYPE_CHECKING:
     from hocket.runtime.kernels.lanes import Emitter, Value
@@ -149,12 +150,12 @@ def exponentials(
         if base == "e":
             factor = emitter.constant(LOG2_E)
             differences = [builder.fmul(x, factor) for x in differences]
-        fractions = [emitter.fraction(x) for x in differences]
+        fractions = [fraction(emitter, x) for x in differences]
         weights = _polynomials(emitter, _EXP2_FROM_ZERO, fractions)
         smallest = emitter.constant(form.smallest_exponent)
         return [
             # Unordered: what is not a number stays so.
-            emitter.scaled(weight, x, builder.fcmp_unordered(">=", x, smallest))
+            scaled(emitter, weight, x, builder.fcmp_unordered(">=", x, smallest))
             for x, weight in zip(differences, weights, strict=True)
         ]
     rounding = emitter.constant(form.rounding)

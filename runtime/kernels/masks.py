@@ -11,17 +11,15 @@ from __future__ import annotations
 import functools
 import math
 
-from hocket.runtime.kernels.lanes import (
-    BYTE,
-    FLOAT,
-    INT32,
-    SIZE,
+from hocket.runtime.kernels.lanes import BYTE, FLOAT, INT32, SIZE, Emitter, Intrinsic, Value
+from hocket.runtime.kernels.shuffles import transpose
+from hocket.runtime.kernels.storage import (
     STORAGE_BYTES,
-    Emitter,
-    Intrinsic,
-    Value,
-    make_tile,
+    load_bytes,
+    load_stored,
+    load_stored_scalar,
 )
+from hocket.runtime.kernels.tile import make_tile
 
 _PARAMETERS = {
     "mask": SIZE,
@@ -70,7 +68,7 @@ def mask_tile(lanes: int, kind: str, *, finds_largest: bool, element: str = "flo
                 _load_entries(emitter, builder.add(place, offset), active, kind) for place in places
             ]
             start = emitter.row(scores, first, stride)
-            for row, entries in enumerate(emitter.transpose(square)):
+            for row, entries in enumerate(transpose(emitter, square)):
                 place = emitter.row(start, emitter.size(row), stride)
                 masked = _mask_row(emitter, place, entries, kind, replacement)
                 if finds_largest:
@@ -123,7 +121,7 @@ def query_mask_tile(lanes: int, kind: str, element: str = "float32") -> Intrinsi
                 bits = builder.zext(emitter.load_scalar(place, BYTE), emitter.int_element)
                 entry = builder.bitcast(bits, emitter.element)
             else:
-                entry = emitter.load_stored_scalar(place, kind)
+                entry = load_stored_scalar(emitter, place, kind)
             entries = builder.insert_element(entries, entry, INT32(lane))
         replacement = emitter.splat(masked_value)
 
@@ -178,8 +176,8 @@ def entry_bytes(kind: str) -> int:
 def _load_entries(emitter: Emitter, place: Value, active: Value | None, kind: str) -> Value:
     """Return mask entries as floats; those of a boolean mask as the bits of 0 and 1."""
     if kind != "boolean":
-        return emitter.load_stored(place, kind, active)
-    entries = emitter.load_bytes(place, active)
+        return load_stored(emitter, place, kind, active)
+    entries = load_bytes(emitter, place, active)
     return emitter.builder.bitcast(emitter.builder.zext(entries, emitter.ints), emitter.floats)
 
 

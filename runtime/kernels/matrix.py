@@ -11,15 +11,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from hocket.runtime.kernels.lanes import (
-    BYTE,
-    FLOAT,
-    SIZE,
-    Emitter,
-    Intrinsic,
-    Value,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import BYTE, FLOAT, SIZE, Emitter, Intrinsic, Value
+from hocket.runtime.kernels.storage import load_stored_scalar
+from hocket.runtime.kernels.tile import make_tile
+from hocket.runtime.kernels.x86 import paired
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -262,7 +257,7 @@ def _accumulate(
         emitter.load(emitter.offset(line, vector * emitter.vector_bytes))
         for vector in range(vectors)
     ]
-    multiply = emitter.paired if product == "bfloat16" else emitter.fused
+    multiply = functools.partial(paired, emitter) if product == "bfloat16" else emitter.fused
     following = []
     for row, element in enumerate(elements):
         # A pair of bfloat16 is spread as if it were one float: the bits are the same.
@@ -279,7 +274,7 @@ def _mask_scores(
 ) -> Value:
     """Return the scores of one key under its mask entry."""
     if key_mask != "boolean":
-        added = emitter.splat(emitter.load_stored_scalar(entry, key_mask))
+        added = emitter.splat(load_stored_scalar(emitter, entry, key_mask))
         return emitter.builder.fadd(scores, added)
     byte = emitter.load_scalar(entry, BYTE)
     kept = emitter.builder.icmp_unsigned("!=", byte, BYTE(0))

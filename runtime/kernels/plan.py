@@ -15,9 +15,9 @@ import numpy as np
 
 from hocket.hwmodels.units import align_up, ceil_div
 from hocket.runtime.kernels.elementary import LOG2_E
-from hocket.runtime.kernels.lanes import STORAGE_BYTES, computed_in
 from hocket.runtime.kernels.masks import entry_bytes
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES, MAX_VECTORS, tile_rows
+from hocket.runtime.kernels.storage import STORAGE_BYTES, computed_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

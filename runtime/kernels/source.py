@@ -15,15 +15,22 @@ import numba
 
 from hocket.runtime.kernels import (
     backward_tiles,
-    decode_tiles,
+    decode_products,
+    decode_softmax,
+    decode_state,
     elementary,
     lanes,
+    mask_gradients,
     masks,
     matrix,
     score_gradients,
+    shuffles,
+    storage,
+    tile,
     transposes,
     vector,
     work,
+    x86,
 )
 from hocket.runtime.kernels.plan import ARGUMENT_NAMES, REAL_NAMES
 
@@ -32,8 +39,19 @@ if TYPE_CHECKING:
 
     from hocket.runtime.cpu import CpuFeatures
 
-_TILES = (backward_tiles, decode_tiles, masks, matrix, score_gradients, transposes, vector, work)
-_INTRINSICS = (elementary, lanes, *_TILES)
+_TILES = (
+    backward_tiles,
+    decode_products,
+    decode_softmax,
+    mask_gradients,
+    masks,
+    matrix,
+    score_gradients,
+    transposes,
+    vector,
+    work,
+)
+_INTRINSICS = (decode_state, elementary, lanes, shuffles, storage, tile, x86, *_TILES)
 
 _WIDTH = 100
 
@@ -84,7 +102,8 @@ def make_source(
         "",
         "from numba import intp, njit, void",
         "",
-        f"from hocket.runtime.kernels import {', '.join(_modules(tiles))}",
+        # In parentheses, as a long line is wrapped.
+        f"from hocket.runtime.kernels import ({', '.join(_modules(tiles))})",
         "",
         "load_size = work.load_size()",
         "load_real = work.load_real()",

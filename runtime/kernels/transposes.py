@@ -9,17 +9,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from hocket.runtime.kernels.lanes import (
-    FLOAT,
-    SIZE,
-    STORAGE_BYTES,
-    Emitter,
-    Intrinsic,
-    Value,
-    computed_in,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import FLOAT, SIZE, Emitter, Intrinsic, Value
 from hocket.runtime.kernels.matrix import ELEMENT_BYTES
+from hocket.runtime.kernels.shuffles import transpose
+from hocket.runtime.kernels.storage import STORAGE_BYTES, computed_in, load_stored, store_stored
+from hocket.runtime.kernels.tile import make_tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +50,12 @@ def pack_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
             places = [emitter.builder.add(row, offset) for row in rows]
             active = None if columns == lanes else emitter.first_lanes(columns)
             if storage == "pair":
-                square = [emitter.load_stored(place, "float32", active) for place in places]
+                square = [load_stored(emitter, place, "float32", active) for place in places]
             else:
-                loaded = [emitter.load_stored(place, storage, active) for place in places]
+                loaded = [load_stored(emitter, place, storage, active) for place in places]
                 square = [emitter.builder.fmul(vector, factor) for vector in loaded]
             start = emitter.row(target, first, stride)
-            for column, vector in enumerate(emitter.transpose(square)[:columns]):
+            for column, vector in enumerate(transpose(emitter, square)[:columns]):
                 emitter.store(vector, emitter.row(start, emitter.size(column), stride))
 
         _for_each_square(emitter, depth, pack)
@@ -166,11 +160,11 @@ def widen_tile(lanes: int, depth: int, storage: str) -> Intrinsic:
             for first in range(0, depth, lanes):
                 columns = min(lanes, depth - first)
                 active = None if columns == lanes else emitter.first_lanes(columns)
-                vector = emitter.load_stored(
-                    emitter.offset(row, first * element_bytes), storage, active
+                vector = load_stored(
+                    emitter, emitter.offset(row, first * element_bytes), storage, active
                 )
                 place = emitter.offset(moved, first * emitter.element_bytes)
-                emitter.store_stored(vector, place, computed, active)
+                store_stored(emitter, vector, place, computed, active)
             return []
 
         emitter.loop(count, [], copy)
@@ -204,7 +198,8 @@ def pair_tile(lanes: int, depth: int) -> Intrinsic:
                 # As floats the entries have their bits in the upper half of a lane.
                 lower, upper = (
                     builder.bitcast(
-                        emitter.load_stored(
+                        load_stored(
+                            emitter,
                             emitter.offset(row, start * STORAGE_BYTES["bfloat16"]),
                             "bfloat16",
                             active,
@@ -216,7 +211,8 @@ def pair_tile(lanes: int, depth: int) -> Intrinsic:
                 pairs = builder.lshr(lower, emitter.int_constant(16))
                 if both:
                     pairs = builder.or_(pairs, upper)
-                emitter.store_stored(
+                store_stored(
+                    emitter,
                     builder.bitcast(pairs, emitter.floats),
                     emitter.offset(moved, start * ELEMENT_BYTES),
                     "float32",
@@ -279,11 +275,11 @@ def _spread(
         ]
         square += [emitter.constant(0.0)] * (lanes - columns)
         offset = emitter.builder.mul(first, emitter.size(STORAGE_BYTES[storage]))
-        moved = emitter.transpose(square)
+        moved = transpose(emitter, square)
         # Last row first: lanes past the end land on row `last`, which then overwrites them.
         for row, vector in reversed(list(zip(rows, moved, strict=True))):
             active = None if columns == lanes else emitter.first_lanes(columns)
-            emitter.store_stored(vector, emitter.builder.add(row, offset), storage, active)
+            store_stored(emitter, vector, emitter.builder.add(row, offset), storage, active)
 
     _for_each_square(emitter, depth, spread)
 

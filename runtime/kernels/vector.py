@@ -12,7 +12,9 @@ import functools
 import math
 
 from hocket.runtime.kernels.elementary import LOG2_E, exponentials, logarithm, tangents
-from hocket.runtime.kernels.lanes import FLOAT, SIZE, Emitter, Intrinsic, Value, make_tile
+from hocket.runtime.kernels.lanes import FLOAT, SIZE, Emitter, Intrinsic, Value
+from hocket.runtime.kernels.tile import make_tile
+from hocket.runtime.kernels.x86 import pairs_of
 
 # Rows of a column in flight at a time: a single one would wait for itself.
 _ROWS_AT_ONCE = 4
@@ -159,7 +161,7 @@ def exponential_tile(
                 halves = zip(weights[::2], weights[1::2], strict=True)
                 for number, (lower, upper) in enumerate(halves):
                     target = emitter.row(scores, builder.add(start, emitter.size(number)), stride)
-                    emitter.store_ints(emitter.pairs_of(lower, upper), target)
+                    emitter.store_ints(pairs_of(emitter, lower, upper), target)
             else:
                 for weight, place in zip(weights, places, strict=True):
                     emitter.store(weight, place)

@@ -11,9 +11,10 @@ import llvmlite
 import numba
 from llvmlite import ir
 
-from hocket.runtime.kernels import lanes
-from hocket.runtime.kernels.lanes import INT32, SIZE, Emitter, Intrinsic, Value, make_tile
+from hocket.runtime.kernels import lanes, tile
+from hocket.runtime.kernels.lanes import INT32, SIZE, Emitter, Intrinsic, Value
 from hocket.runtime.kernels.source import KernelSource
+from hocket.runtime.kernels.tile import make_tile
 
 if TYPE_CHECKING:
     from hocket.runtime.cpu import CpuFeatures
@@ -49,7 +50,7 @@ def waiting_source(cpu: CpuFeatures) -> KernelSource:
     digest = hashlib.sha256()
     for part in (
         f"numba {numba.__version__} llvmlite {llvmlite.__version__}".encode(),
-        *(Path(str(file)).read_bytes() for file in (lanes.__file__, __file__)),
+        *(Path(str(file)).read_bytes() for file in (lanes.__file__, tile.__file__, __file__)),
         cpu.cache_key.encode(),
         _TEXT.encode(),
     ):

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from hocket.runtime.kernels.lanes import (
-    FLOAT,
-    FLOAT_BYTES,
-    REAL,
-    SIZE,
-    Emitter,
-    Intrinsic,
-    Value,
-    make_tile,
-)
+from hocket.runtime.kernels.lanes import FLOAT, FLOAT_BYTES, REAL, SIZE, Emitter, Intrinsic, Value
+from hocket.runtime.kernels.tile import make_tile
 
 _SIZE_BYTES = 8
 

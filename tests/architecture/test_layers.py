@@ -102,7 +102,12 @@ TABLE = (
     # Torch calls the runtime's kernels as its own: nothing of the federation is in that.
     Row(
         "hocket.fl.backends.attention_op",
-        ("hocket.hwmodels.dtypes", "hocket.runtime"),
+        ("hocket.fl.backends.kernel_tensors", "hocket.runtime"),
+        ("numpy", "torch"),
+    ),
+    Row(
+        "hocket.fl.backends.kernel_tensors",
+        ("hocket.hwmodels.dtypes", "hocket.runtime.errors"),
         ("numpy", "torch"),
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),

@@ -81,7 +81,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AttentionKer
         parameters: AttentionParameters, cpu: CpuFeatures | None = None
     ) -> AttentionKernel:
         kernel = make_attention_kernel(parameters, cpu, folder)
-        assert "decode_tiles" in kernel.source.text
+        assert "decode_products" in kernel.source.text
         return kernel
 
     return make_kernel

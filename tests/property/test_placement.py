@@ -41,13 +41,14 @@ from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.errors import InfeasibleError
 from hocket.compiler.problem import AttentionProblem
+from hocket.hwmodels.happens_before import HappensBefore
 from hocket.hwmodels.interpreter import interpret
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
 from hocket.hwmodels.program import Buffer, Program, Schedule
 from hocket.hwmodels.simulate import simulate
 from hocket.hwmodels.tasks import Block, Operation, Slice, Task
-from hocket.hwmodels.verify import HappensBefore, verify_program
+from hocket.hwmodels.verify import verify_program
 
 Buffers = NDArray[np.int64]
 Ranges = list[LiveRange | None]

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from hocket.hwmodels import columns as col
-from hocket.hwmodels.verify import takeovers
+from hocket.hwmodels.happens_before import takeovers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,9 +27,9 @@ from hocket.compiler.attention.tiling import Split, cores_used
 from hocket.hwmodels import columns as col
 from hocket.hwmodels.cost import PICO, machine_figures, task_costs
 from hocket.hwmodels.estimate import Estimate
+from hocket.hwmodels.happens_before import MAX_MARKS
 from hocket.hwmodels.simulate import simulated_cycles
 from hocket.hwmodels.tasks import TENSORS
-from hocket.hwmodels.verify import MAX_MARKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
