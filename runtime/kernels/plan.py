@@ -91,7 +91,7 @@ class KernelForm:
         lanes: Lanes of a vector, half as many of float64 as of float32.
         tile_rows: Rows of key, or columns of value, of one register tile.
         head_dim, value_dim: Columns of query and key, and of value and output.
-        storage: Element type of the tensors, a key of ``lanes.STORAGE_BYTES``.
+        storage: Element type of the tensors, a key of ``storage.STORAGE_BYTES``.
         product: How products are made, see ``matrix.PRODUCTS``.
         base: Base of the exponentials, see ``elementary.BASES``.
         has_scaling: Whether the CPU splits and scales floats by powers of two.

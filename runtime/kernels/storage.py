@@ -26,7 +26,7 @@ _UPPER_HALF = 16
 
 
 def computed_in(storage: str) -> str:
-    """Return what tiles compute in on elements of a storage type, a key of ``ELEMENTS``."""
+    """Return what tiles compute in on elements of a storage type, a key of ``lanes.ELEMENTS``."""
     return "float64" if storage == "float64" else "float32"
 
 
