@@ -83,7 +83,15 @@ def test_a_problem_comes_back_from_its_node(problem: AttentionProblem, layouts: 
     count = 3 if problem.mask is MaskKind.NONE else 4
     inputs = [ir.val(f"x{index}") for index in range(count)]
     shape = (problem.batch, problem.query_length, problem.query_heads * problem.value_dim)
-    node = make_node(problem, layouts, inputs, output_shape=shape, form="drawn", name="drawn")
+    node = make_node(
+        problem,
+        layouts,
+        inputs[:3],
+        mask=inputs[3] if count > 3 else None,
+        output_shape=shape,
+        form="drawn",
+        name="drawn",
+    )
     node.outputs[0].name = "y"
     graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"hocket": 1}, name="g")
     (back,) = ir.from_proto(ir.to_proto(ir.Model(graph, ir_version=8))).graph

@@ -115,8 +115,8 @@ def _to_bhnd(array: np.ndarray, layout: Layout, sizes: tuple[int, int, int, int]
     batch, heads, rows, columns = sizes
     array = array.astype(np.float64)
     if layout == "bhnd":
-        assert array.shape == sizes
-        return array
+        assert array.shape in (sizes, (batch * heads, rows, columns))
+        return array.reshape(sizes)
     assert array.shape in ((batch, rows, heads, columns), (batch, rows, heads * columns))
     return array.reshape(batch, rows, heads, columns).transpose(0, 2, 1, 3)
 

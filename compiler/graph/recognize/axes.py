@@ -1,8 +1,9 @@
 """Following the axes of an attention tensor through Transpose, Reshape and the like.
 
 A tensor is seen as groups of named axes, one group for each of its dimensions: b (batch), h (head),
-n (row), d (column). A Transpose moves whole groups; a Reshape keeps the order of the axes and cuts
-it anew. So each tensor on the way can be asked whether its bytes are in an order kernels read.
+n (row), d (column), and g, the copies of a head that grouped queries share. A Transpose moves whole
+groups; a Reshape keeps the order of the axes and cuts it anew; an Expand makes the copies. So each
+tensor on the way can be asked whether its bytes are in an order kernels read.
 """
 
 from __future__ import annotations
@@ -39,16 +40,22 @@ _REGROUPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 @dataclass(frozen=True)
 class Axes:
-    """Sizes of the four axes of one tensor of an attention."""
+    """Sizes of the axes of one tensor of an attention.
+
+    Attributes:
+        b, h, n, d: Batch, heads, rows and columns.
+        g: Copies of each head, one behind the other; they are not in what is read.
+    """
 
     b: int
     h: int
     n: int
     d: int
+    g: int = 1
 
     def size(self, axis: str) -> int:
         """Size of an axis, by its letter."""
-        return {"b": self.b, "h": self.h, "n": self.n, "d": self.d}[axis]
+        return {"b": self.b, "h": self.h, "n": self.n, "d": self.d, "g": self.g}[axis]
 
     def groups(self, *dimensions: str) -> Groups:
         """Groups of a tensor with these dimensions, ``groups("b", "n", "hd")`` for the rank-3 form.
@@ -82,13 +89,17 @@ class Operand:
 def find_layout(groups: Groups, axes: Axes, shape: tuple[int, ...]) -> Layout | None:
     """Return the layout that kernels read a tensor in, None if they cannot.
 
-    They read ``[b, h, n, d]`` as bhnd, ``[b, n, h, d]`` and ``[b, n, h * d]`` as bnhd.
+    They read ``[b, h, n, d]`` and ``[b * h, n, d]`` as bhnd, ``[b, n, h, d]`` and
+    ``[b, n, h * d]`` as bnhd.
     """
     order = tuple(axis for group in groups for axis in group)
     for layout, letters in _ORDERS.items():
         if order != tuple(axis for axis in letters if axes.size(axis) > 1):
             continue
         if shape == tuple(axes.size(axis) for axis in letters):
+            return layout
+        # Of one head both are the same shape, which is called bnhd.
+        if layout == "bhnd" and axes.h > 1 and shape == (axes.b * axes.h, axes.n, axes.d):
             return layout
         if layout == "bnhd" and shape == (axes.b, axes.n, axes.h * axes.d):
             return layout
@@ -163,6 +174,32 @@ def find_target(value: ir.Value, groups: Groups, axes: Axes) -> Operand | None:
         current, groups = node.outputs[0], moved
 
 
+def find_copies(value: ir.Value, max_steps: int = 8) -> int:
+    """Return how many copies an Expand or Tile above a key or value makes of each head; 1 if none.
+
+    It is only a guess at what to look for: ``find_source`` sees whether they are copies of heads.
+    """
+    current: ir.Value | None = value
+    for _ in range(max_steps):
+        node = None if current is None else current.producer()
+        if node is None:
+            return 1
+        if is_op(node, "Expand", "Tile"):
+            before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+            if not before or not after:
+                return 1
+            copies = math.prod(after) // math.prod(before)
+            if copies > 1:
+                return copies
+        factor = scale_factor(node)
+        if factor is None and not (
+            is_identity(node) or is_op(node, "Transpose", "Expand", "Tile", *_REGROUPING)
+        ):
+            return 1
+        current = node.inputs[0 if factor is None else factor[0]]
+    return 1
+
+
 def scale_factor(node: ir.Node) -> tuple[int, float] | None:
     """Return which input a node multiplies by a number, and the number; None for any other node.
 
@@ -200,7 +237,27 @@ def _before(node: ir.Node, groups: Groups, axes: Axes) -> Groups | None:
         return tuple(moved)
     if is_op(node, *_REGROUPING):
         return _regroup(groups, axes, static_shape(node.inputs[0]))
+    if is_op(node, "Expand", "Tile"):
+        return _without_copies(groups, static_shape(node.inputs[0]), static_shape(node.outputs[0]))
     return None
+
+
+def _without_copies(
+    groups: Groups, before: tuple[int, ...] | None, after: tuple[int, ...] | None
+) -> Groups | None:
+    """Groups before an Expand or Tile that makes nothing but the copies of heads."""
+    if before is None or after is None or len(before) > len(after):
+        return None
+    added = len(after) - len(before)
+    result: list[tuple[str, ...]] = []
+    for group, small, large in zip(groups, (1,) * added + before, after, strict=True):
+        if small == large:
+            result.append(group)
+        elif small == 1 and group == ("g",):
+            result.append(())
+        else:
+            return None
+    return None if any(result[:added]) else tuple(result[added:])
 
 
 def _after(node: ir.Node, groups: Groups, axes: Axes) -> Groups | None:

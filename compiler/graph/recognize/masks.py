@@ -39,20 +39,19 @@ class MaskSummary:
 
 
 def summarize_masks(
-    terms: tuple[MaskTerm, ...], scores: tuple[int, int, int, int], rank: int, dtype: DType
+    terms: tuple[MaskTerm, ...], scores: tuple[int, int, int, int], dtype: DType
 ) -> MaskSummary:
     """Return what the kernels will see of the masks: none, one as it is, or one additive mask.
 
     Args:
         terms: In the order in which they act.
         scores: Sizes of the scores.
-        rank: Rank of the scores as written, 3 or 4.
         dtype: Element type of the scores where they are masked.
 
     Raises:
         Refusal: A mask does not broadcast, or they cannot be made one.
     """
-    shapes = [mask_shape_for(term.value, scores, rank) for term in terms]
+    shapes = [mask_shape_for(term, scores) for term in terms]
     if not terms:
         return MaskSummary(MaskKind.NONE, None, -math.inf)
     if len(terms) == 1:
@@ -66,7 +65,7 @@ def summarize_masks(
                 raise Refusal(
                     f"its masks have different element types, {term.value.name!r} not {dtype}"
                 )
-        elif not _is_swallowing(term.masked_value, dtype):
+        elif not is_swallowing(term.masked_value, dtype):
             raise Refusal(
                 f"it has several masks, one of which puts {term.masked_value:g} for masked scores, "
                 "so that they do not make one additive mask"
@@ -75,14 +74,18 @@ def summarize_masks(
     return MaskSummary(MaskKind.ADDITIVE, (merged[0], merged[1], merged[2], merged[3]), -math.inf)
 
 
-def _is_swallowing(masked_value: float, dtype: DType) -> bool:
+def is_swallowing(masked_value: float, dtype: DType) -> bool:
+    """Whether a score plus this number is this number, for every score that a model can have."""
     if masked_value == -math.inf:
         return True
     return dtype in _WIDE_DTYPES and masked_value <= _SWALLOWING_VALUE
 
 
 def build_mask(
-    terms: tuple[MaskTerm, ...], dtype: DType, fresh_name: Callable[[str], str]
+    terms: tuple[MaskTerm, ...],
+    scores: tuple[int, int, int, int],
+    dtype: DType,
+    fresh_name: Callable[[str], str],
 ) -> tuple[ir.Value | None, list[ir.Node]]:
     """Make the host nodes that turn the masks into the one that kernels read.
 
@@ -94,6 +97,7 @@ def build_mask(
 
     Args:
         terms: Accepted by ``summarize_masks``.
+        scores: Sizes of the scores.
         dtype: Element type of the scores where they are masked.
         fresh_name: Makes a name that is not taken yet.
 
@@ -115,10 +119,12 @@ def build_mask(
         nodes.append(node)
         return output
 
-    def number(content: float) -> ir.Value:
-        tensor = ir.tensor(np.array(content, dtype=IR_DTYPES[dtype].numpy()))
+    def constant(content: object, kind: ir.DataType) -> ir.Value:
+        tensor = ir.tensor(np.array(content, dtype=kind.numpy()))
         output = ir.Value(
-            name=fresh_name("hocket/number"), shape=ir.Shape([]), type=ir.TensorType(tensor.dtype)
+            name=fresh_name("hocket/constant"),
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
         )
         attribute = ir.AttrTensor("value", tensor)
         nodes.append(
@@ -133,9 +139,29 @@ def build_mask(
         )
         return output
 
+    def number(content: float) -> ir.Value:
+        return constant(content, IR_DTYPES[dtype])
+
+    def with_four_axes(term: MaskTerm) -> ir.Value:
+        """Return a mask so that it broadcasts with others, on scores cut otherwise."""
+        if len(terms) == 1 or all(len(other.scores_shape) == 4 for other in terms):
+            return term.value
+        shape = mask_shape_for(term, scores)
+        output = ir.Value(
+            name=fresh_name(f"{term.value.name}/Reshape"),
+            shape=ir.Shape(shape),
+            type=term.value.type,
+        )
+        inputs = [term.value, constant(shape, ir.DataType.INT64)]
+        nodes.append(
+            ir.node("Reshape", inputs, outputs=[output], name=fresh_name("hocket/Reshape"))
+        )
+        return output
+
     mask: ir.Value | None = None
     for term in terms:
-        value = emit("Not", term.value) if term.role is MaskRole.DROP else term.value
+        value = with_four_axes(term)
+        value = emit("Not", value) if term.role is MaskRole.DROP else value
         if len(terms) == 1:
             return value, nodes
         if term.role is MaskRole.ADD:

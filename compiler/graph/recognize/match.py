@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hocket.compiler.graph.values import static_shape
 
@@ -38,11 +41,14 @@ class MaskTerm:
     Attributes:
         role: What it does.
         value: The mask.
+        scores_shape: Sizes of the scores where it acts, as written: rows and columns last, batch
+            and heads before them in one dimension or several.
         masked_value: What scores become that are not let through; only for KEEP and DROP.
     """
 
     role: MaskRole
     value: ir.Value
+    scores_shape: tuple[int, ...]
     masked_value: float = 0.0
 
 
@@ -95,28 +101,38 @@ def sizes_of(value: ir.Value | None, role: str) -> tuple[int, ...]:
     return shape
 
 
-def mask_shape_for(
-    value: ir.Value, scores: tuple[int, int, int, int], rank: int
-) -> tuple[int, int, int, int]:
+def mask_shape_for(term: MaskTerm, scores: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """Return the shape of a mask as four sizes, each 1 or that of the scores.
 
+    Example:
+        With scores of batch 64 and 3 heads, written as [1, 64, 3, 49, 49], a mask of
+        [1, 64, 1, 49, 49] becomes (64, 1, 49, 49).
+
     Args:
-        value: The mask, as it is stored.
+        term: The mask.
         scores: Batch, heads, rows and columns of the scores.
-        rank: Rank of the scores as written; with 3, they have no axis for heads.
 
     Raises:
-        Refusal: It does not broadcast to them.
+        Refusal: It does not broadcast to them, or follows neither batch nor heads.
     """
-    shape = sizes_of(value, "mask")
-    if len(shape) > rank:
-        raise Refusal(f"its mask {value.name!r} has rank {len(shape)}, its scores {rank}")
-    padded = (1,) * (rank - len(shape)) + shape
-    batch, heads, rows, columns = padded if rank == 4 else (padded[0], 1, *padded[1:])
-    result = (batch, heads, rows, columns)
-    if any(mine not in (1, full) for mine, full in zip(result, scores, strict=True)):
+    shape, full = sizes_of(term.value, "mask"), term.scores_shape
+    if len(shape) > len(full):
+        raise Refusal(f"its mask {term.value.name!r} has rank {len(shape)}, its scores {len(full)}")
+    padded = (1,) * (len(full) - len(shape)) + shape
+    if any(mine not in (1, whole) for mine, whole in zip(padded, full, strict=True)):
         raise Refusal(
-            f"its mask {value.name!r} of shape {list(shape)} does not broadcast to the scores "
-            f"{list(scores)}"
+            f"its mask {term.value.name!r} of shape {list(shape)} does not broadcast to the scores "
+            f"{list(full)}"
         )
-    return result
+    # Which part of the mask each batch and head reads; there are as many of them as scores have.
+    parts = np.arange(math.prod(padded[:-2])).reshape(padded[:-2])
+    read = np.broadcast_to(parts, full[:-2]).reshape(scores[:2])
+    for batch in (1, scores[0]):
+        for heads in (1, scores[1]):
+            if np.array_equal(read[:batch, :heads].reshape(-1), parts.reshape(-1)) and bool(
+                np.all(read == np.broadcast_to(read[:batch, :heads], scores[:2]))
+            ):
+                return (batch, heads, padded[-2], padded[-1])
+    raise Refusal(
+        f"its mask {term.value.name!r} of shape {list(shape)} follows neither batch nor heads"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from hocket.compiler.graph.recognize.axes import is_identity
 from hocket.compiler.graph.recognize.match import Refusal
+from hocket.compiler.graph.recognize.scores import keeps_rows_and_columns
 from hocket.compiler.graph.values import (
     constant_array,
     describe_node,
@@ -67,6 +68,8 @@ def follow_probabilities(softmax: ir.Node) -> Probabilities:
             zeroed, tested = _read_guard(node, current)
             if zeroed:
                 masked_rows, guarded_mask = MaskedRows.ZERO, tested
+        elif is_op(node, "Reshape", "Squeeze", "Unsqueeze") and keeps_rows_and_columns(node):
+            pass
         elif not is_op(node, "Cast") and not is_identity(node):
             raise Refusal(
                 f"its probabilities go to {describe_node(node)}, not to a product with values"

@@ -44,7 +44,7 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
     for node in match.before:
         node.name = names.make(f"hocket/{node.op_type}")
     graph.insert_before(match.anchor, match.before)
-    mask, nodes = build_mask(match.mask, match.mask_dtype, names.make)
+    mask, nodes = build_mask(match.mask, match.problem.scores_shape, match.mask_dtype, names.make)
     key = match.key.value
     if match.key_permutation is not None:
         transpose = _transpose(key, match.key_permutation, names)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from hocket.compiler.graph.recognize.axes import Axes, Operand, find_source, find_target
+from hocket.compiler.graph.recognize.causality import find_positions
 from hocket.compiler.graph.recognize.key_value_cache import CacheBuilder
 from hocket.compiler.graph.recognize.masks import summarize_masks
 from hocket.compiler.graph.recognize.match import (
@@ -24,7 +25,7 @@ from hocket.compiler.graph.recognize.match import (
     sizes_of,
 )
 from hocket.compiler.graph.values import element_type
-from hocket.compiler.problem import AttentionProblem, MaskedRows, ScoreRules
+from hocket.compiler.problem import NO_RULES, AttentionProblem, MaskedRows, ScoreRules
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def match_standard(node: ir.Node) -> AttentionMatch:
     cache = _find_cache(node, replace(axes, h=kv_heads, n=new_length), value_dim, dtype)
     kv_length = cache.past_length + new_length
     is_causal, rules = _positions(node, cache.past_length)
-    terms, padding = _mask_terms(node, dtype, kv_length)
-    summary = summarize_masks(terms, (axes.b, axes.h, axes.n, kv_length), 4, dtype)
+    scores = (axes.b, axes.h, axes.n, kv_length)
+    terms, padding = _mask_terms(node, dtype, scores)
+    terms, is_causal, rules = _proved(terms, scores, dtype, is_causal=is_causal, rules=rules)
+    summary = summarize_masks(terms, scores, dtype)
     query_operand = _source_of(query, axes, scaled=True)
     try:
         problem = AttentionProblem(
@@ -240,13 +243,14 @@ def _scale(node: ir.Node, head_dim: int) -> float:
 
 
 def _mask_terms(
-    node: ir.Node, dtype: DType, kv_length: int
+    node: ir.Node, dtype: DType, scores: tuple[int, int, int, int]
 ) -> tuple[tuple[MaskTerm, ...], Sequence[ir.Node]]:
     """Return the mask, and the nodes that make it as long as the keys."""
     mask = _optional(node, _MASK)
     if mask is None:
         return (), ()
     shape = sizes_of(mask, "mask")
+    kv_length = scores[-1]
     is_boolean = element_type(mask) is DType.BOOL
     if not is_boolean and element_type(mask) is not dtype:
         raise Refusal(f"its mask {mask.name!r} is not {dtype} as its query")
@@ -255,7 +259,22 @@ def _mask_terms(
     builder = CacheBuilder()
     mask = builder.padded(mask, kv_length, 0.0 if is_boolean else -math.inf)
     role = MaskRole.KEEP if is_boolean else MaskRole.ADD
-    return (MaskTerm(role, mask, -math.inf if is_boolean else 0.0),), builder.nodes
+    return (MaskTerm(role, mask, scores, -math.inf if is_boolean else 0.0),), builder.nodes
+
+
+def _proved(
+    terms: tuple[MaskTerm, ...],
+    scores: tuple[int, int, int, int],
+    dtype: DType,
+    *,
+    is_causal: bool,
+    rules: ScoreRules,
+) -> tuple[tuple[MaskTerm, ...], bool, ScoreRules]:
+    """Return masks, causality and rules with what the masks are proved to say."""
+    if not terms or is_causal or replace(rules, softcap=0.0) != NO_RULES:
+        return terms, is_causal, rules
+    found = find_positions(terms, scores, dtype)
+    return found.terms, found.is_causal, replace(found.rules, softcap=rules.softcap)
 
 
 def _dimensions(value: ir.Value) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def producer_of_output(build: GraphBuilder) -> ir.Node:
         (("b", "n", "hd"), (2, 4, 15), "bnhd"),
         (("b", "h", "d", "n"), (2, 3, 5, 4), None),
         (("bn", "hd"), (8, 15), None),
-        (("bh", "n", "d"), (6, 4, 5), None),
+        (("bh", "n", "d"), (6, 4, 5), "bhnd"),
         (("n", "b", "hd"), (4, 2, 15), None),
     ],
 )

@@ -345,8 +345,8 @@ def between(*steps: str) -> onnx.ModelProto:
     q, k = build.input("q", (2, 3, 4, 6)), build.input("k", (2, 3, 6, 5))
     scores = build.op("MatMul", q, k)
     for step in steps:
-        if step == "Tanh":
-            scores = build.op("Tanh", scores)
+        if step in ("Tanh", "Erf"):
+            scores = build.op(step, scores)
         elif step == "heads":
             scores = build.op("Mul", scores, build.weight("w", np.ones((3, 1, 1), np.float32)))
         elif step == "scale":
@@ -368,8 +368,10 @@ def between(*steps: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        (("Tanh",), "its scores come from Tanh"),
-        (("Tanh", "mask"), "but Tanh"),
+        (("Tanh", "Tanh"), "a second Tanh"),
+        (("mask", "Tanh"), "its softcap acts after the mask"),
+        (("Erf",), "its scores come from Erf"),
+        (("Erf", "mask"), "but Erf"),
         (("heads",), "whose factor is no constant number"),
         (("mask", "scale"), "its scale acts after the mask"),
         (("wide mask",), "finds no product"),

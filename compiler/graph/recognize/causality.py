@@ -1,0 +1,150 @@
+"""Proving that a mask hides what lies ahead, so that kernels need not compute it.
+
+Exporters write causality as a mask: a triangle of constants, one computed from positions, or one
+put together with a mask of padding. Where every entry ahead of a query is proved to be hidden
+whatever the inputs, the attention is causal; a mask that does nothing else is not needed any more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hocket.compiler.graph.recognize.mask_bounds import BoundFinder
+from hocket.compiler.graph.recognize.masks import is_swallowing
+from hocket.compiler.graph.recognize.match import MaskRole, MaskTerm, mask_shape_for
+from hocket.compiler.problem import NO_RULES, ScoreRules
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hocket.hwmodels.dtypes import DType
+
+    Truth = NDArray[np.bool_]
+
+# A key whose mask is above this has a score that no swallowing value comes near.
+_ALIVE = -1e20
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What masks come to once causality and windows are taken out of them.
+
+    Attributes:
+        terms: The masks that are still needed.
+        is_causal: Whether row ``i`` sees keys ``j <= i`` only.
+        rules: Causality from another key than the first, and windows.
+    """
+
+    terms: tuple[MaskTerm, ...]
+    is_causal: bool = False
+    rules: ScoreRules = NO_RULES
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """What is known of a mask, each ``[batch, heads, rows, columns]`` or broadcast to that.
+
+    Attributes:
+        hides: Entries that are hidden whatever the inputs.
+        shows: Entries that are left as they are.
+        is_alive: Entries that are at most moved by a number of usual size.
+        is_hard: Whether hidden scores are minus infinity, not just far below all others.
+    """
+
+    hides: Truth
+    shows: Truth
+    is_alive: Truth
+    is_hard: bool
+
+
+def find_positions(
+    terms: tuple[MaskTerm, ...], scores: tuple[int, int, int, int], dtype: DType
+) -> Positions:
+    """Take causality and windows out of masks, as far as they can be proved.
+
+    Before and after, for 4 queries and keys::
+
+        keep = And(LessOrEqual([0..3], [[0]..[3]]), padding); scores where keep, else -inf
+        is_causal, scores where keep, else -inf      (without the padding: no mask at all)
+
+    A row may be hidden throughout by a finite number, and then sees all keys alike, those ahead
+    too; so unless hidden scores are minus infinity, some key of each row must be proved visible.
+
+    Args:
+        terms: In the order in which they act.
+        scores: Batch, heads, rows and columns of the scores.
+        dtype: Element type of the scores where they are masked.
+    """
+    finder = BoundFinder()
+    proofs = [_prove(term, scores, dtype, finder) for term in terms]
+    left = tuple(
+        term
+        for term, proof in zip(terms, proofs, strict=True)
+        if proof is None or not bool(np.all(proof.shows))
+    )
+    _, _, rows, columns = scores
+    if rows == 1 or any(proof is None for proof in proofs):
+        return Positions(left)
+    known = [proof for proof in proofs if proof is not None]
+    for offset in dict.fromkeys((0, max(columns - rows, 0))):
+        ahead = np.arange(columns) - np.arange(rows)[:, None] - offset
+        for proof in known:
+            window = _window(proof, known, ahead)
+            if window is None:
+                continue
+            left_window = None if window >= rows - 1 + offset else window
+            is_hidden = (ahead > 0) | (-ahead > window)
+            left = tuple(
+                term
+                for term, other in zip(terms, known, strict=True)
+                if term in left and not bool(np.all(np.where(is_hidden, other.hides, other.shows)))
+            )
+            rules = ScoreRules(
+                query_offset=offset,
+                left_window=left_window,
+                right_window=0 if offset else None,
+            )
+            return Positions(left, is_causal=not offset, rules=rules)
+    return Positions(left)
+
+
+def _window(proof: _Proof, all_proofs: list[_Proof], ahead: NDArray[np.intp]) -> int | None:
+    """Return how far back a causal mask lets rows see, None for a mask that is not causal."""
+    is_future = ahead > 0
+    if not is_future.any() or not bool(np.all(proof.hides | ~is_future)):
+        return None
+    if not proof.is_hard:
+        alive = ~is_future
+        for other in all_proofs:
+            alive = alive & other.is_alive
+        if not bool(np.all(alive.any(axis=-1))):
+            return None
+    may_be_seen = ~is_future & ~np.all(proof.hides, axis=(0, 1))
+    return int(np.max(np.where(may_be_seen, -ahead, 0)))
+
+
+def _prove(
+    term: MaskTerm, scores: tuple[int, int, int, int], dtype: DType, finder: BoundFinder
+) -> _Proof | None:
+    bounds = finder.find(term.value)
+    if bounds is None:
+        return None
+    shape = mask_shape_for(term, scores)
+    low, high = bounds.low.reshape(shape), bounds.high.reshape(shape)
+    if term.role is MaskRole.ADD:
+        swallows = high == -math.inf
+        if is_swallowing(-1e30, dtype):
+            swallows = swallows | (high <= -1e30)
+        is_hard = bool(np.all(high[swallows] == -math.inf))
+        return _Proof(swallows, (low == 0) & (high == 0), low > _ALIVE, is_hard)
+    hides, shows = high == 0, low == 1
+    if term.role is MaskRole.DROP:
+        hides, shows = shows, hides
+    alive = shows
+    if not is_swallowing(term.masked_value, dtype):
+        hides = np.zeros_like(hides)
+    return _Proof(hides, shows, alive, term.masked_value == -math.inf)
