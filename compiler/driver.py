@@ -71,7 +71,7 @@ def compile_model(
     report = progress or _ignore_progress
     machine = _machine(target, options)
     report("reading and recognising", 0, 1)
-    source, cut = cut_model(model, dims)
+    source, cut = cut_model(model, dims, keeps_quantization=options.keep_quantization)
     problems = list(
         dict.fromkeys(
             region.problem.planned for region in cut.regions if isinstance(region, AttentionRegion)
@@ -93,14 +93,18 @@ def compile_model(
     )
 
 
-def cut_model(model: Model, dims: Mapping[str, int] | None = None) -> tuple[str, PartitionedModel]:
+def cut_model(
+    model: Model, dims: Mapping[str, int] | None = None, *, keeps_quantization: bool = False
+) -> tuple[str, PartitionedModel]:
     """Return what messages call a model, and the model cut into attention and host regions.
 
     Raises:
         ModelError: The model cannot be read or compiled, or a dimension has no size.
     """
     loaded = load_model(model, dims)
-    recognized = recognize_attention(prepare_model(loaded), kernels_refuse)
+    recognized = recognize_attention(
+        prepare_model(loaded), kernels_refuse, keeps_quantization=keeps_quantization
+    )
     model = prepare_for_host(recognized.model, loaded.source)
     try:
         return loaded.source, partition(model, recognized.not_taken, loaded.dims)

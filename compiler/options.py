@@ -19,6 +19,9 @@ class CompileOptions:
         search_tasks: Tasks that the programs simulated during one search may have together.
         seed: Of searchers that draw at random.
         verify: Whether each pass's result is checked before the next one sees it.
+        keep_quantization: Whether an attention whose scores or probabilities a quantised model
+            rounds to few bits stays with the host, which rounds them, too. Kernels do not: their
+            result is closer to that of the model before it was quantised.
         tuning_log: File in which results of searches are kept and looked up; empty for none. Where
             the command line has it, ``search.tuning_log.default_path`` says.
     """
@@ -30,6 +33,7 @@ class CompileOptions:
     search_tasks: int = 1_000_000
     seed: int = 0
     verify: bool = False
+    keep_quantization: bool = False
     tuning_log: str = ""
 
     def __post_init__(self) -> None:

@@ -52,6 +52,13 @@ def compile_command(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check each pass's result before the next.")
     ] = False,
+    keep_quantization: Annotated[
+        bool,
+        typer.Option(
+            "--keep-quantization",
+            help="Leave attention to the host whose scores a quantised model rounds.",
+        ),
+    ] = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Compile an ONNX model for a machine.
@@ -79,6 +86,7 @@ def compile_command(
                 num_threads=threads,
                 seed=seed,
                 verify=verify,
+                keep_quantization=keep_quantization,
                 tuning_log=str(default_path() or ""),
             ),
             progress=bar.show,

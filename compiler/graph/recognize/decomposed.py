@@ -128,6 +128,7 @@ def _assemble(
         mask=found.terms,
         mask_dtype=mask_dtype,
         output=output,
+        leaves_out_rounding=scores.is_rounded or tail.is_rounded,
     )
 
 
@@ -224,6 +225,8 @@ def _describe_form(
     words = [", ".join(steps) if steps else "no scale, no mask"]
     if problem.group_size > 1:
         words.append(f"{problem.group_size} copies of each key-value head left out")
+    if scores.is_rounded or tail.is_rounded:
+        words.append("its quantisation of scores or probabilities left out")
     if problem.is_causal or problem.rules.right_window == 0:
         words.append("its mask is causal")
     return f"decomposed: {'; '.join(words)}"

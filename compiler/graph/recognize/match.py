@@ -68,6 +68,8 @@ class AttentionMatch:
         output: What to write.
         kv_lengths: How many keys of each batch are seen, int64 ``[batch]``; None for all.
         before: Nodes that make operands, to be inserted in front, in their order.
+        leaves_out_rounding: Whether the model rounds scores or probabilities to few bits, which
+            kernels do not.
         replaced: Other outputs of the anchor, each with the value that takes its place.
     """
 
@@ -84,6 +86,7 @@ class AttentionMatch:
     kv_lengths: ir.Value | None = None
     before: tuple[ir.Node, ...] = ()
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
+    leaves_out_rounding: bool = False
 
 
 def sizes_of(value: ir.Value | None, role: str) -> tuple[int, ...]:

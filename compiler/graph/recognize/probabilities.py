@@ -10,6 +10,7 @@ import numpy as np
 
 from hocket.compiler.graph.recognize.axes import is_identity
 from hocket.compiler.graph.recognize.match import Refusal
+from hocket.compiler.graph.recognize.quantization import rounding_pair
 from hocket.compiler.graph.recognize.scores import keeps_rows_and_columns
 from hocket.compiler.graph.values import (
     constant_array,
@@ -37,12 +38,14 @@ class Probabilities:
         masked_rows: What a row becomes that is masked throughout.
         guarded_mask: The mask that a guard tests for such rows; None for a test of the
             probabilities themselves, or no test.
+        is_rounded: Whether they are quantised and dequantised on the way.
     """
 
     product: ir.Node
     dtypes: frozenset[DType]
     masked_rows: MaskedRows = MaskedRows.NAN
     guarded_mask: ir.Value | None = None
+    is_rounded: bool = False
 
 
 def follow_probabilities(softmax: ir.Node) -> Probabilities:
@@ -55,6 +58,7 @@ def follow_probabilities(softmax: ir.Node) -> Probabilities:
     dtypes: set[DType] = set()
     masked_rows = MaskedRows.NAN
     guarded_mask: ir.Value | None = None
+    is_rounded = False
     while True:
         dtype = element_type(current)
         if dtype is not None:
@@ -63,11 +67,14 @@ def follow_probabilities(softmax: ir.Node) -> Probabilities:
         if is_op(node, "MatMul"):
             if node.inputs[0] is not current or node.inputs[1] is current:
                 raise Refusal(f"its probabilities are the right side of {describe_node(node)}")
-            return Probabilities(node, frozenset(dtypes), masked_rows, guarded_mask)
+            return Probabilities(node, frozenset(dtypes), masked_rows, guarded_mask, is_rounded)
         if is_op(node, "Where"):
             zeroed, tested = _read_guard(node, current)
             if zeroed:
                 masked_rows, guarded_mask = MaskedRows.ZERO, tested
+        elif (pair := rounding_pair(node)) is not None:
+            is_rounded = True
+            node = pair
         elif is_op(node, "Reshape", "Squeeze", "Unsqueeze") and keeps_rows_and_columns(node):
             pass
         elif not is_op(node, "Cast") and not is_identity(node):

@@ -74,7 +74,10 @@ def accept_all(problem: AttentionProblem) -> str | None:
 
 
 def recognize_attention(
-    model: ir.Model, accept: Callable[[AttentionProblem], str | None] = accept_all
+    model: ir.Model,
+    accept: Callable[[AttentionProblem], str | None] = accept_all,
+    *,
+    keeps_quantization: bool = False,
 ) -> RecognitionResult:
     """Replace every attention that is understood and accepted by one node.
 
@@ -89,6 +92,8 @@ def recognize_attention(
     Args:
         model: Prepared by ``prepare_model``; changed in place.
         accept: Asked for each problem; returns None to take it, or why it cannot be lowered.
+        keeps_quantization: Whether an attention whose scores or probabilities the model rounds to
+            few bits stays with the host, which rounds them, too.
 
     Returns:
         The same model, and what was taken and what was not.
@@ -100,7 +105,9 @@ def recognize_attention(
         matcher = MATCHERS.get((node.domain, node.op_type))
         if node.graph is not graph or matcher is None:
             continue
-        reason = _try_to_take(node, matcher, accept, graph, names)
+        reason = _try_to_take(
+            node, matcher, accept, graph, names, keeps_quantization=keeps_quantization
+        )
         if reason is not None:
             not_taken.append(_not_taken(node, reason))
     not_taken += list(_contrib_nodes(graph))
@@ -121,6 +128,8 @@ def _try_to_take(
     accept: Callable[[AttentionProblem], str | None],
     graph: ir.Graph,
     names: FreshNames,
+    *,
+    keeps_quantization: bool,
 ) -> str | None:
     """Take the attention at a node, or return why not."""
     try:
@@ -128,6 +137,8 @@ def _try_to_take(
     except Refusal as refusal:
         logger.debug("%s %r not taken: %s", describe_op(node), node.name, refusal)
         return str(refusal)
+    if match.leaves_out_rounding and keeps_quantization:
+        return "its scores or probabilities are quantised, which is to be kept"
     reason = accept(match.problem)
     if reason is None:
         rewrite(match, graph, names)

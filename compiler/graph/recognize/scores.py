@@ -10,6 +10,7 @@ import numpy as np
 
 from hocket.compiler.graph.recognize.axes import is_identity, scale_factor
 from hocket.compiler.graph.recognize.match import MaskRole, MaskTerm, Refusal
+from hocket.compiler.graph.recognize.quantization import rounded_value
 from hocket.compiler.graph.values import (
     constant_array,
     describe_node,
@@ -43,6 +44,7 @@ class Scores:
         softcap: What scores were limited to on the way; 0 for no limit.
         masks: Masks met, the last to act first.
         masked_dtype: Element type of the scores where the masks act.
+        is_rounded: Whether they were quantised and dequantised on the way.
         heads: Batch and heads, where scores had a dimension for each; None where they never had.
         steps: What was met, in words, the last to act first.
     """
@@ -54,6 +56,7 @@ class Scores:
     softcap: float = 0.0
     masks: tuple[MaskTerm, ...] = ()
     masked_dtype: DType | None = None
+    is_rounded: bool = False
     heads: tuple[int, int] | None = None
     steps: tuple[str, ...] = ()
 
@@ -125,6 +128,21 @@ def _through_reshape(node: ir.Node, scores: Scores) -> Scores:
     if not keeps_rows_and_columns(node):
         raise Refusal(f"its scores pass {describe_node(node)}, which mixes rows and columns")
     return replace(_moved_to(scores, node, 0), steps=(*scores.steps, node.op_type))
+
+
+def _through_rounding(node: ir.Node, scores: Scores) -> Scores:
+    value = rounded_value(node)
+    if value is None:
+        raise Refusal(
+            f"its scores come from {describe_node(node)}, before which nothing quantises them alike"
+        )
+    return replace(
+        scores,
+        value=value,
+        dtypes=scores.dtypes | _dtypes_of(value),
+        is_rounded=True,
+        steps=(*scores.steps, "Q/DQ"),
+    )
 
 
 def _through_scale(node: ir.Node, scores: Scores) -> Scores:
@@ -208,6 +226,7 @@ _STEPS: dict[str, Callable[[ir.Node, Scores], Scores]] = {
     "Identity": _through_identity,
     "Dropout": _through_identity,
     "Cast": _through_cast,
+    "DequantizeLinear": _through_rounding,
     "Reshape": _through_reshape,
     "Squeeze": _through_reshape,
     "Unsqueeze": _through_reshape,
@@ -257,6 +276,9 @@ def _leads_to_product(value: ir.Value | None, *, alone: bool, steps: int = _MAX_
     node = value.producer()
     if is_op(node, "MatMul"):
         return all(len(static_shape(item) or ()) > 2 for item in node.inputs)
+    if is_op(node, "DequantizeLinear"):
+        before = rounded_value(node)
+        return _leads_to_product(before, alone=alone, steps=steps - 1)
     if not is_op(node, *_STEPS):
         return False
     sides = {"Add": (0, 1), "Mul": (0, 1), "Where": (1, 2)}.get(node.op_type, (0,))
