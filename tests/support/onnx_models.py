@@ -109,6 +109,7 @@ def _value_info(name: str, dtype: str, shape: tuple[Dim, ...]) -> onnx.ValueInfo
 
 
 ScalePlace = Literal["none", "product", "query", "key", "both", "input"]
+CausalForm = Literal["none", "added", "chosen", "computed", "merged"]
 MaskForm = Literal[
     "none", "add", "keep", "drop", "two adds", "keep then add", "add then keep", "constant", "zero"
 ]
@@ -132,6 +133,10 @@ class Choices:
         masked_value: What masked scores become.
         guard: Whether NaN rows are set to zero behind the Softmax.
         softmax_float32: Whether the scores are cast to float32 for the Softmax.
+        softcap: Limit of the scores before they are masked; 0 for none.
+        copies: Query heads that share a head of key and value, which is copied for them.
+        causal: How the rows are kept from seeing later keys: by a triangle of constants that is
+            added or chooses, by one computed from positions, by one merged with an input.
         dynamic: Whether batch and lengths are symbolic, with Reshapes computed from Shape.
     """
 
@@ -158,6 +163,9 @@ class Choices:
     identities: bool = False
     dtype: Literal["float64", "float32", "float16"] = "float32"
     opset: int = 17
+    softcap: float = 0.0
+    copies: int = 1
+    causal: CausalForm = "none"
     dynamic: bool = False
 
     @property
@@ -166,6 +174,16 @@ class Choices:
         if self.rank == 3:
             return (self.batch * self.heads,)
         return (self.batch, self.heads)
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of key and value before they are copied."""
+        return self.heads // self.copies
+
+    @property
+    def key_leading(self) -> tuple[int, ...]:
+        """As ``leading``, of key and value before they are copied."""
+        return self.leading if self.rank == 3 else (self.batch, self.key_heads)
 
     @property
     def scores_shape(self) -> tuple[int, ...]:
@@ -187,7 +205,11 @@ def decomposed_attention_model(choices: Choices) -> onnx.ModelProto:
         scores = _scaled(build, choices, scores)
     if choices.softmax_float32:
         scores = build.op("Cast", scores, to=TensorProto.FLOAT)
-    scores = _masked(build, choices, scores)
+    if choices.softcap:
+        dtype = "float32" if choices.softmax_float32 else choices.dtype
+        limit = build.constant(choices.softcap, dtype)
+        scores = build.op("Mul", build.op("Tanh", build.op("Div", scores, limit)), limit)
+    scores = _masked(build, choices, _causal(build, choices, scores))
     axis = {} if choices.softmax_axis is None else {"axis": choices.softmax_axis}
     probabilities = build.op("Softmax", scores, **axis)
     if choices.guard:
@@ -202,14 +224,26 @@ def decomposed_attention_model(choices: Choices) -> onnx.ModelProto:
 
 def _operand(build: GraphBuilder, choices: Choices, name: str, rows: int, columns: int) -> str:
     if not choices.projected or choices.rank == 3:
-        return build.input(name, (*choices.leading, rows, columns), choices.dtype)
-    return build.op(
-        "Transpose", _split_heads(build, choices, name, rows, columns), perm=[0, 2, 1, 3]
-    )
+        leading = choices.leading if name == "q" else choices.key_leading
+        made = build.input(name, (*leading, rows, columns), choices.dtype)
+    else:
+        split = _split_heads(build, choices, name, rows, columns)
+        made = build.op("Transpose", split, perm=[0, 2, 1, 3])
+    return made if name == "q" else _copied(build, choices, made, rows, columns)
+
+
+def _copied(build: GraphBuilder, choices: Choices, value: str, rows: int, columns: int) -> str:
+    if choices.copies == 1:
+        return value
+    sizes = (choices.batch, choices.key_heads, choices.copies, rows, columns)
+    one = build.shaped(value, choices.batch, choices.key_heads, 1, rows, columns)
+    many = build.op("Expand", one, build.constant(sizes, "int64"))
+    return build.shaped(many, choices.batch, choices.heads, rows, columns)
 
 
 def _split_heads(build: GraphBuilder, choices: Choices, name: str, rows: int, columns: int) -> str:
-    sizes: tuple[Dim, ...] = (choices.batch, rows, choices.heads * columns)
+    heads = choices.heads if name == "q" else choices.key_heads
+    sizes: tuple[Dim, ...] = (choices.batch, rows, heads * columns)
     if choices.dynamic:
         sizes = ("batch", f"{'query' if name == 'q' else 'key'}_length", sizes[2])
     projected = build.input(name, sizes, choices.dtype)
@@ -217,13 +251,15 @@ def _split_heads(build: GraphBuilder, choices: Choices, name: str, rows: int, co
     if name == "q" and choices.scale_place == "input":
         projected = _scaled(build, choices, projected)
     if choices.dynamic:
-        return build.shaped(projected, f"{source}:0", f"{source}:1", choices.heads, columns)
-    return build.shaped(projected, choices.batch, rows, choices.heads, columns)
+        return build.shaped(projected, f"{source}:0", f"{source}:1", heads, columns)
+    return build.shaped(projected, choices.batch, rows, heads, columns)
 
 
 def _key(build: GraphBuilder, choices: Choices) -> str:
     rows, columns = choices.kv_length, choices.head_dim
     swap = [0, 2, 1] if choices.rank == 3 else [0, 1, 3, 2]
+    if choices.copies > 1:
+        return build.op("Transpose", _operand(build, choices, "k", rows, columns), perm=swap)
     if choices.projected and choices.rank == 4:
         heads = _split_heads(build, choices, "k", rows, columns)
         if choices.key_transposes == 1:
@@ -242,6 +278,30 @@ def _scaled(build: GraphBuilder, choices: Choices, value: str) -> str:
     if choices.scale_op == "Mul" and choices.scale_left:
         return build.op("Mul", number, value)
     return build.op(choices.scale_op, value, number)
+
+
+def _causal(build: GraphBuilder, choices: Choices, scores: str) -> str:
+    if choices.causal == "none":
+        return scores
+    dtype = "float32" if choices.softmax_float32 else choices.dtype
+    rows, columns = choices.query_length, choices.kv_length
+    triangle = np.tri(rows, columns, max(columns - rows, 0), dtype=bool)
+    hidden = build.constant(choices.masked_value, dtype)
+    if choices.causal == "added":
+        numbers = np.where(triangle, 0.0, choices.masked_value)
+        return build.op("Add", scores, build.constant(numbers, dtype))
+    keep = build.constant(triangle, "bool")
+    if choices.causal == "computed":
+        position = build.constant(np.arange(rows)[:, None] + max(columns - rows, 0), "int64")
+        later = build.op("Greater", build.constant(np.arange(columns), "int64"), position)
+        keep = build.op("Not", later)
+    elif choices.causal == "merged":
+        keep = build.op(
+            "And", keep, build.input("visible", (choices.scores_shape[0], 1, columns), "bool")
+        )
+        if choices.rank == 4:
+            keep = build.shaped(keep, choices.batch, 1, rows, columns)
+    return build.op("Where", keep, scores, hidden)
 
 
 def _masked(build: GraphBuilder, choices: Choices, scores: str) -> str:

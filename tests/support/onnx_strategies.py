@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 from hypothesis import strategies as st
-from support.onnx_models import Choices, MaskForm, ScalePlace
+from support.onnx_models import CausalForm, Choices, MaskForm, ScalePlace
 
 SIZES = st.integers(1, 5)
 FLOAT32_MIN = float(np.finfo(np.float32).min)
@@ -18,6 +18,12 @@ def choices(draw: st.DrawFn) -> Choices:
     """Draw a way of writing an attention out, sizes of one included."""
     rank = draw(st.sampled_from([3, 4]))
     batch, heads, rows, columns = (draw(SIZES) for _ in range(4))
+    opset = draw(st.sampled_from([11, 12, 13, 17, 18, 21]))
+    projected, dynamic = draw(st.booleans()), draw(st.booleans())
+    copies = 1
+    if rank == 4 and not (projected and dynamic):
+        copies = draw(st.integers(1, 3))
+        heads *= copies
     full = (batch * heads, rows, columns) if rank == 3 else (batch, heads, rows, columns)
     kept = draw(st.lists(st.booleans(), min_size=rank, max_size=rank))
     cut_at = draw(st.integers(0, rank - 1))
@@ -30,7 +36,7 @@ def choices(draw: st.DrawFn) -> Choices:
         head_dim=draw(SIZES),
         value_dim=draw(SIZES),
         rank=rank,
-        projected=draw(st.booleans()),
+        projected=projected,
         key_transposes=draw(st.sampled_from([0, 1, 2])),
         scale_place=draw(st.sampled_from(get_args(ScalePlace))),
         scale_op=draw(st.sampled_from(["Mul", "Div"])),
@@ -43,6 +49,9 @@ def choices(draw: st.DrawFn) -> Choices:
         guard=draw(st.booleans()),
         softmax_axis=draw(st.sampled_from([-1, rank - 1])),
         identities=draw(st.booleans()),
-        opset=draw(st.sampled_from([11, 12, 13, 17, 18, 21])),
-        dynamic=draw(st.booleans()),
+        opset=opset,
+        softcap=draw(st.sampled_from([0.0, 0.0, 1.5])),
+        copies=copies,
+        causal=draw(st.sampled_from(get_args(CausalForm))),
+        dynamic=dynamic,
     )
