@@ -35,7 +35,9 @@ MAX_SIZE = 1 << 24
 """Largest size of an open dimension; kernels index no further."""
 
 
-def bind_dimensions(model: ir.Model, dims: Mapping[str, int], source: str) -> dict[str, int]:
+def bind_dimensions(
+    model: ir.Model, dims: Mapping[str, int], source: str, *, leaves_open: bool = False
+) -> dict[str, int]:
     """Give every open dimension of the inputs its size, in place, and return what was bound.
 
     A dimension is given by its name, or, with or without one, as ``INPUT:AXIS``. A name that is an
@@ -50,6 +52,7 @@ def bind_dimensions(model: ir.Model, dims: Mapping[str, int], source: str) -> di
         model: Changed in place: the shapes of its inputs, and wherever else a bound name occurs.
         dims: Sizes by dimension.
         source: The name of the model, for messages.
+        leaves_open: Whether dimensions that are not given stay open.
 
     Returns:
         The size of each dimension that was open, by name, or by ``INPUT:AXIS`` for one without.
@@ -68,7 +71,7 @@ def bind_dimensions(model: ir.Model, dims: Mapping[str, int], source: str) -> di
                 missing.setdefault(label, []).append(axis.key)
         else:
             bound[axis.name or axis.key] = _checked_size(axis.name or axis.key, size, source)
-    if missing:
+    if missing and not leaves_open:
         raise _missing_error(missing, source)
     _substitute(model, by_name, by_position)
     return bound

@@ -58,13 +58,16 @@ class LoadedModel:
     declared_outputs: dict[str, ir.Shape]
 
 
-def load_model(source: ModelSource, dims: Mapping[str, int] | None = None) -> LoadedModel:
+def load_model(
+    source: ModelSource, dims: Mapping[str, int] | None = None, *, leaves_open: bool = False
+) -> LoadedModel:
     """Read a model, check it, and bind its dimensions.
 
     Args:
         source: A path, the bytes of a file, or a model in memory, which is left as it is.
         dims: Size of each open dimension of the inputs, by name (``batch_size``) or by place
             (``input_ids:0``).
+        leaves_open: Whether dimensions that are not given stay open, instead of being asked for.
 
     Returns:
         A model of its own.
@@ -75,7 +78,7 @@ def load_model(source: ModelSource, dims: Mapping[str, int] | None = None) -> Lo
     """
     model, name = _read(source)
     _check_signature(model.graph, name)
-    bound = bind_dimensions(model, dims or {}, name)
+    bound = bind_dimensions(model, dims or {}, name, leaves_open=leaves_open)
     return LoadedModel(model, bound, name, _forget_shapes(model))
 
 

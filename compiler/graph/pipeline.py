@@ -73,12 +73,33 @@ def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model
     return model
 
 
-def prepare_for_host(model: ir.Model, source: str) -> ir.Model:
+def prepare_unbound(loaded: LoadedModel) -> ir.Model:
+    """Make the graph of a model with open dimensions as plain as it can be without sizes.
+
+    Its nodes keep the names they have in ``prepare_model``, as far as those are still there then.
+
+    Args:
+        loaded: Its model is changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        CompileError: A pass failed; the message names it.
+    """
+    model = loaded.model
+    passes = (*_first_passes(), NamedPass("infer types", common.ShapeInferencePass()))
+    run_passes(model, passes, loaded.source)
+    return model
+
+
+def prepare_for_host(model: ir.Model, source: str, *, folds: bool = True) -> ir.Model:
     """Make what recognition left something that the host computes, and computes right.
 
     Args:
         model: Recognised; changed in place.
         source: What messages call it.
+        folds: Whether what depends on sizes is to be folded, as is right where they are bound.
 
     Returns:
         The same model.
@@ -89,7 +110,7 @@ def prepare_for_host(model: ir.Model, source: str) -> ir.Model:
     if has_standard_attention(model):
         weights = frozenset(model.graph.initializers)
         write_out_attention(model)
-        for round_index in range(_FOLD_ROUNDS):
+        for round_index in range(_FOLD_ROUNDS if folds else 0):
             if not run_passes(model, _folding_passes(weights), source, None, round_index):
                 break
         run_passes(

@@ -62,7 +62,11 @@ class _Proof:
 
 
 def find_positions(
-    terms: tuple[MaskTerm, ...], scores: tuple[int, int, int, int], dtype: DType
+    terms: tuple[MaskTerm, ...],
+    scores: tuple[int, int, int, int],
+    dtype: DType,
+    *,
+    proves: bool = True,
 ) -> Positions:
     """Take causality and windows out of masks, as far as they can be proved.
 
@@ -78,7 +82,10 @@ def find_positions(
         terms: In the order in which they act.
         scores: Batch, heads, rows and columns of the scores.
         dtype: Element type of the scores where they are masked.
+        proves: Whether to look at all; without, masks are left as they are.
     """
+    if not proves:
+        return Positions(terms)
     finder = BoundFinder()
     proofs = [_prove(term, scores, dtype, finder) for term in terms]
     left = tuple(

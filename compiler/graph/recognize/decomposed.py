@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from hocket.compiler.graph.recognize.scores import Scores
 
 
-def match_decomposed(softmax: ir.Node) -> AttentionMatch:
+def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
     """Return the attention that a Softmax is part of.
+
+    Args:
+        softmax: Where to look.
+        proves_masks: Whether masks may become causality.
 
     Raises:
         Refusal: It is part of none, or of one that is not understood.
@@ -44,7 +48,7 @@ def match_decomposed(softmax: ir.Node) -> AttentionMatch:
     tail = follow_probabilities(softmax)
     product, scores = trace_scores(softmax)
     _check_guard(tail, scores)
-    return _assemble(softmax, product, scores, tail)
+    return _assemble(softmax, product, scores, tail, proves_masks=proves_masks)
 
 
 def _check_axis(softmax: ir.Node) -> None:
@@ -76,7 +80,12 @@ def _check_guard(tail: Probabilities, scores: Scores) -> None:
 
 
 def _assemble(
-    softmax: ir.Node, product: ir.Node, scores: Scores, tail: Probabilities
+    softmax: ir.Node,
+    product: ir.Node,
+    scores: Scores,
+    tail: Probabilities,
+    *,
+    proves_masks: bool,
 ) -> AttentionMatch:
     """Make the match of the three operands and what lies between them."""
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
@@ -95,7 +104,8 @@ def _assemble(
         raise Refusal(f"its output {made.name!r} has a shape that is not known")
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
-    found = find_positions(tuple(reversed(scores.masks)), shape, mask_dtype)
+    terms = tuple(reversed(scores.masks))
+    found = find_positions(terms, shape, mask_dtype, proves=proves_masks)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MATCHERS: dict[tuple[str, str], Callable[[ir.Node], AttentionMatch]] = {
+MATCHERS: dict[tuple[str, str], Callable[..., AttentionMatch]] = {
     ("", "Softmax"): match_decomposed,
     ("", "Attention"): match_standard,
 }
@@ -78,6 +78,7 @@ def recognize_attention(
     accept: Callable[[AttentionProblem], str | None] = accept_all,
     *,
     keeps_quantization: bool = False,
+    proves_masks: bool = True,
 ) -> RecognitionResult:
     """Replace every attention that is understood and accepted by one node.
 
@@ -94,6 +95,8 @@ def recognize_attention(
         accept: Asked for each problem; returns None to take it, or why it cannot be lowered.
         keeps_quantization: Whether an attention whose scores or probabilities the model rounds to
             few bits stays with the host, which rounds them, too.
+        proves_masks: Whether masks may become causality. What holds with the sizes that are bound
+            is no proof for others.
 
     Returns:
         The same model, and what was taken and what was not.
@@ -105,9 +108,13 @@ def recognize_attention(
         matcher = MATCHERS.get((node.domain, node.op_type))
         if node.graph is not graph or matcher is None:
             continue
-        reason = _try_to_take(
-            node, matcher, accept, graph, names, keeps_quantization=keeps_quantization
-        )
+        match = _understand(node, matcher, proves_masks=proves_masks)
+        if isinstance(match, AttentionMatch) and match.leaves_out_rounding and keeps_quantization:
+            match = "its scores or probabilities are quantised, which is to be kept"
+        reason = match if isinstance(match, str) else accept(match.problem)
+        if isinstance(match, AttentionMatch) and reason is None:
+            rewrite(match, graph, names)
+            logger.debug("%s %r taken: %s", describe_op(node), node.name, match.problem)
         if reason is not None:
             not_taken.append(_not_taken(node, reason))
     not_taken += list(_contrib_nodes(graph))
@@ -122,28 +129,15 @@ def recognize_attention(
     return RecognitionResult(model, taken, tuple(not_taken))
 
 
-def _try_to_take(
-    node: ir.Node,
-    matcher: Callable[[ir.Node], AttentionMatch],
-    accept: Callable[[AttentionProblem], str | None],
-    graph: ir.Graph,
-    names: FreshNames,
-    *,
-    keeps_quantization: bool,
-) -> str | None:
-    """Take the attention at a node, or return why not."""
+def _understand(
+    node: ir.Node, matcher: Callable[..., AttentionMatch], *, proves_masks: bool
+) -> AttentionMatch | str:
+    """Return the attention at a node, or why it is none that is understood."""
     try:
-        match = matcher(node)
+        return matcher(node, proves_masks=proves_masks)
     except Refusal as refusal:
         logger.debug("%s %r not taken: %s", describe_op(node), node.name, refusal)
         return str(refusal)
-    if match.leaves_out_rounding and keeps_quantization:
-        return "its scores or probabilities are quantised, which is to be kept"
-    reason = accept(match.problem)
-    if reason is None:
-        rewrite(match, graph, names)
-        logger.debug("%s %r taken: %s", describe_op(node), node.name, match.problem)
-    return reason
 
 
 def _not_taken(node: ir.Node, reason: str) -> NotTaken:

@@ -53,8 +53,12 @@ class _Cache:
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
 
 
-def match_standard(node: ir.Node) -> AttentionMatch:
+def match_standard(node: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
     """Return the attention that an ``Attention`` node computes.
+
+    Args:
+        node: The node.
+        proves_masks: Whether masks may become causality.
 
     Raises:
         Refusal: It asks for something that no kernel computes.
@@ -69,7 +73,8 @@ def match_standard(node: ir.Node) -> AttentionMatch:
     is_causal, rules = _positions(node, cache.past_length)
     scores = (axes.b, axes.h, axes.n, kv_length)
     terms, padding = _mask_terms(node, dtype, scores)
-    terms, is_causal, rules = _proved(terms, scores, dtype, is_causal=is_causal, rules=rules)
+    if proves_masks:
+        terms, is_causal, rules = _proved(terms, scores, dtype, is_causal=is_causal, rules=rules)
     summary = summarize_masks(terms, scores, dtype)
     query_operand = _source_of(query, axes, scaled=True)
     try:

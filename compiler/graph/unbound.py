@@ -1,0 +1,263 @@
+"""Recognition carried over to a graph whose sizes are not bound.
+
+What is attention is seen with sizes bound. The nodes it was found at are in the unbound graph, too,
+by the same names, and there the same is put in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from hocket.compiler.errors import ModelError
+from hocket.compiler.graph.attention_node import is_attention_node
+from hocket.compiler.graph.names import FreshNames
+from hocket.compiler.graph.values import constant_array, is_op, name_of, values_read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hocket.hwmodels.sizes import Size, SizeExpression
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A graph before and after recognition, both with sizes bound.
+
+    Attributes:
+        model: After.
+        inserted: Nodes that recognition put in, attention left out, in order.
+    """
+
+    model: ir.Model
+    inserted: tuple[ir.Node, ...]
+
+
+def carry_over(
+    found: Recognized, others: Sequence[Recognized], graph: ir.Graph, source: str
+) -> None:
+    """Put the attention nodes of a bound graph into the unbound one, and what they need.
+
+    Args:
+        found: With the sizes that the nodes are to have.
+        others: With other sizes, of which the inserted nodes must be the same.
+        graph: Changed in place.
+        source: What messages call the model.
+
+    Raises:
+        ModelError: Something is not in the unbound graph, or depends on sizes.
+    """
+    _check_alike(found, others, source)
+    values = {name_of(value): value for value in graph.inputs}
+    values |= {name_of(value): value for value in graph.initializers.values()}
+    values |= {name_of(value): value for node in graph for value in node.outputs}
+    inserted = set(found.inserted)
+    last: list[ir.Node] = []
+    for node in found.model.graph:
+        if not is_attention_node(node) and node not in inserted:
+            continue
+        missing = [
+            name_of(value)
+            for value in node.inputs
+            if value is not None and name_of(value) not in values
+        ]
+        if missing:
+            raise ModelError(
+                f"{source}: the attention at {node.name!r} reads {missing[0]!r}, which is not "
+                "there before sizes are bound; give each dimension one size"
+            )
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else values[name_of(value)] for value in node.inputs],
+            list(node.attributes.values()),
+            num_outputs=len(node.outputs),
+            version=node.version,
+            name=node.name,
+        )
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            new.type, new.shape = old.type, old.shape
+        _insert(graph, copy)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            name = name_of(old)
+            replaced = values.get(name)
+            if replaced is not None:
+                replaced.replace_all_uses_with(new, replace_graph_outputs=True)
+                producer = replaced.producer()
+                if producer is not None:
+                    last.append(producer)
+                replaced.name = None
+            new.name = name
+            values[name] = new
+    _remove_unread(last, graph)
+
+
+def _insert(graph: ir.Graph, node: ir.Node) -> None:
+    """Insert a node behind all that it reads."""
+    order = {each: place for place, each in enumerate(graph)}
+    producers = [value.producer() for value in node.inputs if value is not None]
+    places = [order[each] for each in producers if each is not None and each in order]
+    if places:
+        graph.insert_after(next(n for n, place in order.items() if place == max(places)), node)
+    elif order:
+        graph.insert_before(next(iter(order)), node)
+    else:
+        graph.append(node)
+
+
+def _remove_unread(last: Sequence[ir.Node], graph: ir.Graph) -> None:
+    pending = list(last)
+    while pending:
+        node = pending.pop()
+        if node.graph is not graph or any(
+            value.uses() or value.is_graph_output() for value in node.outputs
+        ):
+            continue
+        before = [value.producer() for value in values_read(node)]
+        graph.remove(node, safe=True)
+        pending += [producer for producer in before if producer is not None]
+
+
+def _check_alike(found: Recognized, others: Sequence[Recognized], source: str) -> None:
+    """Refuse inserted nodes whose constants are others with other sizes."""
+    for other in others:
+        if len(other.inserted) != len(found.inserted):
+            raise ModelError(f"{source}: what is attention depends on sizes; give each one size")
+        for one, same in zip(found.inserted, other.inserted, strict=True):
+            arrays = [constant_array(node.outputs[0]) for node in (one, same)]
+            is_same = one.op_type == same.op_type and (
+                arrays[0] is None or (arrays[1] is not None and np.array_equal(*arrays))
+            )
+            if not is_same:
+                raise ModelError(
+                    f"{source}: what node {one.name!r} must be depends on sizes; give each "
+                    "dimension one size"
+                )
+
+
+def replace_shapes(
+    graph: ir.Graph,
+    sizes: Mapping[str, tuple[Size | None, ...]],
+    places: Mapping[str, tuple[str, int]],
+) -> None:
+    """Compute the shapes of values from those of the inputs, so that nobody needs the values.
+
+    Before and after, with scores of shape [batch, 12, length, length]::
+
+        s = Shape(scores)
+        b = Gather(Shape(ids), 0); n = Gather(Shape(ids), 1); s = Concat([b], [12], [n], [n])
+
+    Args:
+        graph: Changed in place.
+        sizes: The shape of each value, by its name; None for a size that follows no formula.
+        places: An input and an axis of it for each dimension.
+    """
+    names = FreshNames(graph)
+    inputs = {name_of(value) for value in graph.inputs}
+    emitter = _SizeEmitter(graph, names, places)
+    for node in tuple(graph):
+        if not is_op(node, "Shape", "Size") or node.inputs[0] is None:
+            continue
+        name = name_of(node.inputs[0])
+        shape = sizes.get(name)
+        if name in inputs or shape is None or any(size is None for size in shape):
+            continue
+        start, end = (node.attributes.get(key) for key in ("start", "end"))
+        wanted = shape[
+            0 if start is None else start.as_int() : None if end is None else end.as_int()
+        ]
+        known = [size for size in wanted if size is not None]
+        old = node.outputs[0]
+        new = emitter.product(known) if node.op_type == "Size" else emitter.vector(known)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+class _SizeEmitter:
+    """Makes nodes that compute sizes from the shapes of inputs, at the head of a graph."""
+
+    def __init__(
+        self, graph: ir.Graph, names: FreshNames, places: Mapping[str, tuple[str, int]]
+    ) -> None:
+        self._graph = graph
+        self._names = names
+        self._places = places
+        self._last: ir.Node | None = None
+        self._made: dict[object, ir.Value] = {}
+
+    def vector(self, sizes: Sequence[Size]) -> ir.Value:
+        """Return int64 ``[len(sizes)]``."""
+        return self._once(
+            tuple(sizes),
+            lambda: (
+                self._add("Concat", [self._size(size) for size in sizes], {"axis": 0})
+                if sizes
+                else self._constant([])
+            ),
+        )
+
+    def product(self, sizes: Sequence[Size]) -> ir.Value:
+        """Return the product of sizes, an int64 scalar."""
+
+        def make() -> ir.Value:
+            total = self._constant([1])
+            for size in sizes:
+                total = self._add("Mul", [total, self._size(size)])
+            return self._add("Squeeze", [total])
+
+        return self._once(("product", *sizes), make)
+
+    def _size(self, size: Size) -> ir.Value:
+        """Return int64 ``[1]``."""
+        if isinstance(size, int):
+            return self._once(("number", size), lambda: self._constant([size]))
+        return self._once(("size", size), lambda: self._sum(size))
+
+    def _sum(self, size: SizeExpression) -> ir.Value:
+        total: ir.Value | None = None
+        for factor, dims in size.terms:
+            term = self._size(factor)
+            for number, name in enumerate(dims):
+                dim = self._dimension(name)
+                term = dim if number == 0 and factor == 1 else self._add("Mul", [term, dim])
+            total = term if total is None else self._add("Add", [total, term])
+        if total is None:
+            raise ValueError("a size has terms")
+        return total
+
+    def _dimension(self, name: str) -> ir.Value:
+        def make() -> ir.Value:
+            source, axis = self._places[name]
+            value = next(each for each in self._graph.inputs if name_of(each) == source)
+            shape = self._once(("shape", source), lambda: self._add("Shape", [value]))
+            return self._add("Gather", [shape, self._constant([axis])], {"axis": 0})
+
+        return self._once(("dimension", name), make)
+
+    def _once(self, key: object, make: Callable[[], ir.Value]) -> ir.Value:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _constant(self, content: Sequence[int]) -> ir.Value:
+        attribute = ir.AttrTensor("value", ir.tensor(np.array(content, np.int64)))
+        return self._insert(ir.Node("", "Constant", [], [attribute]))
+
+    def _add(
+        self, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int] | None = None
+    ) -> ir.Value:
+        return self._insert(ir.node(op_type, inputs, dict(attributes or {})))
+
+    def _insert(self, node: ir.Node) -> ir.Value:
+        node.name = self._names.make(f"hocket/{node.op_type}")
+        node.outputs[0].name = self._names.make(f"hocket/size/{node.op_type}")
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        if self._last is None:
+            self._graph.insert_before(next(iter(self._graph)), node)
+        else:
+            self._graph.insert_after(self._last, node)
+        self._last = node
+        return node.outputs[0]
