@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.estimate import Estimate
     from hocket.hwmodels.machine import HardwareModel
     from hocket.hwmodels.program import Program
+    from hocket.runtime.resizing import Resizing
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ def assemble_artifact(
     producer: str,
     target: HardwareModel,
     num_threads: int,
+    resizing: Resizing | None = None,
 ) -> Artifact:
     """Put an artifact together.
 
     Args:
         model: The regions of a model.
         plans: A plan for each problem among its attention regions, as planned.
-        model_name, producer, target, num_threads: See ``Artifact``.
+        model_name, producer, target, num_threads, resizing: See ``Artifact``.
     """
     problems = list(plans)  # as planned, without rules
     host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
@@ -94,6 +96,7 @@ def assemble_artifact(
         left_to_host=tuple(LeftToHost(left.node, left.op, left.reason) for left in model.not_taken),
         dims=dict(model.dims),
         num_threads=num_threads,
+        resizing=resizing,
     )
 
 

@@ -18,7 +18,9 @@ from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model
 from hocket.compiler.graph.recognize.rules import recognize_attention
 from hocket.compiler.graph.regions import AttentionRegion
+from hocket.compiler.graph.resizable import cut_resizable
 from hocket.compiler.options import CompileOptions
+from hocket.compiler.resizing import make_resizing
 from hocket.hwmodels.loader import load_target
 from hocket.hwmodels.machine import HardwareModel
 from hocket.runtime.errors import UnsupportedError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from hocket.compiler.attention.search.objective import Objective
     from hocket.compiler.graph.regions import PartitionedModel
+    from hocket.compiler.graph.samples import Span
     from hocket.compiler.problem import AttentionProblem
     from hocket.runtime.artifact import Artifact
 
@@ -48,7 +51,7 @@ def compile_model(
     model: Model,
     *,
     target: str | os.PathLike[str] | HardwareModel = HOST,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | Span] | None = None,
     options: CompileOptions | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -57,7 +60,8 @@ def compile_model(
     Args:
         model: Path or bytes of an ONNX file, or a model in memory, which is left as it is.
         target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
-        dims: Size of each open dimension of the inputs, by name or by ``INPUT:AXIS``.
+        dims: Size of each open dimension of the inputs, by name or by ``INPUT:AXIS``; two sizes,
+            the least and the largest, for one that is to stay open.
         options: Further choices.
         progress: Called as ``progress(what, done, total)`` as the work goes on.
 
@@ -71,7 +75,15 @@ def compile_model(
     report = progress or _ignore_progress
     machine = _machine(target, options)
     report("reading and recognising", 0, 1)
-    source, cut = cut_model(model, dims, keeps_quantization=options.keep_quantization)
+    fixed, spans = split_dims(dims or {})
+    resizable = None
+    if spans:
+        source, resizable = cut_resizable(
+            model, fixed, spans, kernels_refuse, keeps_quantization=options.keep_quantization
+        )
+        cut = resizable.model
+    else:
+        source, cut = cut_model(model, fixed, keeps_quantization=options.keep_quantization)
     problems = list(
         dict.fromkeys(
             region.problem.planned for region in cut.regions if isinstance(region, AttentionRegion)
@@ -82,6 +94,12 @@ def compile_model(
     for number, problem in enumerate(problems):
         report("searching tilings", number, len(problems))
         plans[problem] = _plan(problem, machine, options, log)
+
+    def tile(problem: AttentionProblem) -> tuple[int, int]:
+        plan = plans.get(problem) or _plan(problem, machine, options, log)
+        return plan.query_rows, plan.kv_columns
+
+    resizing = None if resizable is None else make_resizing(resizable, tile)
     report("assembling", len(problems), len(problems))
     return assemble_artifact(
         cut,
@@ -90,7 +108,16 @@ def compile_model(
         producer=f"hocket {_version()}",
         target=machine,
         num_threads=options.num_threads,
+        resizing=resizing,
     )
+
+
+def split_dims(
+    dims: Mapping[str, int | Span],
+) -> tuple[dict[str, int], dict[str, Span]]:
+    """Return the dimensions that have one size, and those that stay open."""
+    fixed = {name: size for name, size in dims.items() if not isinstance(size, tuple)}
+    return fixed, {name: size for name, size in dims.items() if isinstance(size, tuple)}
 
 
 def cut_model(

@@ -100,6 +100,7 @@ def compare_with_onnxruntime(
     repeats: int | None = None,
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
+    dims: Mapping[str, int] | None = None,
     measures_memory: bool = True,
     progress: Callable[[int, float], None] | None = None,
 ) -> Comparison:
@@ -112,6 +113,7 @@ def compare_with_onnxruntime(
         repeats: Timed runs of each; about as many as fit into ``seconds`` by default.
         seconds: Time to spend when ``repeats`` is not given.
         seed: Of the feeds.
+        dims: Sizes of open dimensions.
         measures_memory: Whether to measure peak memory, in a fresh process for each.
         progress: Called after each turn with the number of timed runs and the seconds spent.
 
@@ -124,7 +126,7 @@ def compare_with_onnxruntime(
 
     session = InferenceSession(artifact, SessionOptions(intra_op_num_threads=num_threads))
     reference = ReferenceSession(model, num_threads)
-    feeds = random_feeds(session.get_inputs(), seed)
+    feeds = random_feeds(session.sized_inputs(dims), seed)
     names = [spec.name for spec in session.get_outputs()]
     latencies = time_in_turns(
         {

@@ -12,12 +12,12 @@ from hocket.sampling import edge_case_feeds, random_feeds
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
 
-    from hocket.runtime.signature import TensorSpec
+    from hocket.runtime.signature import OpenSpec, TensorSpec
 
 # Two float32 programs that sum in another order differ by this much after a few layers.
 DEFAULT_RTOL = 1e-3
@@ -29,12 +29,12 @@ class VerificationError(ValueError):
 
 
 class Runnable(Protocol):
-    """What is compared: our session, or anything with its two methods."""
+    """What is compared: our session, or anything with these methods of it."""
 
-    def get_inputs(self) -> Sequence[TensorSpec]:
+    def sized_inputs(self, dims: Mapping[str, int] | None = None) -> Sequence[TensorSpec]:
         """Return what it takes."""
 
-    def get_outputs(self) -> Sequence[TensorSpec]:
+    def get_outputs(self) -> Sequence[TensorSpec | OpenSpec]:
         """Return what it gives."""
 
     def run(
@@ -101,6 +101,7 @@ def verify_against_model(
     rtol: float = DEFAULT_RTOL,
     atol: float = DEFAULT_ATOL,
     seed: int = 0,
+    dims: Mapping[str, int] | None = None,
     num_threads: int = 0,
     progress: Callable[[str, int], None] | None = None,
 ) -> Verification:
@@ -113,6 +114,7 @@ def verify_against_model(
         rtol: Relative tolerance, as ``numpy.allclose`` takes it.
         atol: Absolute tolerance.
         seed: Of the random feeds.
+        dims: Sizes of open dimensions.
         num_threads: Threads of onnxruntime; 0 leaves it the choice.
         progress: Called before each sample with its name and the number of samples.
 
@@ -128,6 +130,7 @@ def verify_against_model(
         rtol=rtol,
         atol=atol,
         seed=seed,
+        dims=dims,
         progress=progress,
     )
 
@@ -140,12 +143,13 @@ def compare(
     rtol: float = DEFAULT_RTOL,
     atol: float = DEFAULT_ATOL,
     seed: int = 0,
+    dims: Mapping[str, int] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Verification:
     """Compare a session with any other way to compute the same outputs."""
     names = [spec.name for spec in session.get_outputs()]
     totals = {name: _Total(name) for name in names}
-    feeds = dict(_all_feeds(session.get_inputs(), samples, seed))
+    feeds = dict(_all_feeds(session.sized_inputs(dims), samples, seed))
     for sample, feed in feeds.items():
         if progress is not None:
             progress(sample, len(feeds))

@@ -83,9 +83,8 @@ def size_from_json(fields: object) -> Size:
     """
     if type(fields) is int:
         return fields
-    try:
-        if isinstance(fields, list):
-            return SizeExpression(tuple((factor, tuple(names)) for factor, names in fields))
-    except TypeError as error:
-        raise ValueError(f"{fields!r} is no size") from error
-    raise ValueError(f"{fields!r} is no size")
+    if not isinstance(fields, list) or not all(
+        isinstance(term, list) and len(term) == 2 and isinstance(term[1], list) for term in fields
+    ):
+        raise ValueError(f"{fields!r} is no size")
+    return SizeExpression(tuple((factor, tuple(names)) for factor, names in fields))

@@ -25,6 +25,7 @@ from hocket.hwmodels.program_json import program_from_json
 from hocket.hwmodels.verify import verify_program
 from hocket.runtime.container import container_digest, parse_container, save_container
 from hocket.runtime.errors import ArtifactError, UnsupportedError
+from hocket.runtime.resizing import Resizing, check_resizing
 from hocket.runtime.signature import Signature, TensorSpec
 from hocket.runtime.steps import (
     AttentionStep,
@@ -69,6 +70,7 @@ _MANIFEST_KEYS = {
     "num_programs",
     "host_turn",
     "left_to_host",
+    "resizing",
 }
 
 
@@ -91,6 +93,8 @@ class Artifact:
         left_to_host: What looked like attention and was not taken.
         dims: Sizes given to the model's symbolic dimensions.
         num_threads: Threads a session uses unless told otherwise; 0 for one a core.
+        resizing: How all sizes follow from the dimensions that are still open; None if none is.
+            Everything else is for the sizes in ``dims``.
 
     Raises:
         ArtifactError: The parts do not fit together.
@@ -109,6 +113,7 @@ class Artifact:
     left_to_host: tuple[LeftToHost, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict)
     num_threads: int = 0
+    resizing: Resizing | None = None
 
     def __post_init__(self) -> None:
         check_artifact(self)
@@ -178,6 +183,8 @@ def check_artifact(artifact: Artifact) -> None:
         if spec.name not in available:
             raise ArtifactError(f"output {spec.name!r}: no step makes it")
         _check_listed(spec.name, artifact, "output")
+    if artifact.resizing is not None:
+        check_resizing(artifact.resizing, artifact.dims, artifact.tensors, artifact.steps)
     if not 0 <= artifact.num_threads <= MAX_THREADS:
         raise ArtifactError(f"num_threads must be 0 to {MAX_THREADS}, got {artifact.num_threads}")
 
@@ -287,6 +294,7 @@ def _encode(artifact: Artifact) -> dict[str, bytes]:
         "steps": [step_to_json(step) for step in artifact.steps],
         "num_programs": len(artifact.programs),
         "host_turn": artifact.host_turn,
+        "resizing": None if artifact.resizing is None else artifact.resizing.to_json(),
         "left_to_host": [vars(left) for left in artifact.left_to_host],
     }
     entries = {_MANIFEST: json.dumps(manifest, indent=1).encode()}
@@ -337,6 +345,9 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
             ),
             dims={text_field(name): whole_field(size) for name, size in manifest["dims"].items()},
             num_threads=whole_field(manifest["num_threads"]),
+            resizing=None
+            if manifest["resizing"] is None
+            else Resizing.from_json(manifest["resizing"]),
         )
     except (TargetError, ProgramError, UnsupportedError) as error:
         raise ArtifactError(str(error)) from error

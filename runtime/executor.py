@@ -49,6 +49,7 @@ class Executor:
         steps, signature, tensors: Of the artifact.
         host: Its host steps; None if it has none.
         num_threads: Threads for kernels and host steps alike.
+        pool: Threads to share with others; None to make some if a step is worth it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Executor:
         tensors: Mapping[str, TensorSpec],
         host: HostModel | None,
         num_threads: int,
+        pool: WorkerPool | None = None,
     ) -> None:
         self.steps = steps
         self.signature = signature
@@ -67,7 +69,9 @@ class Executor:
         shared = num_threads > 1 and any(map(_is_worth_sharing, steps))
         # After an attention, host steps are next to want the cores.
         idle_seconds = IDLE_SECONDS if host is None else 0.0
-        self.pool = WorkerPool(num_threads, idle_seconds) if shared else None
+        self.pool = pool
+        if pool is None and shared:
+            self.pool = WorkerPool(num_threads, idle_seconds)
         made: dict[AttentionParameters, AttentionKernel] = {}
         self.kernels: dict[str, AttentionKernel] = {}
         for step in steps:
@@ -112,7 +116,7 @@ class ExecutionContext:
         self._bindings: dict[str, HostBinding] = {}
         for step in executor.steps:
             if isinstance(step, HostStep) and executor.host is not None:
-                binding = executor.host.new_binding(step)
+                binding = executor.host.new_binding(step, executor.tensors)
                 binding.bind(self._arrays, self._arrays)
                 self._bindings[step.name] = binding
         # To check arrays and ask for their addresses costs as much as a small attention takes.

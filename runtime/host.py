@@ -48,7 +48,6 @@ class HostModel:
 
         self._turn = artifact.host_turn
         self._turns = {step.name: turn for turn, step in enumerate(artifact.host_steps)}
-        self._tensors = artifact.tensors
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
@@ -82,16 +81,17 @@ class HostModel:
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._check(artifact)
 
-    def new_binding(self, step: HostStep) -> HostBinding:
-        """Return a binding of its own for a step; one thread may use it at a time."""
-        return HostBinding(
-            self._session, step, self._turn, self._turns[step.name], self._unread(step)
-        )
+    def new_binding(self, step: HostStep, tensors: Mapping[str, TensorSpec]) -> HostBinding:
+        """Return a binding of its own for a step; one thread may use it at a time.
 
-    def _unread(self, step: HostStep) -> list[TensorSpec]:
-        """Return the model's inputs that belong to other steps; it wants them all the same."""
+        Args:
+            step: One of the artifact's.
+            tensors: What its tensors are, in the sizes they are to have.
+        """
+        # The model's inputs that belong to other steps; it wants them all the same.
         others = self._inputs - {self._turn} - set(step.inputs)
-        return [self._tensors[name] for name in sorted(others)]
+        unread = [tensors[name] for name in sorted(others)]
+        return HostBinding(self._session, step, self._turn, self._turns[step.name], unread)
 
     def _check(self, artifact: Artifact) -> None:
         known = {self._turn, *(name for step in artifact.host_steps for name in step.inputs)}

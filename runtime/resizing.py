@@ -224,7 +224,7 @@ def check_resizing(
         same = resizing.resize_tensors(tensors, dims) == dict(tensors)
         for step in attentions:
             resized = resizing.steps[step.name].resized(step, dims).parameters
-            tiles = {"query_rows": 1, "kv_columns": 1}
+            tiles: dict[str, Any] = {"query_rows": 1, "kv_columns": 1}
             same = same and dataclasses.replace(resized, **tiles) == dataclasses.replace(
                 step.parameters, **tiles
             )

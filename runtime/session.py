@@ -15,9 +15,10 @@ import numpy as np
 from hocket.runtime.artifact import Artifact, load_artifact
 from hocket.runtime.cpu import usable_cores
 from hocket.runtime.errors import ArtifactError
-from hocket.runtime.executor import ExecutionContext, Executor
 from hocket.runtime.host import HostModel
 from hocket.runtime.profile import Profile, write_trace
+from hocket.runtime.signature import OpenSpec
+from hocket.runtime.sized import SizedExecutors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from hocket.runtime.signature import TensorSpec
 
 PROVIDERS = ("CPUExecutionProvider",)
-MAX_IDLE_CONTEXTS = 4
-"""Memory of so many runs is kept for the next ones; more is given back."""
 
 
 @dataclass
@@ -86,35 +85,63 @@ class InferenceSession:
         artifact = _as_artifact(path_or_artifact, expected_digest)
         num_threads = options.intra_op_num_threads or artifact.num_threads or usable_cores()
         self._options = options
-        self._signature = artifact.signature
         host = HostModel(artifact, num_threads) if artifact.host_steps else None
-        parts = (artifact.steps, artifact.signature, artifact.tensors)
+        self._executors = SizedExecutors(artifact, host, num_threads)
         # Gives back the weights of a file, which onnxruntime has copied, before the compiler of the
         # kernels takes its share: that is when memory peaks.
         del artifact
-        self._executor = Executor(*parts, host, num_threads)
-        self._idle: list[ExecutionContext] = [self._executor.new_context()]
+        self._first = self._executors.start()
         self._lock = threading.Lock()
         self._profiles: list[Profile] = []
-        weakref.finalize(self, self._executor.close)
+        weakref.finalize(self, self._executors.close)
 
     @property
     def num_threads(self) -> int:
         """Threads it works with."""
-        return self._executor.num_threads
+        return self._first.num_threads
 
     @property
     def context_bytes(self) -> int:
-        """Bytes a run holds besides weights, inputs and outputs, onnxruntime's own not counted."""
-        return self._executor.context_bytes
+        """Bytes a run holds besides weights, inputs and outputs, onnxruntime's own not counted.
 
-    def get_inputs(self) -> list[TensorSpec]:
+        Of a module for any size, those of a run at the sizes it was planned for.
+        """
+        return self._first.context_bytes
+
+    def get_inputs(self) -> list[TensorSpec | OpenSpec]:
         """Return the inputs; each has ``name``, ``type`` and ``shape``."""
-        return list(self._signature.inputs)
+        return self._shown(self._executors.signature.inputs)
 
-    def get_outputs(self) -> list[TensorSpec]:
+    def get_outputs(self) -> list[TensorSpec | OpenSpec]:
         """Return the outputs; each has ``name``, ``type`` and ``shape``."""
-        return list(self._signature.outputs)
+        return self._shown(self._executors.signature.outputs)
+
+    def sized_inputs(self, dims: Mapping[str, int] | None = None) -> tuple[TensorSpec, ...]:
+        """Return the inputs with every size a number.
+
+        Args:
+            dims: Sizes of open dimensions; others have those the module was planned for.
+
+        Raises:
+            FeedError: There is no such open dimension, or its size is out of range.
+        """
+        return self._executors.inputs(dims or {})
+
+    def _shown(self, specs: tuple[TensorSpec, ...]) -> list[TensorSpec | OpenSpec]:
+        resizing = self._executors.resizing
+        if resizing is None:
+            return list(specs)
+        return [
+            OpenSpec(
+                spec.name,
+                spec.dtype,
+                tuple(
+                    size if isinstance(size, int) else str(size)
+                    for size in resizing.shape(spec.name)
+                ),
+            )
+            for spec in specs
+        ]
 
     def run(
         self,
@@ -126,7 +153,8 @@ class InferenceSession:
 
         Args:
             output_names: Outputs to return, in this order; None for all.
-            input_feed: An array for every input, of its exact element type and shape.
+            input_feed: An array for every input, of its exact element type and shape. Of a module
+                for any size, the first run with some sizes plans for them.
             run_options: Not used.
 
         Returns:
@@ -176,21 +204,19 @@ class InferenceSession:
         input_feed: Mapping[str, NDArray[Any]],
         profiled: bool,
     ) -> tuple[list[NDArray[Any]], Profile | None]:
-        signature = self._signature
-        positions = signature.select_outputs(output_names)
-        signature.check_feeds(input_feed)
+        executors = self._executors
+        positions = executors.signature.select_outputs(output_names)
+        executor = executors.find(input_feed)
         feeds = {name: np.ascontiguousarray(array) for name, array in input_feed.items()}
         # ascontiguousarray makes a scalar rank 1.
-        feeds = {spec.name: feeds[spec.name].reshape(spec.shape) for spec in signature.inputs}
-        with self._lock:
-            context = self._idle.pop() if self._idle else None
-        context = context or self._executor.new_context()
+        feeds = {
+            spec.name: feeds[spec.name].reshape(spec.shape) for spec in executor.signature.inputs
+        }
+        context = executors.take(executor)
         try:
             outputs, profile = context.run(feeds, profiled)
         finally:
-            with self._lock:
-                if len(self._idle) < MAX_IDLE_CONTEXTS:
-                    self._idle.append(context)
+            executors.give_back(executor, context)
         return [outputs[position] for position in positions], profile
 
 

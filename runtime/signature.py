@@ -110,6 +110,29 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class OpenSpec:
+    """One input or output of a module for any size, readable like onnxruntime's ``NodeArg``.
+
+    Attributes:
+        name: Its name in the model.
+        dtype: Element type.
+        shape: Sizes; text, the name of a dimension or a formula of some, where one is open.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+    @property
+    def type(self) -> str:
+        """The type as onnxruntime writes it, ``tensor(float)``."""
+        return f"tensor({_ONNX_NAMES.get(self.dtype, self.dtype.value)})"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
 class Signature:
     """Inputs and outputs of a compiled module, in the model's order."""
 
@@ -122,6 +145,16 @@ class Signature:
         Raises:
             FeedError: A name is missing or unknown, or an array has another type or shape.
         """
+        self.check_names(feeds)
+        for spec in self.inputs:
+            _check_array(spec, feeds[spec.name])
+
+    def check_names(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Check that there is an array for each input and no other.
+
+        Raises:
+            FeedError: A name is missing or unknown, or what it names is no array.
+        """
         if not isinstance(feeds, Mapping):
             raise FeedError(f"feeds: want arrays by input name, got {type(feeds).__name__}")
         wanted = {spec.name for spec in self.inputs}
@@ -130,8 +163,9 @@ class Signature:
         if unknown or missing:
             problem = f"missing {missing}" if missing else f"unknown {unknown}"
             raise FeedError(f"feeds: {problem}; the inputs are {sorted(wanted)}")
-        for spec in self.inputs:
-            _check_array(spec, feeds[spec.name])
+        for name, array in feeds.items():
+            if not hasattr(array, "dtype"):
+                raise FeedError(f"input {name!r}: want a numpy array, got {type(array).__name__}")
 
     def select_outputs(self, names: Sequence[str] | None) -> tuple[int, ...]:
         """Return the positions of the named outputs; of all for None.
@@ -149,9 +183,7 @@ class Signature:
 
 
 def _check_array(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
-    found = getattr(array, "dtype", None)
-    if found is None:
-        raise FeedError(f"input {spec.name!r}: want a numpy array, got {type(array).__name__}")
+    found = array.dtype
     if str(found) != spec.dtype.value:
         raise FeedError(
             f"input {spec.name!r}: want {spec.dtype}, got {found}; "

@@ -103,14 +103,16 @@ def cut_resizable(
     Raises:
         ModelError: The model cannot be read or compiled, or not for any size; the message says why.
     """
-    samples = [
-        _recognize({**dims, **sample}, source, accept, keeps_quantization=keeps_quantization)
-        for sample in choose_samples(spans)
-    ]
     loaded = load_model(source, dims, leaves_open=True)
     name = loaded.source
-    _check_same(samples, name)
     places = _places_of(loaded.model.graph, spans, name)
+    # A first axis is the batch, most often.
+    singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
+    samples = [
+        _recognize({**dims, **sample}, source, accept, keeps_quantization=keeps_quantization)
+        for sample in choose_samples(spans, singles)
+    ]
+    _check_same(samples, name)
     unbound = prepare_unbound(loaded)
     first = samples[0]
     fitted = _fit_all([sample.shapes for sample in samples], [sample.dims for sample in samples])

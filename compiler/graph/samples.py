@@ -26,7 +26,9 @@ _USUAL_LENGTH = 128
 _MAX_SPAN = 1 << 24
 
 
-def choose_samples(spans: Mapping[str, Span]) -> list[dict[str, int]]:
+def choose_samples(
+    spans: Mapping[str, Span], singles: frozenset[str] = frozenset()
+) -> list[dict[str, int]]:
     """Return what to bind open dimensions to: first usual sizes, then different ones.
 
     Example:
@@ -35,6 +37,7 @@ def choose_samples(spans: Mapping[str, Span]) -> list[dict[str, int]]:
 
     Args:
         spans: Least and largest size of each dimension.
+        singles: Those that are usually 1, as batches are.
 
     Raises:
         DimensionError: A dimension has fewer sizes than it must be looked at with.
@@ -47,7 +50,7 @@ def choose_samples(spans: Mapping[str, Span]) -> list[dict[str, int]]:
                 f"the size of dimension {name!r} must be at least 1 and at most {_MAX_SPAN}, got "
                 f"{low} to {high}"
             )
-        samples[0][name] = min(max(low, _USUAL_LENGTH if high > 1 else 1), high)
+        samples[0][name] = min(max(low, 1 if name in singles else _USUAL_LENGTH), high)
         sizes = itertools.islice(_sizes_from(max(low, 2), high, {*taken, samples[0][name]}), 3)
         found = list(sizes)
         if len(found) < NUM_SAMPLES - 1:
@@ -84,7 +87,7 @@ def fit_size(sizes: Sequence[int], samples: Sequence[Mapping[str, int]]) -> Size
     if len(set(sizes)) == 1:
         return sizes[0]
     names = list(samples[0])
-    products = [(name,) for name in names]
+    products: list[tuple[str, ...]] = [(name,) for name in names]
     products += list(itertools.combinations_with_replacement(names, 2))
     for product in products:
         found = _fit_line(sizes, [math.prod(sample[n] for n in product) for sample in samples])

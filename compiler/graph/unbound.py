@@ -127,11 +127,9 @@ def _check_alike(found: Recognized, others: Sequence[Recognized], source: str) -
         if len(other.inserted) != len(found.inserted):
             raise ModelError(f"{source}: what is attention depends on sizes; give each one size")
         for one, same in zip(found.inserted, other.inserted, strict=True):
-            arrays = [constant_array(node.outputs[0]) for node in (one, same)]
-            is_same = one.op_type == same.op_type and (
-                arrays[0] is None or (arrays[1] is not None and np.array_equal(*arrays))
-            )
-            if not is_same:
+            array, as_well = (constant_array(node.outputs[0]) for node in (one, same))
+            is_same = array is None or (as_well is not None and np.array_equal(array, as_well))
+            if one.op_type != same.op_type or not is_same:
                 raise ModelError(
                     f"{source}: what node {one.name!r} must be depends on sizes; give each "
                     "dimension one size"

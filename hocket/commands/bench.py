@@ -11,10 +11,12 @@ from hocket.commands.terminal import (
     ArtifactArgument,
     JsonFlag,
     SeedOption,
+    SizesOption,
     ThreadsOption,
     answer_console,
     format_bytes,
     format_seconds,
+    parse_dims,
     plain_table,
     print_json,
     progress_bar,
@@ -31,6 +33,7 @@ def bench_command(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on timing.")] = 5.0,
     threads: ThreadsOption = 0,
+    dim: SizesOption = None,
     seed: SeedOption = 0,
     memory: Annotated[
         bool, typer.Option(help="Measure peak memory, each in a fresh process.")
@@ -66,6 +69,7 @@ def bench_command(
             repeats=repeats,
             seconds=seconds,
             seed=seed,
+            dims=parse_dims(dim or []),
             measures_memory=memory,
             progress=show,
         )

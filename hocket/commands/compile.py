@@ -15,7 +15,7 @@ from hocket.commands.terminal import (
     answer_console,
     format_bytes,
     format_seconds,
-    parse_dims,
+    parse_open_dims,
     print_json,
     progress_bar,
 )
@@ -44,7 +44,10 @@ def compile_command(
     dim: Annotated[
         list[str] | None,
         typer.Option(
-            "--dim", "-d", metavar="NAME=SIZE", help="Size of an open dimension; repeat it."
+            "--dim",
+            "-d",
+            metavar="NAME=SIZE",
+            help="Size of an open dimension, or NAME=LEAST..LARGEST to leave it open; repeat it.",
         ),
     ] = None,
     threads: ThreadsOption = 0,
@@ -66,6 +69,7 @@ def compile_command(
     **Examples**
 
     - `hocket compile model.onnx --dim batch=1 --dim seq=128`
+    - `hocket compile model.onnx --dim batch=1..8 --dim seq=1..512`
     - `hocket compile model.onnx --target mas-edge -d batch=1 -d seq=512 -o edge.hkt`
     - `hocket compile model.onnx --target my-device.toml --threads 1 --json`
     """
@@ -81,7 +85,7 @@ def compile_command(
         module = compile_module(
             model,
             target,
-            parse_dims(dim or []),
+            parse_open_dims(dim or []),
             options=CompileOptions(
                 num_threads=threads,
                 seed=seed,

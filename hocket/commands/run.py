@@ -11,9 +11,11 @@ from hocket.commands.terminal import (
     ArtifactArgument,
     JsonFlag,
     SeedOption,
+    SizesOption,
     ThreadsOption,
     answer_console,
     format_seconds,
+    parse_dims,
     parse_pairs,
     plain_table,
     print_json,
@@ -32,6 +34,7 @@ def run_command(
     random: Annotated[
         bool, typer.Option("--random", help="Make up the inputs that are not given.")
     ] = False,
+    dim: SizesOption = None,
     seed: SeedOption = 0,
     output: Annotated[
         Path | None,
@@ -69,7 +72,7 @@ def run_command(
     if profile is not None:
         options.profile_file_prefix = str(profile.parent / f".{profile.name}.")
     session = InferenceSession(module, options, expected_digest=digest)
-    feeds = _read_feeds(session, pairs, seed if random else None)
+    feeds = _read_feeds(session, pairs, seed if random else None, parse_dims(dim or []))
     start = time.perf_counter()
     arrays = session.run(None, feeds)
     seconds = time.perf_counter() - start
@@ -91,12 +94,14 @@ def run_command(
         _print_table(answer)
 
 
-def _read_feeds(session: Any, pairs: dict[str, str], seed: int | None) -> dict[str, Any]:
+def _read_feeds(
+    session: Any, pairs: dict[str, str], seed: int | None, dims: dict[str, int]
+) -> dict[str, Any]:
     import numpy as np
 
     from hocket.sampling import random_feeds
 
-    feeds = {} if seed is None else random_feeds(session.get_inputs(), seed)
+    feeds = {} if seed is None else random_feeds(session.sized_inputs(dims), seed)
     for name, file in pairs.items():
         try:
             array = np.load(file, allow_pickle=False)

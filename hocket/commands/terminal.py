@@ -22,6 +22,15 @@ JsonFlag = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, help="Threads; 0 for one a core.", show_default=True)
 ]
+SizesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        "-d",
+        metavar="NAME=SIZE",
+        help="Size of a dimension that the module leaves open; repeat it.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random inputs.")]
 ArtifactArgument = Annotated[
     Path,
@@ -138,6 +147,29 @@ def parse_dims(texts: list[str]) -> dict[str, int]:
                 param_hint="--dim",
             )
         dims[name] = size
+    return dims
+
+
+def parse_open_dims(texts: list[str]) -> dict[str, int | tuple[int, int]]:
+    """Read ``--dim name=size`` and ``--dim name=least..largest`` texts.
+
+    Raises:
+        typer.BadParameter: A size is not a positive integer, or out of all range.
+    """
+    dims: dict[str, int | tuple[int, int]] = {}
+    for name, value in parse_pairs(texts, "--dim").items():
+        least, dots, largest = value.partition("..")
+        if not dots:
+            dims |= parse_dims([f"{name}={value}"])
+            continue
+        span = parse_size(least, MAX_DIM), parse_size(largest, MAX_DIM)
+        if span[0] is None or span[1] is None or span[0] > span[1]:
+            raise typer.BadParameter(
+                f"the sizes of {name!r} must be two positive integers up to {MAX_DIM:,}, the least "
+                f"and the largest, as in 1..512, got {shown(value)}",
+                param_hint="--dim",
+            )
+        dims[name] = (span[0], span[1])
     return dims
 
 

@@ -11,8 +11,10 @@ from hocket.commands.terminal import (
     ArtifactArgument,
     JsonFlag,
     SeedOption,
+    SizesOption,
     ThreadsOption,
     answer_console,
+    parse_dims,
     plain_table,
     print_json,
     progress_bar,
@@ -30,6 +32,7 @@ def verify_command(
     samples: Annotated[
         int, typer.Option(min=0, help="Random inputs to try; edge cases come on top.")
     ] = 3,
+    dim: SizesOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = 0,
     json_output: JsonFlag = False,
@@ -64,6 +67,7 @@ def verify_command(
             rtol=rtol,
             atol=atol,
             seed=seed,
+            dims=parse_dims(dim or []),
             num_threads=threads,
             progress=show,
         )

@@ -35,7 +35,12 @@ class Row:
     is_planned: bool = False
 
 
-GRAPH_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels.dtypes")
+GRAPH_MAY = (
+    "hocket.compiler.errors",
+    "hocket.compiler.problem",
+    "hocket.hwmodels.dtypes",
+    "hocket.hwmodels.sizes",
+)
 GRAPH_PACKAGES = ("numpy", "onnx", "onnx_ir", "onnxscript")
 ATTENTION_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels")
 ARTIFACT = "hocket.runtime.artifact"
@@ -74,9 +79,20 @@ TABLE = (
             ARTIFACT,
             "hocket.runtime.steps",
             "hocket.runtime.signature",
+            "hocket.runtime.resizing",
             "hocket.runtime.kernels.parameters",
         ),
         ("numpy", "onnx_ir"),
+    ),
+    Row(
+        "hocket.compiler.resizing",
+        (
+            "hocket.compiler.problem",
+            "hocket.compiler.graph.regions",
+            "hocket.compiler.graph.resizable",
+            "hocket.hwmodels.sizes",
+            "hocket.runtime.resizing",
+        ),
     ),
     Row(
         "hocket.compiler.export",

@@ -17,7 +17,8 @@ class FakeSession:
     def __init__(self, error: float | np.ndarray[Any, Any] = 0.0) -> None:
         self.error = error
 
-    def get_inputs(self) -> tuple[TensorSpec, ...]:
+    def sized_inputs(self, dims: Any = None) -> tuple[TensorSpec, ...]:
+        del dims
         return (TensorSpec("x", DType.FLOAT32, (2, 2)),)
 
     def get_outputs(self) -> tuple[TensorSpec, ...]:

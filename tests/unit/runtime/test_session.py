@@ -18,7 +18,8 @@ from hocket.compiler.driver import compile_model
 from hocket.runtime.arena import plan_arena
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.errors import ArtifactError, FeedError, HostStepError
-from hocket.runtime.session import MAX_IDLE_CONTEXTS, InferenceSession, SessionOptions
+from hocket.runtime.session import InferenceSession, SessionOptions
+from hocket.runtime.sized import MAX_IDLE_CONTEXTS
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +295,8 @@ def test_memory_of_runs_that_overlapped_is_given_back() -> None:
     session = InferenceSession(tiny_artifact())
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda seed: session.run(None, tiny_feeds(seed)), range(60)))
-    assert len(session._idle) <= MAX_IDLE_CONTEXTS
+    (idle,) = session._executors._idle.values()
+    assert len(idle) <= MAX_IDLE_CONTEXTS
 
 
 def test_feeds_of_the_wrong_kind_are_named(session: InferenceSession) -> None:
