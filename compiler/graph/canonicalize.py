@@ -187,7 +187,7 @@ class CheckShapesPass(ir.passes.PassBase):
                 continue
             try:
                 _infer_outputs(node, version)
-            except onnx.shape_inference.InferenceError as error:
+            except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
                 raise ModelError(self._explain(node, error)) from error
         return ir.passes.PassResult(model, modified=False)
 

@@ -163,7 +163,29 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(
             f"{name}: not an ONNX model, or one cut short: {len(data)} bytes without a graph"
         )
+    _check_text(proto.graph, name)
     return proto
+
+
+def _check_text(graph: onnx.GraphProto, name: str) -> None:
+    """Refuse names that are no text: a reader hands such bytes on as they are."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    names: list[object] = [value.name for value in values]
+    names += [tensor.name for tensor in graph.initializer]
+    for value in values:
+        names += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        for attribute in node.attribute:
+            names.append(attribute.name)
+            for inner in (attribute.g, *attribute.graphs):
+                _check_text(inner, name)
+    for found in names:
+        if not isinstance(found, str):
+            raise ModelError(
+                f"{name}: the ONNX model is damaged, it has the name {found!r}, which is no text; "
+                "copy or export it again"
+            )
 
 
 def _from_proto(
