@@ -16,6 +16,7 @@ import attention_peers
 import exact_scheduling
 import kernel_latency
 import on_chip_size
+import peak_memory
 import search_quality
 import simulator_speed
 import vector_cost
@@ -106,6 +107,13 @@ SECTIONS = (
         "of the best of them, in its own process, over ours. With one thread times are the least "
         "process CPU time, with more the least wall time. `exported` is the graph as exporters "
         "write it, with its Transposes. Peak is of fused multiply-adds, read of memory.",
+    ),
+    Section(
+        peak_memory,
+        "Peak memory of attention, as sequences grow",
+        "Measured in processes of their own: what session and runs add to the peak, inputs not "
+        "counted. Of ours most is the compiler of the kernels, at work once a machine; predicted "
+        "is what a run needs, outputs with it.",
     ),
     Section(
         attention_cycles,
