@@ -45,11 +45,11 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
         "decomposed": decomposed,
         "Attention": standard_op,
     }
-    rows = []
-    for form, write in forms.items():
-        for length in LENGTHS[1:2] if choices.quick else LENGTHS:
-            rows.append({"form": form, "length": length, **compare(write, length)})
-    return rows
+    return [
+        {"form": form, "length": length, **compare(write, length)}
+        for form, write in forms.items()
+        for length in (LENGTHS[1:2] if choices.quick else LENGTHS)
+    ]
 
 
 def compare(write: Callable[[Operands], Graph], length: int) -> dict[str, float]:

@@ -128,24 +128,31 @@ class ExecutionContext:
         }
 
     def run(
-        self, feeds: Mapping[str, NDArray[Any]], profiled: bool = False
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        profiled: bool = False,
+        given: Mapping[str, NDArray[Any]] | None = None,
     ) -> tuple[list[NDArray[Any]], Profile | None]:
         """Run all steps.
 
         Args:
             feeds: Every input by name, checked and C-contiguous.
             profiled: Whether to time the steps.
+            given: Arrays to write outputs to, by name, checked and C-contiguous.
 
         Returns:
-            All outputs in newly allocated arrays, and the profile if asked for.
+            All outputs, in newly allocated arrays where none is given, and the profile if asked
+            for.
         """
         wanted = self._executor.signature.outputs
-        outputs = {
-            spec.name: feeds[spec.name].copy()  # an output that is an input: nobody makes it
-            if spec.name in feeds
-            else np.empty(spec.shape, spec.dtype.to_numpy())
-            for spec in wanted
-        }
+        outputs = {}
+        for spec in wanted:
+            array = None if given is None else given.get(spec.name)
+            if array is None:
+                array = np.empty(spec.shape, spec.dtype.to_numpy())
+            if spec.name in feeds:  # an output that is an input: nobody makes it
+                array[...] = feeds[spec.name]
+            outputs[spec.name] = array
         arrays = {**self._arrays, **feeds, **outputs}
         times: list[StepTime] = []
         for step in self._executor.steps:

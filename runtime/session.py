@@ -16,6 +16,7 @@ from hocket.runtime.artifact import Artifact, load_artifact
 from hocket.runtime.cpu import usable_cores
 from hocket.runtime.errors import ArtifactError
 from hocket.runtime.host import HostModel
+from hocket.runtime.io_binding import IOBinding
 from hocket.runtime.profile import Profile, write_trace
 from hocket.runtime.signature import OpenSpec
 from hocket.runtime.sized import SizedExecutors
@@ -169,6 +170,29 @@ class InferenceSession:
                 self._profiles.append(profile)
         return outputs
 
+    def io_binding(self) -> IOBinding:
+        """Return a binding to arrays that runs read and write where they lie."""
+        return IOBinding()
+
+    def run_with_iobinding(
+        self,
+        iobinding: IOBinding,
+        run_options: None = None,  # noqa: ARG002 - onnxruntime's signature
+    ) -> None:
+        """Run the module on bound arrays. Nothing is allocated for outputs that are bound.
+
+        Raises:
+            FeedError: A name, element type or shape does not match the signature, or an array to
+                write to cannot be.
+        """
+        outputs, profile = self._run(
+            None, iobinding.inputs, self._options.enable_profiling, iobinding.bound_outputs
+        )
+        iobinding.outputs = outputs
+        if profile is not None:
+            with self._lock:
+                self._profiles.append(profile)
+
     def profile(self, input_feed: Mapping[str, NDArray[Any]]) -> Profile:
         """Run the module once and return what each step took.
 
@@ -203,10 +227,13 @@ class InferenceSession:
         output_names: Sequence[str] | None,
         input_feed: Mapping[str, NDArray[Any]],
         profiled: bool,
+        given: Mapping[str, NDArray[Any]] | None = None,
     ) -> tuple[list[NDArray[Any]], Profile | None]:
         executors = self._executors
         positions = executors.signature.select_outputs(output_names)
         executor = executors.find(input_feed)
+        if given is not None:
+            executor.signature.check_outputs(given)
         feeds = {name: np.ascontiguousarray(array) for name, array in input_feed.items()}
         # ascontiguousarray makes a scalar rank 1.
         feeds = {
@@ -214,7 +241,7 @@ class InferenceSession:
         }
         context = executors.take(executor)
         try:
-            outputs, profile = context.run(feeds, profiled)
+            outputs, profile = context.run(feeds, profiled, given)
         finally:
             executors.give_back(executor, context)
         return [outputs[position] for position in positions], profile

@@ -167,6 +167,26 @@ class Signature:
             if not hasattr(array, "dtype"):
                 raise FeedError(f"input {name!r}: want a numpy array, got {type(array).__name__}")
 
+    def check_outputs(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Check arrays that outputs are to be written to.
+
+        Raises:
+            FeedError: A name is no output, or an array has another type or shape, cannot be written
+                to, or is not C-contiguous.
+        """
+        specs = {spec.name: spec for spec in self.outputs}
+        for name, array in arrays.items():
+            if name not in specs:
+                raise FeedError(f"no output {name!r}; the outputs are {list(specs)}")
+            spec = specs[name]
+            if str(array.dtype) != spec.dtype.value or array.shape != spec.shape:
+                raise FeedError(
+                    f"output {name!r}: want {spec.dtype} of shape {list(spec.shape)} to write to, "
+                    f"got {array.dtype} of {list(array.shape)}"
+                )
+            if not (array.flags.writeable and array.flags.c_contiguous):
+                raise FeedError(f"output {name!r}: want a writable, C-contiguous array")
+
     def select_outputs(self, names: Sequence[str] | None) -> tuple[int, ...]:
         """Return the positions of the named outputs; of all for None.
 
