@@ -115,18 +115,23 @@ def cut_resizable(
     _check_same(samples, name)
     unbound = prepare_unbound(loaded)
     first = samples[0]
-    fitted = _fit_all([sample.shapes for sample in samples], [sample.dims for sample in samples])
-    replace_shapes(unbound.graph, fitted, places)
+    dims_seen = [sample.dims for sample in samples]
+    seen = [_completed(unbound, sample.shapes) for sample in samples]
+    replace_shapes(unbound.graph, _fit_all(seen, dims_seen), places)
     rest = [sample.recognized for sample in samples[1:]]
     carry_over(first.recognized, rest, unbound.graph, name)
     if first.result.taken:
         unbound.opset_imports.update(first.recognized.model.opset_imports)
     ir.passes.common.RemoveUnusedNodesPass()(unbound)
     prepare_for_host(unbound, name, folds=False)
-    _annotate(unbound.graph, first)
+    seen = [
+        _completed(unbound, shapes | _shapes_of(sample.recognized.model.graph))
+        for shapes, sample in zip(seen, samples, strict=True)
+    ]
+    _annotate(unbound.graph, seen[0])
     cut = partition(unbound, first.result.not_taken, first.dims)
     cut = _with_open_regions(cut)
-    values, problems = _read_sizes(cut, samples, fitted, name)
+    values, problems = _read_sizes(cut, samples, _fit_all(seen, dims_seen), name)
     return name, ResizableModel(cut, dict(spans), values, problems)
 
 
@@ -198,10 +203,18 @@ def _fit_all(
     return fitted
 
 
-def _annotate(graph: ir.Graph, sample: _Sample) -> None:
+def _completed(
+    unbound: ir.Model, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of a sample with those of values that are only in the unbound graph."""
+    model = unbound.clone()
+    _annotate(model.graph, shapes)
+    ir.passes.common.ShapeInferencePass(strict_mode=False)(model)
+    return dict(shapes) | _shapes_of(model.graph)
+
+
+def _annotate(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give values the sizes of a sample, which the cut wants to know at borders."""
-    after = _shapes_of(sample.recognized.model.graph)
-    shapes = {**sample.shapes, **after}
     for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
         shape = shapes.get(name_of(value))
         if shape is not None:
@@ -234,14 +247,10 @@ def _read_sizes(
 ) -> tuple[dict[str, tuple[Size, ...]], dict[str, ProblemSizes]]:
     """Return the formulas of the values at borders, and of the attention problems."""
     dims = [sample.dims for sample in samples]
-    after = _fit_all([_shapes_of(sample.recognized.model.graph) for sample in samples], dims)
     values: dict[str, tuple[Size, ...]] = {}
     for name, info in cut.values.items():
-        shape = fitted.get(name) or after.get(name)
-        if shape is None and all(size is not None for size in info.shape):
-            shape = None
-        known = () if shape is None else tuple(size for size in shape if size is not None)
-        if shape is None or len(known) != len(info.shape):
+        known = tuple(size for size in fitted.get(name, ()) if size is not None)
+        if len(known) != len(info.shape):
             raise ModelError(
                 f"{source}: the sizes of {name!r} follow from the dimensions by no formula that "
                 "is looked for; give each dimension one size"

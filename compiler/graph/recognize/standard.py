@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from hocket.compiler.graph.recognize.axes import Axes, Operand, find_source, find_target
+from hocket.compiler.graph.recognize.axes import (
+    Axes,
+    Operand,
+    find_copies,
+    find_source,
+    find_target,
+)
 from hocket.compiler.graph.recognize.causality import find_positions
 from hocket.compiler.graph.recognize.key_value_cache import CacheBuilder
 from hocket.compiler.graph.recognize.masks import summarize_masks
@@ -41,6 +47,7 @@ class _Cache:
 
     Attributes:
         key, value: What to read.
+        heads: Heads of both.
         past_length: Rows of them that are the past.
         before: Nodes that make them.
         replaced: The outputs ``present_key`` and ``present_value`` with what takes their place.
@@ -48,6 +55,7 @@ class _Cache:
 
     key: Operand
     value: Operand
+    heads: int
     past_length: int = 0
     before: tuple[ir.Node, ...] = ()
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
@@ -81,7 +89,7 @@ def match_standard(node: ir.Node, *, proves_masks: bool = True) -> AttentionMatc
         problem = AttentionProblem(
             batch=axes.b,
             query_heads=axes.h,
-            kv_heads=kv_heads,
+            kv_heads=cache.heads,
             query_length=axes.n,
             kv_length=kv_length,
             head_dim=axes.d,
@@ -129,8 +137,11 @@ def _find_cache(node: ir.Node, axes: Axes, value_dim: int, dtype: DType) -> _Cac
     if past_key is not None and _optional(node, _LENGTHS) is not None:
         raise Refusal("it has a past and nonpad_kv_seqlen, too")
     if past_key is None and wanted == (None, None):
+        few = _without_copies(key, value, axes, value_dim)
+        if few is not None:
+            return few
         return _Cache(
-            _source_of(key, axes, scaled=True), _source_of(value, value_axes, scaled=False)
+            _source_of(key, axes, scaled=True), _source_of(value, value_axes, scaled=False), axes.h
         )
     builder = CacheBuilder()
     length = 0 if past_key is None else sizes_of(past_key, "past_key")[-2]
@@ -147,10 +158,23 @@ def _find_cache(node: ir.Node, axes: Axes, value_dim: int, dtype: DType) -> _Cac
     return _Cache(
         Operand(presents[0], "bhnd"),
         Operand(presents[1], "bhnd"),
+        axes.h,
         length,
         tuple(builder.nodes),
         tuple((old, new) for old, new in outputs if old is not None),
     )
+
+
+def _without_copies(key: ir.Value, value: ir.Value, axes: Axes, value_dim: int) -> _Cache | None:
+    """Return what key and value are copies of, where each head is there several times."""
+    copies = find_copies(key)
+    if copies == 1 or copies != find_copies(value) or axes.h % copies:
+        return None
+    few = replace(axes, h=axes.h // copies, g=copies)
+    few_values = replace(few, d=value_dim)
+    keys = find_source(key, few.groups(*_dimensions(key)), few, scaled=True)
+    values = find_source(value, few_values.groups(*_dimensions(value)), few_values, scaled=False)
+    return None if keys is None or values is None else _Cache(keys, values, few.h)
 
 
 def _positions(node: ir.Node, past_length: int) -> tuple[bool, ScoreRules]:
@@ -284,7 +308,7 @@ def _proved(
 
 def _dimensions(value: ir.Value) -> tuple[str, ...]:
     rank = len(sizes_of(value, "operand"))
-    return ("b", "h", "n", "d") if rank == 4 else ("b", "n", "hd")
+    return ("b", "hg", "n", "d") if rank == 4 else ("b", "n", "hgd")
 
 
 def _source_of(value: ir.Value, axes: Axes, *, scaled: bool) -> Operand:

@@ -91,6 +91,21 @@ def test_copies_of_heads_are_left_out(op_type: str, is_scaled: bool) -> None:
     assert_same_meaning(model, partitioned)
 
 
+def test_copies_before_the_standard_operator() -> None:
+    """As sdpa is exported at op set 23: grouped heads are copied all the same."""
+    build = GraphBuilder(23)
+    query = build.input("q", (BATCH, HEADS, ROWS, DIM))
+    sides = [copied(build, name, 2, "Expand") for name in ("k", "v")]
+    build.op("Attention", query, *sides, name="y")
+    build.output("y", (BATCH, HEADS, ROWS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert (region.problem.query_heads, region.problem.kv_heads) == (HEADS, HEADS // 2)
+    assert region.inputs == ("q", "k", "v")
+    assert_same_meaning(model, partitioned)
+
+
 def test_copies_that_are_no_copies_of_heads_are_kept() -> None:
     """Along the batch: each sequence has the same keys, which is another thing."""
     build = GraphBuilder()
