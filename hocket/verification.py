@@ -31,6 +31,10 @@ class VerificationError(ValueError):
 class Runnable(Protocol):
     """What is compared: our session, or anything with these methods of it."""
 
+    @property
+    def open_dims(self) -> Mapping[str, tuple[int, int]]:
+        """Return the spans of dimensions that are open."""
+
     def sized_inputs(self, dims: Mapping[str, int] | None = None) -> Sequence[TensorSpec]:
         """Return what it takes."""
 
@@ -41,6 +45,10 @@ class Runnable(Protocol):
         self, output_names: Sequence[str] | None, input_feed: dict[str, NDArray[Any]]
     ) -> list[NDArray[Any]]:
         """Return the named outputs, all for None."""
+
+
+# Where sizes are open, samples are taken at the least sizes, too, and at some that are little more.
+_MORE = (0, 6)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def verify_against_model(
         rtol: Relative tolerance, as ``numpy.allclose`` takes it.
         atol: Absolute tolerance.
         seed: Of the random feeds.
-        dims: Sizes of open dimensions.
+        dims: Sizes of open dimensions; of those not named, several are tried.
         num_threads: Threads of onnxruntime; 0 leaves it the choice.
         progress: Called before each sample with its name and the number of samples.
 
@@ -149,7 +157,7 @@ def compare(
     """Compare a session with any other way to compute the same outputs."""
     names = [spec.name for spec in session.get_outputs()]
     totals = {name: _Total(name) for name in names}
-    feeds = dict(_all_feeds(session.sized_inputs(dims), samples, seed))
+    feeds = dict(_all_feeds(session, dims or {}, samples, seed))
     for sample, feed in feeds.items():
         if progress is not None:
             progress(sample, len(feeds))
@@ -267,8 +275,18 @@ def absolute_errors(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.flo
 
 
 def _all_feeds(
-    inputs: Sequence[TensorSpec], samples: int, seed: int
+    session: Runnable, dims: Mapping[str, int], samples: int, seed: int
 ) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Yield feeds by name: random ones, of other sizes in turn where they are open, edge cases."""
+    spans = {name: span for name, span in session.open_dims.items() if name not in dims}
+    sizes: list[dict[str, int]] = [{}]
+    if spans:
+        sizes += [
+            {name: min(low + more, high) for name, (low, high) in spans.items()} for more in _MORE
+        ]
     for index in range(samples):
-        yield f"random.{index}", random_feeds(inputs, seed + index)
-    yield from edge_case_feeds(inputs, seed).items()
+        chosen = sizes[index % len(sizes)]
+        words = ", ".join(f"{name}={size}" for name, size in chosen.items())
+        name = f"random.{index} ({words})" if words else f"random.{index}"
+        yield name, random_feeds(session.sized_inputs({**dims, **chosen}), seed + index)
+    yield from edge_case_feeds(session.sized_inputs(dims), seed).items()

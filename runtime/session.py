@@ -117,6 +117,12 @@ class InferenceSession:
         """Return the outputs; each has ``name``, ``type`` and ``shape``."""
         return self._shown(self._executors.signature.outputs)
 
+    @property
+    def open_dims(self) -> dict[str, tuple[int, int]]:
+        """The least and the largest size of each dimension that is open."""
+        resizing = self._executors.resizing
+        return {} if resizing is None else dict(resizing.dims)
+
     def sized_inputs(self, dims: Mapping[str, int] | None = None) -> tuple[TensorSpec, ...]:
         """Return the inputs with every size a number.
 

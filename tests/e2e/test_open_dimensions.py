@@ -215,6 +215,9 @@ def test_by_the_command_line(encoder: onnx.ModelProto, tmp_path: Path) -> None:
         "verify", str(output), "--against", str(model), "-d", "length=13", "-d", "batch=3", "--json"
     )
     assert json.loads(verified)["ok"]
+    several = json.loads(call("verify", str(output), "--against", str(model), "--json"))
+    assert several["ok"]
+    assert "random.1 (batch=1, length=1)" in several["samples"]
     ran = json.loads(call("run", str(output), "--random", "--dim", "length=4", "--json"))
     assert ran["outputs"]["hidden"]["shape"] == [1, 4, 12]
     bad = runner.invoke(app, ["compile", str(model), "-d", "batch=4..1", "-d", "length=3"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ class FakeSession:
 
     def __init__(self, error: float | np.ndarray[Any, Any] = 0.0) -> None:
         self.error = error
+
+    open_dims: ClassVar[dict[str, tuple[int, int]]] = {}
 
     def sized_inputs(self, dims: Any = None) -> tuple[TensorSpec, ...]:
         del dims
