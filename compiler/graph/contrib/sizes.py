@@ -99,6 +99,15 @@ def _row_of_query(node: ir.Node) -> tuple[int, ...] | None:
     return (*shape[:2], columns[2])
 
 
+def _row_of_values(node: ir.Node) -> tuple[int, ...] | None:
+    """Return the shape of the output of an attention with packed weights."""
+    rows, weights = static_shape(node.inputs[0]), static_shape(node.inputs[1])
+    if rows is None or weights is None or len(weights) != 2:
+        return None
+    widths = node.attributes.get("qkv_hidden_sizes")
+    return (*rows[:-1], weights[1] // 3 if widths is None else widths.as_ints()[-1])
+
+
 def _embedded(node: ir.Node) -> tuple[int, ...] | None:
     """Return the shape of ``[batch, rows]`` ids looked up in a table of words."""
     ids, table = static_shape(node.inputs[0]), static_shape(node.inputs[2])
@@ -123,6 +132,7 @@ def _packed_product(node: ir.Node) -> tuple[int, ...] | None:
 
 
 _RULES: dict[str, tuple[Rule | None, ...]] = {
+    "Attention": (_row_of_values,),
     "BiasGelu": (_like_first,),
     "BiasSoftmax": (_like_first,),
     "DynamicQuantizeMatMul": (_times_last(1),),
@@ -134,6 +144,7 @@ _RULES: dict[str, tuple[Rule | None, ...]] = {
     "MatMulIntegerToFloat": (_times_last(1),),
     "MatMulNBits": (_packed_product,),
     "MultiHeadAttention": (_row_of_query,),
+    "QAttention": (_row_of_values,),
     "QuickGelu": (_like_first,),
     "RotaryEmbedding": (_like_first,),
     "SimplifiedLayerNormalization": (_like_first,),
