@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 from hocket.compiler.graph.contrib.attend import Added, Kept, Mask, attend, scale_or_default
 from hocket.compiler.graph.contrib.grouped_cache import Cache, read_cache
 from hocket.compiler.graph.contrib.masks import check_bias
@@ -20,6 +18,8 @@ from hocket.compiler.graph.contrib.rotary import look_up_angles, rotate
 from hocket.compiler.graph.recognize.match import Refusal, sizes_of
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from hocket.compiler.graph.contrib.node_writer import NodeWriter
 
 INPUTS = (
@@ -74,7 +74,7 @@ def write_grouped(node: ir.Node, write: NodeWriter) -> dict[str, ir.Value]:
     dtype = require_float(operator.require("query"))
     new = _new_rows(operator, write)
     batch, rows, heads, columns = sizes_of(new.query, "query")
-    cache = read_cache(operator, write, sizes_of(new.key, "key"), dtype)
+    cache = read_cache(operator, write, sizes_of(new.key, "key"))
     if operator.integer("do_rotary") == 1:
         new = _rotated(operator, write, new, cache)
     query, key, value = (
@@ -168,8 +168,7 @@ def _rotated(operator: Operator, write: NodeWriter, new: _New, cache: Cache) -> 
         raise Refusal("its cos_cache and sin_cache are of different shapes")
     is_interleaved = operator.integer("rotary_interleaved") == 1
     query, key = (
-        rotate(write, each, *angles, is_interleaved=is_interleaved)
-        for each in (new.query, new.key)
+        rotate(write, each, *angles, is_interleaved=is_interleaved) for each in (new.query, new.key)
     )
     return _New(query, key, new.value)
 

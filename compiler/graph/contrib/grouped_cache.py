@@ -174,16 +174,13 @@ class Cache:
         return write.constant(np.arange(length, dtype=np.int32).reshape(length, 1))
 
 
-def read_cache(
-    operator: Operator, write: NodeWriter, new_shape: tuple[int, ...], dtype: ir.DataType
-) -> Cache:
+def read_cache(operator: Operator, write: NodeWriter, new_shape: tuple[int, ...]) -> Cache:
     """Return the cache of an operator.
 
     Args:
         operator: What to read.
         write: Makes the nodes.
         new_shape: ``[batch, rows, kv_heads, columns]`` of the new rows.
-        dtype: Element type of the new rows.
 
     Raises:
         Refusal: Its lengths are not known, or contradict each other.

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from hocket.compiler.graph.contrib.attend import Added, Kept, Mask, lowest
 from hocket.compiler.graph.recognize.match import Refusal, sizes_of
@@ -20,6 +19,8 @@ from hocket.compiler.graph.values import element_type
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from hocket.compiler.graph.contrib.node_writer import NodeWriter
 
 
@@ -77,9 +78,7 @@ def make_masks(
     return (Added(mask if padding is None else write.add(mask, padding)),)
 
 
-def _padding(
-    write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int]
-) -> ir.Value:
+def _padding(write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int]) -> ir.Value:
     """Return which keys are no padding, in a shape that broadcasts to the scores.
 
     The forms: lengths ``[batch]``; ends and then starts ``[2 * batch]``; lengths and what only

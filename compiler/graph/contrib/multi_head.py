@@ -83,9 +83,7 @@ def write_multi_head(node: ir.Node, write: NodeWriter) -> dict[str, ir.Value]:
     return {"output": output, "present_key": key, "present_value": value}
 
 
-def _operands(
-    operator: Operator, write: NodeWriter
-) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _operands(operator: Operator, write: NodeWriter) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Return query, key and value as ``[batch, heads, rows, columns]``, without the past."""
     heads = operator.num_heads
     query, key, value = (operator.get(name) for name in INPUTS[:3])
@@ -160,8 +158,9 @@ def _pasts(
 ) -> tuple[ir.Value | None, ir.Value | None]:
     """Return the past of key and value, both or none."""
     batch, heads, _, columns = sizes_of(query, "query")
-    past_key, past_value = operator.get_past("past_key", query), operator.get_past(
-        "past_value", query
+    past_key, past_value = (
+        operator.get_past("past_key", query),
+        operator.get_past("past_value", query),
     )
     if past_key is None or past_value is None:
         if past_key is not past_value:

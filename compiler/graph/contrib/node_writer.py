@@ -206,9 +206,7 @@ class NodeWriter:
         self._append(op_type, inputs, attributes or {}, [output])
         return output
 
-    def _output(
-        self, op_type: str, shape: tuple[int, ...], dtype: ir.DataType | None
-    ) -> ir.Value:
+    def _output(self, op_type: str, shape: tuple[int, ...], dtype: ir.DataType | None) -> ir.Value:
         kind = None if dtype is None else ir.TensorType(dtype)
         return ir.Value(name=f"{self._name}/{op_type}", shape=ir.Shape(shape), type=kind)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 from hocket.compiler.graph.recognize.match import Refusal, sizes_of
 from hocket.compiler.graph.values import element_type, static_shape
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""``com.microsoft::Attention`` and ``QAttention``: one matrix of weights makes query, key and value."""
+"""``com.microsoft::Attention`` and ``QAttention``: one matrix makes query, key and value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from hocket.compiler.graph.contrib.attend import (
     attend,
@@ -25,6 +24,8 @@ from hocket.compiler.graph.values import element_type
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from hocket.compiler.graph.contrib.node_writer import NodeWriter
 
 INPUTS = (
@@ -67,9 +68,7 @@ def write_attention(node: ir.Node, write: NodeWriter) -> dict[str, ir.Value]:
             itself.
     """
     operator = Operator(node, INPUTS, OUTPUTS)
-    operator.refuse_inputs(
-        ("past_sequence_length",), "its past shares a buffer with its present"
-    )
+    operator.refuse_inputs(("past_sequence_length",), "its past shares a buffer with its present")
     dtype = require_float(operator.require("input"))
     rows, weights = operator.require("input"), operator.require("weights")
     _check_sizes(rows, weights)
@@ -153,8 +152,7 @@ def _attend(
             "its past shares a buffer with its present",
         )
         past_length = sizes_of(past, "past")[-2]
-        shape = (2, batch, heads, past_length, widths[0] // heads)
-        require_shape(past, shape, "past")
+        require_shape(past, (2, batch, heads, past_length, widths[0] // heads), "past")
         indices = [write.constant(index) for index in (0, 1)]
         key = with_past(write, write.gather(past, indices[0], axis=0), key)
         value = with_past(write, write.gather(past, indices[1], axis=0), value)

@@ -63,9 +63,7 @@ def rotate(
     columns_apart = [
         write.reshape(part, (*shape, 1)) for part in _turn(write, first, second, cosines, sines)
     ]
-    together = write.reshape(
-        write.concat(columns_apart, axis=4), (batch, rows, heads, 2 * half)
-    )
+    together = write.reshape(write.concat(columns_apart, axis=4), (batch, rows, heads, 2 * half))
     return write.concat([together, *behind], axis=3)
 
 

@@ -50,15 +50,19 @@ def find_sizes(node: ir.Node, opsets: Mapping[str, int]) -> None:
         return
     for value in node.outputs:
         proto = found.get(value.name or "")
-        if proto is None or not proto.HasField("tensor_type"):
-            continue
-        sizes = proto.tensor_type.shape.dim
-        if proto.tensor_type.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
-            _set(
-                value,
-                tuple(size.dim_value for size in sizes),
-                ir.DataType(proto.tensor_type.elem_type),
-            )
+        shape = None if proto is None else _sizes_in(proto)
+        if proto is not None and shape is not None:
+            _set(value, shape, ir.DataType(proto.tensor_type.elem_type))
+
+
+def _sizes_in(proto: onnx.TypeProto) -> tuple[int, ...] | None:
+    """Return the sizes that a type names, None if not all of them."""
+    if not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
+        return None
+    sizes = proto.tensor_type.shape.dim
+    if not all(size.HasField("dim_value") for size in sizes):
+        return None
+    return tuple(size.dim_value for size in sizes)
 
 
 def _find_contrib_sizes(node: ir.Node) -> None:

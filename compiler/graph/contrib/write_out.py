@@ -72,7 +72,9 @@ def _try_to_write_out(node: ir.Node, graph: ir.Graph, opset: int, names: FreshNa
     writer, output_names = _WRITERS[node.op_type]
     try:
         if opset < OLDEST_OPSET:
-            raise Refusal(f"in op set {opset} it cannot be written out, from {OLDEST_OPSET} on it can")
+            raise Refusal(
+                f"in op set {opset} it cannot be written out, from {OLDEST_OPSET} on it can"
+            )
         made = writer(node, write)
     except (Refusal, ValueError) as reason:
         # ValueError: sizes that do not broadcast.
@@ -90,12 +92,12 @@ def _try_to_write_out(node: ir.Node, graph: ir.Graph, opset: int, names: FreshNa
     for old, new in pairs:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name = old.name
-    operator, name = describe_op(node), node.name
     graph.remove(node, safe=True)
     for inner in write.nodes:
         if is_op(inner, "Softmax"):
-            note_made_of(inner, operator)
-            inner.name = name
+            # It is what reports name, and stands for the whole.
+            note_made_of(inner, describe_op(node))
+            inner.name = node.name
     return True
 
 

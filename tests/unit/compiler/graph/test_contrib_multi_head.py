@@ -75,7 +75,7 @@ PADDINGS = {
 
 
 @pytest.mark.parametrize("form", PADDINGS)
-@pytest.mark.parametrize("filler", [-10000.0, -1e4, -3.0, LOWEST, -np.inf])
+@pytest.mark.parametrize("filler", [-10000.0, -3.0, LOWEST, -np.inf])
 def test_padding(form: str, filler: float) -> None:
     region, _ = cut_and_check(
         "MultiHeadAttention",
@@ -216,9 +216,7 @@ def test_packed_query_key_and_value(is_biased: bool) -> None:
     # No CPU kernel of onnxruntime takes them; they must do what they do apart.
     parts = inputs(ROWS, ROWS)
     parts["value"] = parts["value"][..., : HEADS * DIM]
-    packed = np.stack(
-        [part.reshape(BATCH, ROWS, HEADS, DIM) for part in parts.values()], axis=3
-    )
+    packed = np.stack([part.reshape(BATCH, ROWS, HEADS, DIM) for part in parts.values()], axis=3)
     more = {"bias": numbers(3, 3 * HEADS * DIM)} if is_biased else {}
     apart = contrib_model("MultiHeadAttention", {**parts, **more}, num_heads=HEADS)
     partitioned = cut(

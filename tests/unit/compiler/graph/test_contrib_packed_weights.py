@@ -220,6 +220,4 @@ def test_only_one_zero_point() -> None:
 def test_quantized_sizes_are_checked() -> None:
     arrays = quantized("int8", by_column=True)
     arrays["weight_scale"] = arrays["weight_scale"][:7]
-    assert "its weight_scale has the shape [7]" in refusal_of(
-        "QAttention", arrays, num_heads=HEADS
-    )
+    assert "its weight_scale has the shape [7]" in refusal_of("QAttention", arrays, num_heads=HEADS)
