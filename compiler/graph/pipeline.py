@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 _FOLD_ROUNDS = 4
 
+# Elements of constants that are merged, as the positions that each attention counts keys by.
+_MAX_MERGED = 1 << 16
+
 
 @dataclass(frozen=True)
 class NamedPass:
@@ -178,7 +181,7 @@ def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
 def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
     return (
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
-        NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass()),
+        NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
         NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
         NamedPass("name nodes and values", common.NameFixPass(NodeNames())),

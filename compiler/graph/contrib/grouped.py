@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from hocket.compiler.graph.contrib.attend import Added, Kept, Mask, attend, scale_or_default
 from hocket.compiler.graph.contrib.grouped_cache import Cache, read_cache
 from hocket.compiler.graph.contrib.masks import check_bias
@@ -18,8 +20,6 @@ from hocket.compiler.graph.contrib.rotary import look_up_angles, rotate
 from hocket.compiler.graph.recognize.match import Refusal, sizes_of
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from hocket.compiler.graph.contrib.node_writer import NodeWriter
 
 INPUTS = (
@@ -94,8 +94,7 @@ def write_grouped(node: ir.Node, write: NodeWriter) -> dict[str, ir.Value]:
         scale=scale_or_default(operator.number("scale"), columns),
         softcap=max(operator.number("softcap"), 0.0),
         masks=masks,
-        # Rows without any key are those of padding, behind a window, or are hidden by the bias.
-        zero_masked_rows=operator.get("attention_bias") is not None or _window(operator) > 0,
+        zero_masked_rows=_has_zero_rows(operator, dtype),
     )
     return {"output": output, "present_key": present_key, "present_value": present_value}
 
@@ -119,6 +118,18 @@ def _refuse_what_is_not_written(operator: Operator) -> None:
 def _window(operator: Operator) -> int:
     """Return how many keys a row sees, its own included; 0 for all."""
     return max(operator.integer("local_window_size", -1), 0)
+
+
+def _has_zero_rows(operator: Operator, dtype: ir.DataType) -> bool:
+    """Whether rows that see no key give zeros.
+
+    Such rows are hidden by the bias, of which onnxruntime has two kernels: the one with a softcap
+    or of float16 gives NaN. Or they are padding behind a window, which stays without NaN.
+    """
+    if _window(operator):
+        return True
+    is_streamed = not operator.number("softcap") > 0.0 and dtype == ir.DataType.FLOAT
+    return is_streamed and operator.get("attention_bias") is not None
 
 
 def _new_rows(operator: Operator, write: NodeWriter) -> _New:

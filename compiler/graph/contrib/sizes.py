@@ -70,7 +70,8 @@ def _find_contrib_sizes(node: ir.Node) -> None:
     for value, rule in zip(node.outputs, rules, strict=False):
         shape = None if rule is None or not value.name else rule(node)
         if shape is not None:
-            _set(value, shape, _element_type(node))
+            dtype = ir.DataType.INT32 if rule is _lengths else _element_type(node)
+            _set(value, shape, dtype)
 
 
 def _set(value: ir.Value, shape: tuple[int, ...], dtype: ir.DataType | None) -> None:
@@ -118,16 +119,17 @@ def _embedded(node: ir.Node) -> tuple[int, ...] | None:
     return None if ids is None or table is None else (*ids, table[-1])
 
 
-def _times_last(columns_axis: int, second: int = 1) -> Rule:
-    """Return the rule of a product with a matrix that has its columns along an axis."""
+def _lengths(node: ir.Node) -> tuple[int, ...] | None:
+    """Return the shape of a number for each batch of ``[batch, rows]`` ids."""
+    ids = static_shape(node.inputs[0])
+    return None if ids is None else ids[:1]
 
-    def rule(node: ir.Node) -> tuple[int, ...] | None:
-        rows, matrix = static_shape(node.inputs[0]), static_shape(node.inputs[second])
-        if rows is None or matrix is None or len(matrix) != 2:
-            return None
-        return (*rows[:-1], matrix[columns_axis])
 
-    return rule
+def _times_matrix(node: ir.Node) -> tuple[int, ...] | None:
+    rows, matrix = static_shape(node.inputs[0]), static_shape(node.inputs[1])
+    if rows is None or matrix is None or len(matrix) != 2:
+        return None
+    return (*rows[:-1], matrix[1])
 
 
 def _packed_product(node: ir.Node) -> tuple[int, ...] | None:
@@ -139,16 +141,16 @@ _RULES: dict[str, tuple[Rule | None, ...]] = {
     "Attention": (_row_of_values,),
     "BiasGelu": (_like_first,),
     "BiasSoftmax": (_like_first,),
-    "DynamicQuantizeMatMul": (_times_last(1),),
-    "EmbedLayerNormalization": (_embedded, None, _embedded),
+    "DynamicQuantizeMatMul": (_times_matrix,),
+    "EmbedLayerNormalization": (_embedded, _lengths, _embedded),
     "FastGelu": (_like_first,),
-    "FusedGemm": (_times_last(1),),
     "Gelu": (_like_first,),
     "GroupQueryAttention": (_row_of_query,),
-    "MatMulIntegerToFloat": (_times_last(1),),
+    "MatMulIntegerToFloat": (_times_matrix,),
     "MatMulNBits": (_packed_product,),
     "MultiHeadAttention": (_row_of_query,),
     "QAttention": (_row_of_values,),
+    "QEmbedLayerNormalization": (_embedded, _lengths),
     "QuickGelu": (_like_first,),
     "RotaryEmbedding": (_like_first,),
     "SimplifiedLayerNormalization": (_like_first,),
