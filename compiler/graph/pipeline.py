@@ -181,7 +181,9 @@ def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
 def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
     return (
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
-        NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)),
+        NamedPass(
+            "merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
+        ),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
         NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
         NamedPass("name nodes and values", common.NameFixPass(NodeNames())),

@@ -64,9 +64,7 @@ def assert_compiled(path: Path, operator: str) -> list[tuple[np.ndarray, np.ndar
     assert all(step.name.startswith("Attention_") for step in steps)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    reference = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    reference = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     ours, theirs = (engine.run(None, feeds()) for engine in (module.session(), reference))
     return list(zip(ours, theirs, strict=True))
 
