@@ -106,7 +106,7 @@ def scale_or_default(scale: float, head_dim: int) -> float:
 
 
 def lowest(dtype: ir.DataType | None) -> float:
-    """Return the number onnxruntime puts for what lies ahead of a query."""
+    """Return the number onnxruntime puts for what lies ahead of a query, -inf where it is none."""
     if dtype is None or dtype.numpy() != np.float32:
         return -math.inf
     return float(np.finfo(np.float32).min)

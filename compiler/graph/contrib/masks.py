@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from hocket.compiler.graph.contrib.attend import Added, Kept, Mask, lowest
 from hocket.compiler.graph.recognize.match import Refusal, sizes_of
@@ -19,9 +20,10 @@ from hocket.compiler.graph.values import element_type
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from hocket.compiler.graph.contrib.node_writer import NodeWriter
+
+# With some room for the scores it is added to.
+_LOWEST_FLOAT16_FILLER = -60000.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def make_masks(
         scores: Batch, heads, rows and columns.
         dtype: Element type of the scores.
     """
+    if dtype != ir.DataType.FLOAT:
+        _refuse_low_numbers(inputs)
     padding = None
     if inputs.padding is not None:
         keep = _padding(write, inputs.padding, scores)
@@ -76,6 +80,17 @@ def make_masks(
         shown = write.constant(0.0, dtype) if padding is None else padding
         padding = write.where(seen, shown, write.constant(lowest(dtype), dtype))
     return (Added(mask if padding is None else write.add(mask, padding)),)
+
+
+def _refuse_low_numbers(inputs: MaskInputs) -> None:
+    """Refuse masks whose numbers float16 does not have, which onnxruntime computes with float32.
+
+    Where there are none of these, minus infinity does for what lies ahead.
+    """
+    if inputs.padding is not None and inputs.filler < _LOWEST_FLOAT16_FILLER:
+        raise Refusal(f"its mask_filter_value {inputs.filler:g} is out of the range of float16")
+    if inputs.is_causal and inputs.bias is not None:
+        raise Refusal("it is causal and has a bias, whose sum float16 does not hold")
 
 
 def _padding(write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int]) -> ir.Value:

@@ -244,13 +244,36 @@ def test_packed_key_and_value() -> None:
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
+def halves(arrays: Arrays) -> Arrays:
+    return {
+        name: array.astype(np.float16) if array.dtype.kind == "f" else array
+        for name, array in arrays.items()
+    }
+
+
 @pytest.mark.parametrize("is_causal", [0, 1])
-def test_float16(is_causal: int) -> None:
-    arrays = {name: array.astype(np.float16) for name, array in inputs(5, 5).items()}
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_float16(is_causal: int, is_padded: bool) -> None:
+    more = {"key_padding_mask": flags(BATCH, 5)} if is_padded else {}
     region, _ = cut_and_check(
-        "MultiHeadAttention", arrays, tolerance=4e-3, num_heads=HEADS, unidirectional=is_causal
+        "MultiHeadAttention",
+        halves(inputs(5, 5, **more)),
+        tolerance=4e-3,
+        num_heads=HEADS,
+        unidirectional=is_causal,
     )
     assert region.problem.is_causal == bool(is_causal)
+
+
+def test_numbers_that_float16_lacks_are_refused() -> None:
+    op, heads = "MultiHeadAttention", {"num_heads": HEADS}
+    padded = halves(inputs(key_padding_mask=int32(3, 5)))
+    assert "out of the range of float16" in refusal_of(
+        op, padded, mask_filter_value=LOWEST, **heads
+    )
+    biased = halves(inputs(attention_bias=numbers(5, 1, 1, ROWS, LENGTH)))
+    assert "float16 does not hold" in refusal_of(op, biased, unidirectional=1, **heads)
+    cut_and_check(op, biased, tolerance=4e-3, **heads)
 
 
 def test_what_is_not_taken_still_means_the_same() -> None:
