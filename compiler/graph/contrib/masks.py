@@ -37,6 +37,7 @@ class MaskInputs:
         filler: What is added to the scores of padding.
         is_causal: Whether rows see no key that lies ahead.
         past_length: Keys before those of the first row.
+        takes_starts: Whether padding may also be told by where keys start.
     """
 
     padding: ir.Value | None
@@ -44,6 +45,7 @@ class MaskInputs:
     filler: float
     is_causal: bool
     past_length: int
+    takes_starts: bool = False
 
 
 def make_masks(
@@ -66,7 +68,7 @@ def make_masks(
         _refuse_low_numbers(inputs)
     padding = None
     if inputs.padding is not None:
-        keep = _padding(write, inputs.padding, scores)
+        keep = _padding(write, inputs.padding, scores, takes_starts=inputs.takes_starts)
         zero, filler = (write.constant(number, dtype) for number in (0.0, inputs.filler))
         padding = write.where(keep, zero, filler)
     seen = _triangle(write, inputs.past_length, scores) if inputs.is_causal else None
@@ -93,7 +95,13 @@ def _refuse_low_numbers(inputs: MaskInputs) -> None:
         raise Refusal("it is causal and has a bias, whose sum float16 does not hold")
 
 
-def _padding(write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int]) -> ir.Value:
+def _padding(
+    write: NodeWriter,
+    mask: ir.Value,
+    scores: tuple[int, int, int, int],
+    *,
+    takes_starts: bool,
+) -> ir.Value:
     """Return which keys are no padding, in a shape that broadcasts to the scores.
 
     The forms: lengths ``[batch]``; ends and then starts ``[2 * batch]``; lengths and what only
@@ -109,7 +117,8 @@ def _padding(write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int
     if shape == (batch, rows, columns):
         full = (batch, 1, rows, columns)
         return write.less(write.constant(np.int32(0)), write.reshape(mask, full))
-    if shape not in ((batch,), (2 * batch,), (3 * batch + 2,)):
+    has_starts = takes_starts and shape == (2 * batch,)
+    if not has_starts and shape not in ((batch,), (3 * batch + 2,)):
         raise Refusal(
             f"its mask {mask.name!r} of shape {list(shape)} is in no form that is understood for "
             f"batch {batch}, {rows} rows and {columns} keys"
@@ -117,7 +126,7 @@ def _padding(write: NodeWriter, mask: ir.Value, scores: tuple[int, int, int, int
     positions = write.constant(np.arange(columns, dtype=np.int32))
     ends = write.reshape(write.slice(mask, 0, 0, batch), (batch, 1, 1, 1))
     keep = write.less(positions, ends)
-    if shape == (2 * batch,):
+    if has_starts:
         starts = write.reshape(write.slice(mask, 0, batch, 2 * batch), (batch, 1, 1, 1))
         keep = write.both(keep, write.opposite(write.less(positions, starts)))
     return keep

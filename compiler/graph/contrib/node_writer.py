@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from hocket.compiler.graph.recognize.match import sizes_of
+from hocket.compiler.graph.recognize.match import Refusal, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,13 @@ class NodeWriter:
         self.nodes: list[ir.Node] = []
         self._name = name
         self._opset = opset
+
+    def discard(self) -> None:
+        """Let go of what the nodes read, so that nothing of them is left in the graph."""
+        for node in self.nodes:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+        self.nodes.clear()
 
     def constant(self, content: Any, dtype: ir.DataType | None = None) -> ir.Value:
         """Return a constant, of the element type of its array if none is given."""
@@ -109,7 +116,7 @@ class NodeWriter:
         """Return the left side where a condition holds, else the right one."""
         shapes = [sizes_of(value, "operand") for value in (condition, left, right)]
         inputs = [condition, left, right]
-        return self._add("Where", inputs, np.broadcast_shapes(*shapes), left.dtype)
+        return self._add("Where", inputs, _common_shape(*shapes), left.dtype)
 
     def tanh(self, value: ir.Value) -> ir.Value:
         """Return the hyperbolic tangent."""
@@ -189,7 +196,7 @@ class NodeWriter:
         self, op_type: str, left: ir.Value, right: ir.Value, dtype: ir.DataType | None = None
     ) -> ir.Value:
         shapes = [sizes_of(value, "operand") for value in (left, right)]
-        return self._add(op_type, [left, right], np.broadcast_shapes(*shapes), dtype)
+        return self._add(op_type, [left, right], _common_shape(*shapes), dtype)
 
     def _add(
         self,
@@ -223,4 +230,12 @@ class NodeWriter:
 
 def _product_shape(left: ir.Value, right: ir.Value) -> tuple[int, ...]:
     one, other = sizes_of(left, "operand"), sizes_of(right, "operand")
-    return (*np.broadcast_shapes(one[:-2], other[:-2]), one[-2], other[-1])
+    return (*_common_shape(one[:-2], other[:-2]), one[-2], other[-1])
+
+
+def _common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        listed = " and ".join(str(list(shape)) for shape in shapes)
+        raise Refusal(f"its sizes {listed} do not fit together") from error

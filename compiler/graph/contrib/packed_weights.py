@@ -165,6 +165,7 @@ def _attend(
             filler=operator.number("mask_filter_value", -10000.0),
             is_causal=operator.integer("unidirectional") == 1,
             past_length=past_length,
+            takes_starts=True,
         ),
         scores,
         dtype,

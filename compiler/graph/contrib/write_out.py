@@ -76,11 +76,8 @@ def _try_to_write_out(node: ir.Node, graph: ir.Graph, opset: int, names: FreshNa
                 f"in op set {opset} it cannot be written out, from {OLDEST_OPSET} on it can"
             )
         made = writer(node, write)
-    except (Refusal, ValueError) as reason:
-        # ValueError: sizes that do not broadcast.
-        for inner in write.nodes:
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+    except Refusal as reason:
+        write.discard()
         logger.debug("%s %r not written out: %s", describe_op(node), node.name, reason)
         note_why_left(node, str(reason))
         return False

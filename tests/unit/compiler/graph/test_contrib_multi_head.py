@@ -290,6 +290,8 @@ def test_what_is_refused() -> None:
     op = "MultiHeadAttention"
     mask = inputs(key_padding_mask=flags(BATCH, 1, LENGTH))
     assert "is in no form that is understood" in refusal_of(op, mask, **heads)
+    starts = inputs(key_padding_mask=int32(4, 5, 0, 1))
+    assert "is in no form that is understood" in refusal_of(op, starts, **heads)
     assert "4 heads do not divide the 18 columns" in refusal_of(op, inputs(), num_heads=4)
     short = {**inputs(), "query": numbers(0, BATCH, ROWS, 15)}
     assert "do not fit together" in refusal_of(op, short, **heads)
