@@ -82,8 +82,6 @@ class Cache:
             if past is not None and self.past_length:
                 parts.insert(0, write.slice(past, 2, 0, self.past_length))
             return self._filled_up(write, write.concat(parts, axis=2))
-        if past is None:
-            raise Refusal("it has no past, but what its new rows stand behind is not known")
         rows = self._column(write, self.present_length)
         start = write.reshape(self._start(write), (self.new_shape[0], 1, 1, 1))
         end = write.add(start, write.constant(self.rows, ir.DataType.INT32))
@@ -91,7 +89,8 @@ class Cache:
             new = write.gather(new, self._nearest_new_row(write), axis=2)
         zero = write.number(0.0, new)
         behind = write.where(write.less(rows, end), new, zero)
-        return write.where(write.less(rows, start), self._filled_up(write, past), behind)
+        before = zero if past is None else self._filled_up(write, past)
+        return write.where(write.less(rows, start), before, behind)
 
     def _filled_up(self, write: NodeWriter, value: ir.Value) -> ir.Value:
         """Return a value with zeros behind it, as long as the present."""

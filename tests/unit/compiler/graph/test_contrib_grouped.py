@@ -241,3 +241,17 @@ def test_what_is_refused() -> None:
     assert "do not divide" in reason(prompt, kv_num_heads=3)
     rotary = {**prompt, **angles(rows=3)}
     assert "is no table of its positions" in reason(rotary, do_rotary=1)
+    wide = {**prompt, **angles(half=9)}
+    assert "wider than its heads" in reason(wide, do_rotary=1)
+    apart = {**prompt, "cos_cache": numbers(0, 9, 4), "sin_cache": numbers(0, 9, 8)}
+    assert "of different shapes" in reason(apart, do_rotary=1)
+    no_value = {name: array for name, array in prompt.items() if name != "value"}
+    assert "without one of key and value" in reason(no_value)
+    mixed = {**prompt, "value": prompt["value"].astype(np.float16)}
+    assert "different element types" in reason(mixed)
+    no_past = {**inputs(2, 1, 6, (7, 7), 7)}
+    del no_past["past_value"]
+    assert "not both" in reason(no_past, **constant)
+    assert "its seqlens_k 'seqlens_k' is not" in reason({**prompt, "seqlens_k": int32(4)})
+    known = {**constant, "constants": ("total_sequence_length", "seqlens_k")}
+    assert "its seqlens_k 9 does not fit" in reason(inputs(2, 1, 6, (10, 10), 7), **known)

@@ -306,3 +306,21 @@ def test_what_is_refused() -> None:
     assert "in op set 10" in refusal_of(op, inputs(), opset=10, **heads)
     only_key = {name: array for name, array in inputs().items() if name != "value"}
     assert "in no form that is understood" in refusal_of(op, only_key, **heads)
+    flags64 = inputs(key_padding_mask=np.ones((BATCH, LENGTH), np.int64))
+    assert "is not of int32" in refusal_of(op, flags64, **heads)
+    bias = inputs(attention_bias=numbers(0, BATCH + 1, 1, ROWS, LENGTH))
+    assert "its attention_bias of shape [3, 1, 4, 5] does not fit" in refusal_of(op, bias, **heads)
+    half = inputs(attention_bias=numbers(0, 1, 1, ROWS, LENGTH).astype(np.float16))
+    assert "its attention_bias 'attention_bias' is of another" in refusal_of(op, half, **heads)
+    mixed = {**inputs(), "value": inputs()["value"].astype(np.float16)}
+    assert "different element types" in refusal_of(op, mixed, **heads)
+    past = inputs(past_key=numbers(0, 2, 3, 2, DIM), past_value=numbers(0, 2, 3, 2, 6))
+    past["past_key"] = past["past_key"].astype(np.float16)
+    assert "its past_key is of another element type" in refusal_of(op, past, **heads)
+    doubles = {name: array.astype(np.float64) for name, array in inputs().items()}
+    assert "neither of float32 nor of float16" in refusal_of(op, doubles, **heads)
+    assert "its attribute num_heads is 0" in refusal_of(op, inputs(), num_heads=0)
+    none = {name: array for name, array in inputs().items() if name != "query"}
+    assert "it lacks its input query" in refusal_of(op, none, **heads)
+    other = {**inputs(), "value": numbers(2, BATCH, LENGTH + 1, HEADS * DIM)}
+    assert "do not fit together" in refusal_of(op, other, **heads)

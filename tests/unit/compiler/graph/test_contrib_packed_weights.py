@@ -221,3 +221,9 @@ def test_quantized_sizes_are_checked() -> None:
     arrays = quantized("int8", by_column=True)
     arrays["weight_scale"] = arrays["weight_scale"][:7]
     assert "its weight_scale has the shape [7]" in refusal_of("QAttention", arrays, num_heads=HEADS)
+
+
+def test_only_bytes_are_quantized() -> None:
+    arrays = quantized("int8", by_column=True)
+    arrays["weights"] = arrays["weights"].astype(np.int32)
+    assert "not of int8 or uint8" in refusal_of("QAttention", arrays, num_heads=HEADS)
