@@ -186,7 +186,7 @@ class CheckShapesPass(ir.passes.PassBase):
             if any(subgraphs(node)) or any(_type_of(value) is None for value in _inputs(node)):
                 continue
             try:
-                _infer_outputs(node, version)
+                infer_outputs(node, version)
             except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
                 raise ModelError(self._explain(node, error)) from error
         return ir.passes.PassResult(model, modified=False)
@@ -215,7 +215,16 @@ def _type_of(value: ir.Value) -> onnx.TypeProto | None:
     return proto
 
 
-def _infer_outputs(node: ir.Node, version: int) -> None:
+def infer_outputs(node: ir.Node, version: int) -> dict[str, onnx.TypeProto]:
+    """Return the types that ONNX infers for the outputs of a node, by their names.
+
+    Args:
+        node: Of an operator that ONNX knows; its inputs have types.
+        version: Of its op set.
+
+    Raises:
+        onnx.shape_inference.InferenceError: The sizes of its inputs do not fit together.
+    """
     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     types = {name_of(value): proto for value in _inputs(node) if (proto := _type_of(value))}
     data = {}
@@ -223,7 +232,7 @@ def _infer_outputs(node: ir.Node, version: int) -> None:
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is not None and tensor.nbytes <= _SMALL_TENSOR_BYTES:
             data[name_of(value)] = ir.serde.serialize_tensor(tensor)
-    onnx.shape_inference.infer_node_outputs(
+    return onnx.shape_inference.infer_node_outputs(
         schema,
         ir.serde.serialize_node(node),
         types,

@@ -17,6 +17,7 @@ from hocket.compiler.graph.canonicalize import (
     LiftWeightsPass,
     NodeNames,
 )
+from hocket.compiler.graph.contrib.write_out import WriteOutContribPass, num_contrib_nodes
 from hocket.compiler.graph.definitions import has_standard_attention, write_out_attention
 from hocket.compiler.graph.values import name_of
 from hocket.compiler.graph.widen import widen_bfloat16
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FOLD_ROUNDS = 4
+
+# Elements of constants that are merged, as the positions that each attention counts keys by.
+_MAX_MERGED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,24 @@ def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model
     weights = frozenset(model.graph.initializers)
     run_passes(model, _first_passes(), loaded.source, dump_dir)
     weights = weights | frozenset(model.graph.initializers)
-    for round_index in range(_FOLD_ROUNDS):
-        if not run_passes(model, _folding_passes(weights), loaded.source, dump_dir, round_index):
-            break
+    _fold(model, weights, loaded.source, dump_dir)
     _restore_declared_shapes(model.graph, loaded.declared_outputs)
     run_passes(model, _last_passes(weights, loaded), loaded.source, dump_dir)
     return model
+
+
+def _fold(model: ir.Model, weights: frozenset[str], source: str, dump_dir: Path | None) -> None:
+    """Fold until nothing changes, or for some rounds after the last operator was written out.
+
+    What follows such an operator has known sizes only then.
+    """
+    round_index, rounds_left = 0, _FOLD_ROUNDS
+    while rounds_left:
+        before = num_contrib_nodes(model)
+        if not run_passes(model, _folding_passes(weights), source, dump_dir, round_index):
+            return
+        has_written = num_contrib_nodes(model) < before
+        round_index, rounds_left = round_index + 1, _FOLD_ROUNDS if has_written else rounds_left - 1
 
 
 def prepare_unbound(loaded: LoadedModel) -> ir.Model:
@@ -177,6 +193,7 @@ def _first_passes() -> tuple[NamedPass, ...]:
 def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
     return (
         NamedPass("fold constants", FoldConstantsPass(weights)),
+        NamedPass("write out onnxruntime's attention", WriteOutContribPass()),
         NamedPass("infer shapes", common.ShapeInferencePass(strict_mode=False)),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
     )
@@ -185,7 +202,9 @@ def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
 def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
     return (
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
-        NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass()),
+        NamedPass(
+            "merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
+        ),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
         NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
         NamedPass("name nodes and values", common.NameFixPass(NodeNames())),

@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hocket.compiler.graph.notes import made_of
 from hocket.compiler.graph.recognize.axes import (
     Axes,
     Operand,
@@ -129,7 +130,7 @@ def _assemble(
         raise Refusal(str(error)) from error
     return AttentionMatch(
         anchor=softmax,
-        form=_describe_form(query_operand, key_operand, scores, tail, problem),
+        form=_describe_form(softmax, query_operand, key_operand, scores, tail, problem),
         problem=problem,
         query=query_operand,
         key=key_operand,
@@ -221,6 +222,7 @@ def _keys_and_values(
 
 
 def _describe_form(
+    softmax: ir.Node,
     query: Operand,
     key: Operand,
     scores: Scores,
@@ -239,4 +241,5 @@ def _describe_form(
         words.append("its quantisation of scores or probabilities left out")
     if problem.is_causal or problem.rules.right_window == 0:
         words.append("its mask is causal")
-    return f"decomposed: {'; '.join(words)}"
+    operator = made_of(softmax)
+    return f"{'decomposed' if operator is None else f'{operator} written out'}: {'; '.join(words)}"

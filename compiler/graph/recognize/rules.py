@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hocket.compiler.graph.attention_node import DOMAIN, VERSION, is_attention_node
 from hocket.compiler.graph.names import FreshNames
+from hocket.compiler.graph.notes import why_left
 from hocket.compiler.graph.recognize.decomposed import match_decomposed
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal
 from hocket.compiler.graph.recognize.rewrite import rewrite
@@ -49,7 +50,16 @@ CONTRIB_OPS = frozenset(
         "SparseAttention",
     }
 )
-"""Operators of ``com.microsoft`` that hold an attention."""
+"""Operators of ``com.microsoft`` that hold an attention.
+
+Some are written out before recognition. What is met here is one that was not, with a note why, or
+one that never is.
+"""
+
+_NOT_WRITTEN_OUT = (
+    "this onnxruntime operator is not compiled yet; Attention, GroupQueryAttention, "
+    "MultiHeadAttention and QAttention are"
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ def _not_taken(node: ir.Node, reason: str) -> NotTaken:
 def _contrib_nodes(graph: ir.Graph) -> Iterator[NotTaken]:
     for node in graph:
         if _is_contrib(node):
-            yield _not_taken(node, "this onnxruntime operator is not compiled yet")
+            yield _not_taken(node, why_left(node) or _NOT_WRITTEN_OUT)
 
 
 def _is_contrib(node: ir.Node) -> bool:

@@ -249,11 +249,10 @@ def test_heads_that_do_not_divide_are_left() -> None:
 
 def test_onnxruntime_operators_are_reported() -> None:
     build = GraphBuilder(17)
-    q, k, v = (build.input(name, (2, 4, 12)) for name in "qkv")
-    build.op("MultiHeadAttention", q, k, v, domain="com.microsoft", num_heads=3, name="y")
+    operands = [build.input(name, (2, 4, 12)) for name in "qkv"]
+    build.op("LongformerAttention", *operands, domain="com.microsoft", num_heads=3, name="y")
     build.output("y", (2, 4, 12))
-    model = build.build(com_microsoft=1)
-    partitioned = cut(model)
+    partitioned = cut(build.build(com_microsoft=1))
     (item,) = partitioned.not_taken
-    assert item.op == "com.microsoft::MultiHeadAttention"
-    assert_same_meaning(model, partitioned)
+    assert item.op == "com.microsoft::LongformerAttention"
+    assert "not compiled yet" in item.reason
