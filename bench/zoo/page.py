@@ -113,13 +113,16 @@ def _without_names(reason: str) -> str:
 def _problems(rows: list[dict[str, Any]]) -> list[str]:
     where: dict[str, dict[str, None]] = defaultdict(dict)
     for row in rows:
-        for text in (row["problem"], row["wrong"]):
+        texts = [row["problem"], row["wrong"], row["judged"]]
+        if row["copied"]:
+            texts.append(f"{row['copied']} attentions read copies of key heads")
+        for text in texts:
             if text:
                 where[text][f"{row['model']} ({row['made']})"] = None
     if not where:
         return []
-    lines = [f"- {', '.join(models)}: {text}" for text, models in where.items()]
-    return ["## Without an answer", "", *lines, ""]
+    lines = [f"- {', '.join(models)}: {text}." for text, models in where.items()]
+    return ["## Remarks", "", *lines, ""]
 
 
 def _forms(rows: list[dict[str, Any]]) -> list[str]:
