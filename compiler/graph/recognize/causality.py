@@ -136,6 +136,8 @@ def _prove(
     shape = mask_shape_for(term, scores)
     low, high = bounds.low.reshape(shape), bounds.high.reshape(shape)
     if term.role is MaskRole.ADD:
+        # Above zero, so that low stays low; times infinity nothing becomes NaN.
+        low, high = low * term.factor, high * term.factor
         swallows = high == -math.inf
         if is_swallowing(-1e30, dtype):
             swallows = swallows | (high <= -1e30)

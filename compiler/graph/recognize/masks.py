@@ -162,6 +162,8 @@ def build_mask(
     for term in terms:
         value = with_four_axes(term)
         value = emit("Not", value) if term.role is MaskRole.DROP else value
+        if term.factor != 1.0:
+            value = emit("Mul", value, constant(term.factor, value.dtype or IR_DTYPES[dtype]))
         if len(terms) == 1:
             return value, nodes
         if term.role is MaskRole.ADD:

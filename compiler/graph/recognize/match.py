@@ -44,12 +44,14 @@ class MaskTerm:
         scores_shape: Sizes of the scores where it acts, as written: rows and columns last, batch
             and heads before them in one dimension or several.
         masked_value: What scores become that are not let through; only for KEEP and DROP.
+        factor: Of an ADD mask, what it is multiplied by, because scores are scaled behind it.
     """
 
     role: MaskRole
     value: ir.Value
     scores_shape: tuple[int, ...]
     masked_value: float = 0.0
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
