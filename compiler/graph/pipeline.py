@@ -18,6 +18,7 @@ from hocket.compiler.graph.canonicalize import (
     NodeNames,
 )
 from hocket.compiler.graph.definitions import has_standard_attention, write_out_attention
+from hocket.compiler.graph.einsum import EinsumProductsPass
 from hocket.compiler.graph.values import name_of
 from hocket.compiler.graph.widen import widen_bfloat16
 
@@ -163,6 +164,7 @@ def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
 
 def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
     return (
+        NamedPass("einsum products", EinsumProductsPass()),
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
         NamedPass("merge equal nodes", common.CommonSubexpressionEliminationPass()),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
