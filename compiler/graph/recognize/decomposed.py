@@ -83,7 +83,9 @@ def _assemble(
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
     if query is None or key is None or value is None:
         raise Refusal("one of its products lacks an input")
-    query_axes, kv_length, value_dim = _sizes(query, key, value, scores.heads)
+    query_axes, kv_length, value_dim = _sizes(
+        query, key, tail.product.inputs[0], value, scores.heads
+    )
     dtype = _common_dtype(query, key, value, scores.dtypes | tail.dtypes)
     query_operand = _query_of(query, query_axes, product, scores)
     key_operand, permutation, value_operand, copies = _keys_and_values(
@@ -138,28 +140,35 @@ def _assemble(
 
 
 def _sizes(
-    query: ir.Value, key: ir.Value, value: ir.Value, heads: tuple[int, int] | None
+    query: ir.Value,
+    key: ir.Value,
+    probabilities: ir.Value | None,
+    value: ir.Value,
+    heads: tuple[int, int] | None,
 ) -> tuple[Axes, int, int]:
     """Return the axes of the query, the key-value length and the value size.
 
     Args:
-        query, key, value: Operands of the products.
+        query, key, probabilities, value: Operands of the products.
         heads: Batch and heads, where scores of rank 3 had a dimension for each on the way.
     """
     q, k, v = sizes_of(query, "query"), sizes_of(key, "key"), sizes_of(value, "value")
+    p = sizes_of(probabilities, "probabilities")
     rank = len(q)
     if rank not in (3, 4):
         raise Refusal(f"its query {query.name!r} has rank {rank}; 3 and 4 are understood")
-    fits = len(k) == rank and len(v) == rank and k[:-2] == v[:-2]
-    # One head of keys and values for all of queries is what a product of rank 4 broadcasts.
-    if not fits or (k[:-2] != q[:-2] and (rank != 4 or k[:2] != (q[0], 1))):
+    batch, count = q[0], q[1] if rank == 4 else 1
+    if rank == 3 and heads is not None and math.prod(heads) == batch:
+        batch, count = heads
+    # Between the products batch and heads may be merged or taken apart.
+    fits = k[:-2] == q[:-2] and v[:-2] == p[:-2] in ((batch, count), (batch * count,))
+    # One head of keys and values for all of queries is what products of rank 4 broadcast.
+    is_shared = len(p) == rank == 4 and k[:-2] == v[:-2] == (batch, 1)
+    if not fits and not is_shared:
         raise Refusal(
             f"its query {list(q)}, key {list(k)} and value {list(v)} are broadcast against "
             "each other"
         )
-    batch, count = q[0], q[1] if rank == 4 else 1
-    if rank == 3 and heads is not None and math.prod(heads) == batch:
-        batch, count = heads
     return Axes(b=batch, h=count, n=q[-2], d=q[-1]), k[-1], v[-1]
 
 

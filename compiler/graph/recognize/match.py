@@ -44,7 +44,8 @@ class MaskTerm:
         scores_shape: Sizes of the scores where it acts, as written: rows and columns last, batch
             and heads before them in one dimension or several.
         masked_value: What scores become that are not let through; only for KEEP and DROP.
-        factor: Of an ADD mask, what it is multiplied by, because scores are scaled behind it.
+        factor: Of an ADD mask, what it is multiplied by: below zero for one that is subtracted,
+            and with what scores are scaled by behind it. Never zero.
     """
 
     role: MaskRole

@@ -206,6 +206,18 @@ def _through_add(node: ir.Node, scores: Scores) -> Scores:
     return _with_mask(scores, node, index, MaskTerm(MaskRole.ADD, mask, _shape_of(node)))
 
 
+def _through_sub(node: ir.Node, scores: Scores) -> Scores:
+    """Take what is subtracted for an additive mask of the other sign."""
+    mask = node.inputs[1]
+    if mask is None or static_shape(node.inputs[0]) != static_shape(node.outputs[0]):
+        raise Refusal(f"its scores are broadcast by {describe_node(node)}")
+    _score_side(node, (0,))
+    if _is_zero(mask):
+        return _moved_to(scores, node, 0)
+    term = MaskTerm(MaskRole.ADD, mask, _shape_of(node), factor=-1.0)
+    return _with_mask(scores, node, 0, term)
+
+
 def _through_where(node: ir.Node, scores: Scores) -> Scores:
     condition = node.inputs[0]
     numbers = {index: uniform_constant(node.inputs[index]) for index in (1, 2)}
@@ -255,7 +267,7 @@ def _scaled_term(term: MaskTerm, factor: float, node: ir.Node, dtype: DType | No
     if not factor > 0.0 or dtype is None:
         raise Refusal(f"its scores change their sign behind the mask of {describe_node(node)}")
     if term.role is MaskRole.ADD:
-        return replace(term, factor=factor)
+        return replace(term, factor=term.factor * factor)
     with np.errstate(over="ignore"):
         # As the model rounds it; beyond the largest number that is infinity.
         value = float(np.asarray(term.masked_value * factor).astype(dtype.to_numpy()))
@@ -273,6 +285,7 @@ _STEPS: dict[str, Callable[[ir.Node, Scores], Scores]] = {
     "Div": _through_scale,
     "Tanh": _through_tanh,
     "Add": _through_add,
+    "Sub": _through_sub,
     "Where": _through_where,
 }
 

@@ -270,3 +270,75 @@ def test_a_factor_of_rows_leaves_no_trace_where_no_kernel_takes_it() -> None:
     partitioned = cut(model, accept=lambda problem: f"no kernel for {problem.dtype}")
     assert host_ops(partitioned) == ["MatMul", "MatMul", "Mul", "Softmax"]
     assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_a_mask_that_is_subtracted(factor: float | None) -> None:
+    """As in XLNet."""
+    build = GraphBuilder()
+    scores = build.op("Sub", scores_of(build), build.input("mask", (BATCH, 1, 1, COLUMNS)))
+    if factor is not None:
+        scores = build.op("Mul", scores, build.constant(factor))
+    model = weigh(build, scores)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.scale == (factor or 1.0)
+    assert host_ops(partitioned) == ["Mul", "Transpose"]
+    assert_same_meaning(model, partitioned)
+
+
+def test_scores_that_are_subtracted_are_left() -> None:
+    build = GraphBuilder()
+    model = weigh(build, build.op("Sub", build.input("mask", (ROWS, COLUMNS)), scores_of(build)))
+    partitioned = cut(model)
+    assert "broadcast by Sub" in partitioned.not_taken[0].reason
+    assert_same_meaning(model, partitioned)
+    build = GraphBuilder()
+    full = (BATCH, HEADS, ROWS, COLUMNS)
+    model = weigh(build, build.op("Sub", build.input("mask", full), scores_of(build)))
+    assert "finds no product" in cut(model).not_taken[0].reason
+
+
+@pytest.mark.parametrize("visible", [1.0, 0.0])
+def test_a_causal_mask_that_is_subtracted(visible: float) -> None:
+    build = GraphBuilder()
+    ahead = np.where(np.tri(COLUMNS, dtype=bool), 0.0, 1e30).astype(np.float32)
+    scores = build.op(
+        "MatMul",
+        build.input("q", (BATCH, HEADS, COLUMNS, DIM)),
+        build.input("k", (BATCH, HEADS, DIM, COLUMNS)),
+    )
+    mask = ahead if visible else -ahead
+    weights = build.op("Softmax", build.op("Sub", scores, build.constant(mask.tolist())), axis=-1)
+    build.op("MatMul", weights, build.input("v", (BATCH, HEADS, COLUMNS, DIM)), name="y")
+    build.output("y", (BATCH, HEADS, COLUMNS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.is_causal == bool(visible)
+    assert_same_meaning(model, partitioned)
+
+
+def test_heads_merged_for_the_first_product_only() -> None:
+    """As in BLOOM: scores are taken apart for their mask, and stay so."""
+    build = GraphBuilder()
+    apart = build.shaped(scores_of(build, rank=3), BATCH, HEADS, ROWS, COLUMNS)
+    masked = build.op("Add", apart, build.input("mask", (BATCH, 1, 1, COLUMNS)))
+    model = weigh(build, masked)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert (region.problem.batch, region.problem.query_heads) == (BATCH, HEADS)
+    assert_same_meaning(model, partitioned)
+
+
+def test_values_of_another_batch_than_probabilities_are_left() -> None:
+    """The product makes every pair of them."""
+    build = GraphBuilder()
+    weights = build.op("Softmax", scores_of(build, rank=3), axis=-1)
+    merged = BATCH * HEADS
+    build.op("MatMul", weights, build.input("v", (merged, 1, COLUMNS, 7)), name="y")
+    build.output("y", (merged, merged, ROWS, 7))
+    model = build.build()
+    partitioned = cut(model)
+    assert "are broadcast against each other" in partitioned.not_taken[0].reason
+    assert_same_meaning(model, partitioned)
