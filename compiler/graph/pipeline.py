@@ -14,6 +14,7 @@ from hocket.compiler.graph.canonicalize import (
     CheckShapesPass,
     ConstantsToNodesPass,
     FoldConstantsPass,
+    InferShapesPass,
     LiftWeightsPass,
     NodeNames,
 )
@@ -157,7 +158,7 @@ def _first_passes() -> tuple[NamedPass, ...]:
 def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
     return (
         NamedPass("fold constants", FoldConstantsPass(weights)),
-        NamedPass("infer shapes", common.ShapeInferencePass(strict_mode=False)),
+        NamedPass("infer shapes", InferShapesPass()),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
     )
 
