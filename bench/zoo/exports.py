@@ -75,10 +75,9 @@ def export(definition: Definition, variant: Variant, cache: Path) -> Path:
 
 def file_name(definition: Definition, variant: Variant) -> str:
     """Return a name that tells everything apart that a file depends on."""
-    modules = _modules()
     text = "".join(
         [
-            inspect.getsource(modules),
+            *(inspect.getsource(module) for module in dict.fromkeys(_modules(definition))),
             repr((definition.inputs, sorted(definition.sample.items()))),
             *(f"{package} {metadata.version(package)}" for package in _MADE_BY),
         ]
@@ -101,18 +100,20 @@ def reason_of(error: BaseException) -> str:
     return f"{type(seen[-1]).__name__}: {lines[0] if lines else 'without a word'}"
 
 
-def _modules() -> ModuleType:
-    return importlib.import_module("zoo.modules")
+def _modules(definition: Definition) -> tuple[ModuleType, ModuleType]:
+    """Return the module that a definition is built by, and the one that all share."""
+    name = definition.build.rpartition(".")[0]
+    return importlib.import_module(f"zoo.{name}"), importlib.import_module("zoo.modules")
 
 
 def _export(definition: Definition, variant: Variant, path: Path) -> None:
     import torch
 
-    modules = _modules()
+    own, shared = _modules(definition)
     torch.manual_seed(0)
-    module = getattr(modules, definition.build)(variant.implementation)
+    module = getattr(own, definition.build.rpartition(".")[2])(variant.implementation)
     if not definition.weights:
-        modules.randomize(module)
+        shared.randomize(module)
     # The exporter puts back a module that was left in training mode, and so does its reference.
     module.eval()
     inputs = _sample(definition)

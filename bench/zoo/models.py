@@ -101,8 +101,8 @@ class Definition:
 
     Attributes:
         name: What the zoo calls it.
-        build: Function of ``zoo.modules`` that returns the torch module for an implementation; its
-            name, for torch need not be there to read this table.
+        build: Function that returns the torch module for an implementation: its name, with the
+            module of the zoo in front, for torch need not be there to read this table.
         inputs: Its inputs, named and ordered as ``forward`` of the module has them.
         expected: What it holds.
         sample: Sizes of the tensors that it is exported with; all above 1, for a size of 1 would

@@ -18,13 +18,15 @@ SOURCE_POSITIONS, MEL_BINS = 40, 16
 IMAGE, PATCH = 64, 8
 
 
-class _Wrapper(nn.Module):
+class Wrapper(nn.Module):
+    """A module around one of transformers."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
 
-class TokenEncoder(_Wrapper):
+class TokenEncoder(Wrapper):
     """Token numbers and a padding mask to hidden states."""
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
@@ -32,7 +34,7 @@ class TokenEncoder(_Wrapper):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-class TokenDecoder(_Wrapper):
+class TokenDecoder(Wrapper):
     """Token numbers and a padding mask to logits, without a cache."""
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
@@ -41,7 +43,7 @@ class TokenDecoder(_Wrapper):
         return found.logits
 
 
-class CachedDecoder(_Wrapper):
+class CachedDecoder(Wrapper):
     """A step of a decoder of two layers whose past keys and values are inputs and outputs."""
 
     def forward(
@@ -70,7 +72,7 @@ class CachedDecoder(_Wrapper):
         return (found.logits, *present)
 
 
-class ImageEncoder(_Wrapper):
+class ImageEncoder(Wrapper):
     """Pixels to hidden states."""
 
     def forward(self, pixel_values: Any) -> Any:
@@ -78,7 +80,7 @@ class ImageEncoder(_Wrapper):
         return self.model(pixel_values=pixel_values).last_hidden_state
 
 
-class SpeechModel(_Wrapper):
+class SpeechModel(Wrapper):
     """Spectrogram and first tokens to hidden states of the decoder."""
 
     def forward(self, input_features: Any, decoder_input_ids: Any) -> Any:
@@ -89,7 +91,7 @@ class SpeechModel(_Wrapper):
         return found.last_hidden_state
 
 
-class PlainEncoder(_Wrapper):
+class PlainEncoder(Wrapper):
     """torch's own encoder."""
 
     def forward(self, states: Any) -> Any:
@@ -97,7 +99,7 @@ class PlainEncoder(_Wrapper):
         return self.model(states)
 
 
-class CrossAttention(_Wrapper):
+class CrossAttention(Wrapper):
     """torch's own attention, of one sequence to another."""
 
     def forward(self, states: Any, memory: Any) -> Any:

@@ -19,7 +19,7 @@ from zoo.survey import Row, describe_recognition, judge, survey
 
 DEFINITION = Definition(
     "tiny",
-    "bert",
+    "modules.bert",
     (Input("ids", ("batch", "length"), 50), Input("memory", (1, "batch", 8))),
     Expected(2, frozenset({(4, 4, 16)})),
     {"batch": 2, "length": 5},
