@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from zoo.modules import (
     HEADS,
@@ -16,6 +14,9 @@ from zoo.modules import (
     TokenEncoder,
     Wrapper,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
