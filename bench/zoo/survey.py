@@ -131,16 +131,16 @@ def survey(
         if timing_seconds is not None:
             row |= _time(module, path, timing_seconds, num_threads)
     except VerificationError as error:
-        return Row(**row, problem=f"onnxruntime cannot run the file itself: {_tail(error)}")
+        return Row(**row, problem=f"onnxruntime cannot run the file itself: {_tail(error, path)}")
     # Whatever goes wrong with one model is its row: the table is made to show that.
     except Exception as error:  # noqa: BLE001
-        return Row(**row, problem=f"{type(error).__name__}: {_tail(error)}")
+        return Row(**row, problem=f"{type(error).__name__}: {_tail(error, path)}")
     return Row(**row)
 
 
-def _tail(error: BaseException) -> str:
-    """Return an error in one line, without the path it begins with."""
-    text = " ".join(str(error).split())
+def _tail(error: BaseException, path: Path) -> str:
+    """Return an error in one line, without where the file is on this machine."""
+    text = " ".join(str(error).split()).replace(str(path), path.name)
     return text.rpartition("Status Message: ")[2]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_coverage import COLUMNS, MODELS, QUICK, shown_row, with_kept, work_of
+from model_coverage import COLUMNS, MODELS, PAGE, QUICK, RESULT, shown_row, with_kept, work_of
 from support.modules import tiny_artifact
 from support.tiny_encoder import make_tiny_encoder
 from zoo import exports
@@ -200,6 +200,11 @@ def test_the_page_says_what_is_found_left_and_wrong() -> None:
     assert "- t5 (dynamo 23): judged." in page
     assert "- decomposed: Mul, Add mask: bert, t5, whisper." in page
     assert "latency" not in page.partition("\n|")[2]
+
+
+def test_the_page_is_what_the_result_says() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == make_page(json.loads(RESULT.read_text(encoding="utf-8")))
 
 
 def test_a_timed_page_has_ratios() -> None:
