@@ -81,8 +81,9 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
     if all(row["max_abs_error"] is None for row in rows):
         return [first["model"], first["made"], sizes, "-", "see below", "-", "-"]
     counts = list(dict.fromkeys(f"{row['found']}/{row['expected']}" for row in rows))
-    errors = [row["max_abs_error"] for row in rows if row["max_abs_error"] is not None]
-    is_right = all(row["in_tolerance"] for row in rows)
+    answered = [row for row in rows if row["max_abs_error"] is not None]
+    errors = [row["max_abs_error"] for row in answered]
+    is_right = all(row["in_tolerance"] for row in answered)
     return [
         first["model"],
         first["made"],

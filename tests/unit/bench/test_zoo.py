@@ -186,17 +186,19 @@ def test_the_page_says_what_is_found_left_and_wrong() -> None:
     rows = [
         row(),
         row(size="batch 2", max_abs_error=2e-6),
+        row(size="batch 3", max_abs_error=None, in_tolerance=False, problem="no such size"),
         row(model="t5", found=1, left=(("Softmax a", "its scores 'x' are read by others, too"),)),
         row(model="t5", made="dynamo 23", max_abs_error=3.0, in_tolerance=False, judged="judged"),
         row(model="whisper", found=0, max_abs_error=None, in_tolerance=False, problem="no file"),
     ]
-    assert [len(group) for group in group_rows(rows)] == [2, 1, 1, 1]
+    assert [len(group) for group in group_rows(rows)] == [3, 1, 1, 1]
     assert summarize(rows).startswith("7 of 8 attentions compiled in 4 compilations")
     page = make_page(content(*rows))
-    assert "| bert | legacy 17 eager | batch 1; batch 2 | 2/2 | 2.0e-06 |" in page
+    assert "| bert | legacy 17 eager | batch 1; batch 2; batch 3 | 2/2 | 2.0e-06 |" in page
     assert "| t5 | dynamo 23 | batch 1 | 2/2 | 3.0e+00 **no** |" in page
     assert "- its scores '…' are read by others, too: t5 (legacy 17 eager)." in page
     assert "- whisper (legacy 17 eager): no file." in page
+    assert "- bert (legacy 17 eager, batch 3): no such size." in page
     assert "- t5 (dynamo 23): judged." in page
     assert "- decomposed: Mul, Add mask: bert, t5, whisper." in page
     assert "latency" not in page.partition("\n|")[2]
