@@ -242,8 +242,8 @@ def _keys_and_values(
     there is one head of them, the product makes the copies.
     """
     if axes.h > 1 and len(sizes_of(key, "key")) == 4 and sizes_of(key, "key")[1] == 1:
-        keys, permutation, values, _ = _keys_and_values(key, value, replace(axes, h=1), value_dim)
-        return keys, permutation, values, axes.h
+        one = _keys_and_values(key, value, replace(axes, h=1), value_dim)
+        return *one[:3], axes.h
     copies = find_copies(key)
     if copies > 1 and copies == find_copies(value) and axes.h % copies == 0:
         few = replace(axes, h=axes.h // copies, g=copies)
