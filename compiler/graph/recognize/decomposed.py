@@ -22,7 +22,7 @@ from hocket.compiler.graph.recognize.axes import (
     find_target,
 )
 from hocket.compiler.graph.recognize.causality import find_positions
-from hocket.compiler.graph.recognize.masks import summarize_masks
+from hocket.compiler.graph.recognize.masks import spread_masks, summarize_masks
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal, sizes_of
 from hocket.compiler.graph.recognize.probabilities import follow_probabilities
 from hocket.compiler.graph.recognize.scores import trace_scores
@@ -98,7 +98,8 @@ def _assemble(
         raise Refusal(f"its output {made.name!r} has a shape that is not known")
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
-    found = find_positions(tuple(reversed(scores.masks)), shape, mask_dtype)
+    terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
+    found = find_positions(terms, shape, mask_dtype)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(
@@ -135,7 +136,7 @@ def _assemble(
         mask=found.terms,
         mask_dtype=mask_dtype,
         output=output,
-        before=before,
+        before=(*spreading, *before),
     )
 
 

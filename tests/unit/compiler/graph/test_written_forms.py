@@ -150,12 +150,43 @@ def test_heads_merged_with_the_batch_for_the_products() -> None:
     assert_same_meaning(model, partitioned, feeds=feeds | {"keep": kept})
 
 
-def test_a_mask_that_follows_neither_batch_nor_heads_is_left() -> None:
+def test_a_mask_that_follows_neither_batch_nor_heads_is_repeated() -> None:
     build = GraphBuilder()
     apart = build.shaped(scores_of(build), BATCH, 2, HEADS // 2, ROWS, COLUMNS)
     masked = build.op("Add", apart, build.input("mask", (BATCH, 2, 1, ROWS, COLUMNS)))
-    (left,) = cut(weigh(build, build.shaped(masked, BATCH, HEADS, ROWS, COLUMNS))).not_taken
-    assert "follows neither batch nor heads" in left.reason
+    model = weigh(build, build.shaped(masked, BATCH, HEADS, ROWS, COLUMNS))
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.mask_shape == (BATCH, HEADS, ROWS, COLUMNS)
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_windows_of_several_images_have_their_masks_repeated(is_constant: bool) -> None:
+    """As in Swin v2 with a batch."""
+    images, windows = 3, 2
+    build = GraphBuilder()
+    query = build.input("q", (images * windows, HEADS, COLUMNS, DIM))
+    scores = build.op("MatMul", query, build.input("k", (images * windows, HEADS, DIM, COLUMNS)))
+    apart = build.shaped(scores, images, windows, HEADS, COLUMNS, COLUMNS)
+    if is_constant:
+        triangle = np.where(np.tri(COLUMNS, dtype=bool), 0.0, -math.inf).astype(np.float32)
+        both = np.broadcast_to(triangle, (1, windows, 1, COLUMNS, COLUMNS)).copy()
+        both[0, 1, 0, 3, 0] = -math.inf
+        mask = build.constant(both.tolist())
+    else:
+        mask = build.input("mask", (1, windows, 1, COLUMNS, COLUMNS))
+    masked = build.op("Add", apart, mask)
+    together = build.shaped(masked, images * windows, HEADS, COLUMNS, COLUMNS)
+    value = build.input("v", (images * windows, HEADS, COLUMNS, DIM))
+    build.op("MatMul", build.op("Softmax", together, axis=-1), value, name="y")
+    build.output("y", (images * windows, HEADS, COLUMNS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.mask_shape == (images * windows, 1, COLUMNS, COLUMNS)
+    assert region.problem.is_causal == is_constant
+    assert_same_meaning(model, partitioned)
 
 
 @pytest.mark.parametrize("turned", [True, False])
