@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo install test check format types unit examples bench bench-kernels bench-quick clean
+.PHONY: help demo install test check format types unit examples bench bench-kernels bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO an
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done
 
+coverage: $(VENV)/.installed-zoo ## which attention of other people's models is compiled
+	$(BIN)/python bench/model_coverage.py
+
 clean: ## remove what the chores made, the virtual environment too
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -88,4 +91,8 @@ $(VENV)/.installed-dev: $(BIN)/pip setup.py pyproject.toml constraints.txt
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet -e ".[bench]" -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-zoo: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -e ".[zoo]" -c constraints.txt
 	@touch $@

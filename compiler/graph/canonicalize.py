@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from hocket.compiler.errors import ModelError
@@ -15,6 +16,7 @@ from hocket.compiler.graph.values import (
     describe_node,
     is_op,
     name_of,
+    static_shape,
     subgraphs,
 )
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 _MAX_FILLED_ELEMENTS = 1024
 _SMALL_TENSOR_BYTES = 1000
+
+# ONNX defines it by a function that depends on its inputs, and infers nothing through that.
+_LIKE_THEIR_FIRST_INPUT = ("GroupNormalization",)
 
 
 class NodeNames:
@@ -122,6 +127,39 @@ class FoldConstantsPass(ir.passes.InPlacePass):
         return optimizer.fold_constants_ir(
             model, onnx_shape_inference=True, should_fold=self._should_fold
         )
+
+
+class InferShapesPass(ir.passes.InPlacePass):
+    """Infer shapes, also behind the operators that ONNX infers nothing for.
+
+    Those give what their first input is like::
+
+        y = GroupNormalization(x, scale, bias); z = Relu(y)         (x: float32[1, 16, 99])
+        y: unknown, z: unknown
+        y: float32[1, 16, 99], z: float32[1, 16, 99]
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Infer, again and again as far as there are such operators one behind the other."""
+        infer = common.ShapeInferencePass(strict_mode=False)
+        modified = infer(model).modified
+        while _copy_shapes(model.graph):
+            infer(model)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _copy_shapes(graph: ir.Graph) -> bool:
+    modified = False
+    for node in graph:
+        if not is_op(node, *_LIKE_THEIR_FIRST_INPUT):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or static_shape(source) is None or static_shape(result) is not None:
+            continue
+        result.shape, result.type = source.shape, source.type
+        modified = True
+    return modified
 
 
 class ConstantsToNodesPass(ir.passes.InPlacePass):

@@ -14,11 +14,13 @@ from hocket.compiler.graph.canonicalize import (
     CheckShapesPass,
     ConstantsToNodesPass,
     FoldConstantsPass,
+    InferShapesPass,
     LiftWeightsPass,
     NodeNames,
 )
 from hocket.compiler.graph.contrib.write_out import WriteOutContribPass, num_contrib_nodes
 from hocket.compiler.graph.definitions import has_standard_attention, write_out_attention
+from hocket.compiler.graph.einsum import EinsumProductsPass
 from hocket.compiler.graph.values import name_of
 from hocket.compiler.graph.widen import widen_bfloat16
 
@@ -194,13 +196,14 @@ def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
     return (
         NamedPass("fold constants", FoldConstantsPass(weights)),
         NamedPass("write out onnxruntime's attention", WriteOutContribPass()),
-        NamedPass("infer shapes", common.ShapeInferencePass(strict_mode=False)),
+        NamedPass("infer shapes", InferShapesPass()),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
     )
 
 
 def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
     return (
+        NamedPass("einsum products", EinsumProductsPass()),
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
         NamedPass(
             "merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)

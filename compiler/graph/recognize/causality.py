@@ -143,6 +143,10 @@ def _prove(
     shape = mask_shape_for(term, scores)
     low, high = bounds.low.reshape(shape), bounds.high.reshape(shape)
     if term.role is MaskRole.ADD:
+        # Never zero, so that infinity times it is no NaN.
+        low, high = low * term.factor, high * term.factor
+        if term.factor < 0.0:
+            low, high = high, low
         swallows = high == -math.inf
         if is_swallowing(-1e30, dtype):
             swallows = swallows | (high <= -1e30)

@@ -11,26 +11,27 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from hocket.compiler.graph.notes import made_of
 from hocket.compiler.graph.recognize.axes import (
     Axes,
     Operand,
     find_copies,
+    find_layout,
     find_source,
     find_target,
 )
 from hocket.compiler.graph.recognize.causality import find_positions
-from hocket.compiler.graph.recognize.masks import summarize_masks
+from hocket.compiler.graph.recognize.masks import spread_masks, summarize_masks
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal, sizes_of
 from hocket.compiler.graph.recognize.probabilities import follow_probabilities
 from hocket.compiler.graph.recognize.scores import trace_scores
-from hocket.compiler.graph.values import element_type
+from hocket.compiler.graph.values import element_type, static_shape
 from hocket.compiler.problem import AttentionProblem, MaskedRows
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from hocket.compiler.graph.recognize.probabilities import Probabilities
     from hocket.compiler.graph.recognize.scores import Scores
 
@@ -92,9 +93,11 @@ def _assemble(
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
     if query is None or key is None or value is None:
         raise Refusal("one of its products lacks an input")
-    query_axes, kv_length, value_dim = _sizes(query, key, value, scores.heads)
+    query_axes, kv_length, value_dim = _sizes(
+        query, key, tail.product.inputs[0], value, scores.heads
+    )
     dtype = _common_dtype(query, key, value, scores.dtypes | tail.dtypes)
-    query_operand = _source_of(query, query_axes, scaled=True)
+    query_operand = _query_of(query, query_axes, product, scores)
     key_operand, permutation, value_operand, copies = _keys_and_values(
         key, value, replace(query_axes, n=kv_length), value_dim
     )
@@ -105,7 +108,7 @@ def _assemble(
         raise Refusal(f"its output {made.name!r} has a shape that is not known")
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
-    terms = tuple(reversed(scores.masks))
+    terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
     found = find_positions(terms, shape, mask_dtype, proves=proves_masks)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
@@ -128,6 +131,10 @@ def _assemble(
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
+    # Last, for nodes are readers of the query from when they are made.
+    before = _multiply(query, scores)
+    if before:
+        query_operand = replace(query_operand, value=before[-1].outputs[0])
     return AttentionMatch(
         anchor=softmax,
         form=_describe_form(softmax, query_operand, key_operand, scores, tail, problem),
@@ -140,30 +147,40 @@ def _assemble(
         mask_dtype=mask_dtype,
         output=output,
         leaves_out_rounding=scores.is_rounded or tail.is_rounded,
+        before=(*spreading, *before),
     )
 
 
 def _sizes(
-    query: ir.Value, key: ir.Value, value: ir.Value, heads: tuple[int, int] | None
+    query: ir.Value,
+    key: ir.Value,
+    probabilities: ir.Value | None,
+    value: ir.Value,
+    heads: tuple[int, int] | None,
 ) -> tuple[Axes, int, int]:
     """Return the axes of the query, the key-value length and the value size.
 
     Args:
-        query, key, value: Operands of the products.
+        query, key, probabilities, value: Operands of the products.
         heads: Batch and heads, where scores of rank 3 had a dimension for each on the way.
     """
     q, k, v = sizes_of(query, "query"), sizes_of(key, "key"), sizes_of(value, "value")
+    p = sizes_of(probabilities, "probabilities")
     rank = len(q)
     if rank not in (3, 4):
         raise Refusal(f"its query {query.name!r} has rank {rank}; 3 and 4 are understood")
-    if len(k) != rank or len(v) != rank or k[:-2] != q[:-2] or v[:-2] != q[:-2]:
+    batch, count = q[0], q[1] if rank == 4 else 1
+    if rank == 3 and heads is not None and math.prod(heads) == batch:
+        batch, count = heads
+    # Between the products batch and heads may be merged or taken apart.
+    fits = k[:-2] == q[:-2] and v[:-2] == p[:-2] in ((batch, count), (batch * count,))
+    # One head of keys and values for all of queries is what products of rank 4 broadcast.
+    is_shared = len(p) == rank == 4 and k[:-2] == v[:-2] == (batch, 1)
+    if not fits and not is_shared:
         raise Refusal(
             f"its query {list(q)}, key {list(k)} and value {list(v)} are broadcast against "
             "each other"
         )
-    batch, count = q[0], q[1] if rank == 4 else 1
-    if rank == 3 and heads is not None and math.prod(heads) == batch:
-        batch, count = heads
     return Axes(b=batch, h=count, n=q[-2], d=q[-1]), k[-1], v[-1]
 
 
@@ -196,13 +213,49 @@ def _source_of(value: ir.Value, axes: Axes, *, scaled: bool) -> Operand:
     return source
 
 
+def _query_of(query: ir.Value, axes: Axes, product: ir.Node, scores: Scores) -> Operand:
+    """Return what to read as query; where factors act on its rows, the query itself."""
+    if not scores.factors:
+        return _source_of(query, axes, scaled=True)
+    made = static_shape(product.outputs[0])
+    if any(factor.scores_shape != made for factor in scores.factors):
+        raise Refusal("a factor of rows acts on scores that are cut otherwise than their product")
+    if any(element_type(factor.value) is not element_type(query) for factor in scores.factors):
+        raise Refusal("a factor of rows has another element type than the query")
+    layout = find_layout(_groups(axes, query), axes, sizes_of(query, "query"))
+    if layout is None:
+        raise Refusal(f"the axes of {query.name!r} are in no order that kernels read")
+    return Operand(query, layout)
+
+
+def _multiply(query: ir.Value, scores: Scores) -> tuple[ir.Node, ...]:
+    """Make the host nodes that multiply the query by the factors of rows.
+
+    Before and after::
+
+        s = MatMul(q, k); s2 = Mul(s, f); p = Softmax(s2)        (f: [heads, 1, 1])
+        q2 = Mul(q, f); s = MatMul(q2, k); p = Softmax(s)
+    """
+    nodes: list[ir.Node] = []
+    current = query
+    for factor in reversed(scores.factors):
+        output = ir.Value(name=f"{query.name}/{factor.op_type}", shape=query.shape, type=query.type)
+        nodes.append(ir.node(factor.op_type, [current, factor.value], outputs=[output]))
+        current = output
+    return tuple(nodes)
+
+
 def _keys_and_values(
     key: ir.Value, value: ir.Value, axes: Axes, value_dim: int
 ) -> tuple[Operand, tuple[int, ...] | None, Operand, int]:
     """Return what to read as key, how the host must transpose it first, value, and copies of heads.
 
-    Where both are copied for groups of query heads, what is read is what they are copies of.
+    Where both are copied for groups of query heads, what is read is what they are copies of. Where
+    there is one head of them, the product makes the copies.
     """
+    if axes.h > 1 and len(sizes_of(key, "key")) == 4 and sizes_of(key, "key")[1] == 1:
+        one = _keys_and_values(key, value, replace(axes, h=1), value_dim)
+        return *one[:3], axes.h
     copies = find_copies(key)
     if copies > 1 and copies == find_copies(value) and axes.h % copies == 0:
         few = replace(axes, h=axes.h // copies, g=copies)

@@ -1,7 +1,8 @@
-"""Host nodes that put keys and values together, the past in front, and make masks as long."""
+"""Host nodes that put keys and values together, the past in front, and make masks to fit."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx_ir as ir
 from hocket.compiler.graph.recognize.match import sizes_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hocket.compiler.graph.recognize.axes import Axes
 
 _ROWS = 2
@@ -60,6 +63,29 @@ class CacheBuilder:
         filled = np.full((*shape[:-1], missing), filler).astype(mask.dtype.numpy())
         parts = [mask, self._constant(filled)]
         return self._add("Concat", parts, (*shape[:-1], length), mask, {"axis": len(shape) - 1})
+
+    def spread(self, mask: ir.Value, read: NDArray[np.intp]) -> ir.Value:
+        """Return a mask that has a part for each batch, and for each head if they differ.
+
+        Before and after, for two images of 4 windows, whose scores have both in the batch::
+
+            mask[1,4,1,16,16]
+            m = Reshape(mask, [4,16,16]); g = Gather(m, [0,1,2,3,0,1,2,3]); Reshape(g, [8,1,16,16])
+
+        Args:
+            mask: Of rank 2 or more.
+            read: Which part each batch and head reads, ``[batch, heads]``.
+        """
+        *leading, rows, columns = sizes_of(mask, "mask")
+        if bool(np.all(read == read[:, :1])):
+            read = read[:, :1]
+        parts = (math.prod(leading), rows, columns)
+        cut = self._add("Reshape", [mask, self._constant(np.array(parts))], parts, mask)
+        indices = self._constant(read.reshape(-1).astype(np.int64))
+        picked = (read.size, rows, columns)
+        gathered = self._add("Gather", [cut, indices], picked, mask, {"axis": 0})
+        shape = (*read.shape, rows, columns)
+        return self._add("Reshape", [gathered, self._constant(np.array(shape))], shape, mask)
 
     def _constant(self, array: np.ndarray) -> ir.Value:
         attribute = ir.AttrTensor("value", ir.tensor(array))

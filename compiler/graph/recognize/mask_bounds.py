@@ -89,7 +89,7 @@ def _fixed_array(value: ir.Value) -> NDArray[Any] | None:
         return None
     if value.is_initializer() and array.dtype.kind == "f" and array.size > 1:
         # What holds such numbers is a mask, not a weight.
-        return array if bool(np.any(array <= -1e30)) else None
+        return array if bool(np.any(np.abs(array) >= 1e30)) else None
     return array
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from hocket.compiler.graph.recognize.key_value_cache import CacheBuilder
 from hocket.compiler.graph.recognize.match import (
     MaskRole,
     MaskTerm,
+    NeitherAxisRefusal,
     Refusal,
     mask_shape_for,
+    parts_read,
     sizes_of,
 )
 from hocket.compiler.graph.values import IR_DTYPES, element_type
@@ -72,6 +75,35 @@ def summarize_masks(
             )
     merged = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     return MaskSummary(MaskKind.ADDITIVE, (merged[0], merged[1], merged[2], merged[3]), -math.inf)
+
+
+def spread_masks(
+    terms: tuple[MaskTerm, ...], scores: tuple[int, int, int, int]
+) -> tuple[tuple[MaskTerm, ...], list[ir.Node]]:
+    """Repeat masks that follow a part of the batch, such as the windows of each of several images.
+
+    Args:
+        terms: Masks of an attention.
+        scores: Batch, heads, rows and columns of its scores.
+
+    Returns:
+        The masks, and the nodes that make those that are new.
+
+    Raises:
+        Refusal: One of them does not broadcast to the scores.
+    """
+    builder = CacheBuilder()
+    result = []
+    for term in terms:
+        try:
+            mask_shape_for(term, scores)
+        except NeitherAxisRefusal:
+            _, read = parts_read(term, scores)
+            spread = builder.spread(term.value, read)
+            result.append(replace(term, value=spread, scores_shape=scores))
+        else:
+            result.append(term)
+    return tuple(result), builder.nodes
 
 
 def is_swallowing(masked_value: float, dtype: DType) -> bool:
@@ -162,6 +194,8 @@ def build_mask(
     for term in terms:
         value = with_four_axes(term)
         value = emit("Not", value) if term.role is MaskRole.DROP else value
+        if term.factor != 1.0:
+            value = emit("Mul", value, constant(term.factor, value.dtype or IR_DTYPES[dtype]))
         if len(terms) == 1:
             return value, nodes
         if term.role is MaskRole.ADD:

@@ -13,6 +13,7 @@ from hocket.compiler.graph.values import static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from hocket.compiler.graph.recognize.axes import Operand
     from hocket.compiler.problem import AttentionProblem
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, which ends a match, not an error
     """Why a Softmax or an attention op is not taken, in words that fit behind its name."""
+
+
+class NeitherAxisRefusal(Refusal):
+    """A mask that broadcasts to the scores, but by no axis that kernels know."""
 
 
 class MaskRole(enum.Enum):
@@ -44,12 +49,15 @@ class MaskTerm:
         scores_shape: Sizes of the scores where it acts, as written: rows and columns last, batch
             and heads before them in one dimension or several.
         masked_value: What scores become that are not let through; only for KEEP and DROP.
+        factor: Of an ADD mask, what it is multiplied by: below zero for one that is subtracted,
+            and with what scores are scaled by behind it. Never zero.
     """
 
     role: MaskRole
     value: ir.Value
     scores_shape: tuple[int, ...]
     masked_value: float = 0.0
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,34 @@ def mask_shape_for(term: MaskTerm, scores: tuple[int, int, int, int]) -> tuple[i
     Raises:
         Refusal: It does not broadcast to them, or follows neither batch nor heads.
     """
+    padded, read = parts_read(term, scores)
+    parts = np.arange(math.prod(padded[:-2]))
+    for batch in (1, scores[0]):
+        for heads in (1, scores[1]):
+            if np.array_equal(read[:batch, :heads].reshape(-1), parts) and bool(
+                np.all(read == np.broadcast_to(read[:batch, :heads], scores[:2]))
+            ):
+                return (batch, heads, padded[-2], padded[-1])
+    raise NeitherAxisRefusal(
+        f"its mask {term.value.name!r} of shape {list(padded)} follows neither batch nor heads"
+    )
+
+
+def parts_read(
+    term: MaskTerm, scores: tuple[int, int, int, int]
+) -> tuple[tuple[int, ...], NDArray[np.intp]]:
+    """Return the sizes of a mask, in the rank of the scores, and who reads which part of it.
+
+    Args:
+        term: The mask; its parts are its matrices of rows and columns, numbered as they lie.
+        scores: Batch, heads, rows and columns of the scores.
+
+    Returns:
+        The sizes, and ``[batch, heads]`` numbers of parts.
+
+    Raises:
+        Refusal: It does not broadcast to the scores.
+    """
     shape, full = sizes_of(term.value, "mask"), term.scores_shape
     if len(shape) > len(full):
         raise Refusal(f"its mask {term.value.name!r} has rank {len(shape)}, its scores {len(full)}")
@@ -127,15 +163,5 @@ def mask_shape_for(term: MaskTerm, scores: tuple[int, int, int, int]) -> tuple[i
             f"its mask {term.value.name!r} of shape {list(shape)} does not broadcast to the scores "
             f"{list(full)}"
         )
-    # Which part of the mask each batch and head reads; there are as many of them as scores have.
     parts = np.arange(math.prod(padded[:-2])).reshape(padded[:-2])
-    read = np.broadcast_to(parts, full[:-2]).reshape(scores[:2])
-    for batch in (1, scores[0]):
-        for heads in (1, scores[1]):
-            if np.array_equal(read[:batch, :heads].reshape(-1), parts.reshape(-1)) and bool(
-                np.all(read == np.broadcast_to(read[:batch, :heads], scores[:2]))
-            ):
-                return (batch, heads, padded[-2], padded[-1])
-    raise Refusal(
-        f"its mask {term.value.name!r} of shape {list(shape)} follows neither batch nor heads"
-    )
+    return padded, np.broadcast_to(parts, full[:-2]).reshape(scores[:2])

@@ -33,6 +33,21 @@ _MAX_STEPS = 24
 
 
 @dataclass(frozen=True)
+class RowFactor:
+    """What a product is multiplied by or divided by, row by row.
+
+    Attributes:
+        op_type: Mul or Div.
+        value: The factor; its last axis has size 1.
+        scores_shape: Sizes of the scores where it acts.
+    """
+
+    op_type: str
+    value: ir.Value
+    scores_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Scores:
     """What lies between the product of query and key and the Softmax, seen from the Softmax up.
 
@@ -40,7 +55,7 @@ class Scores:
         value: Where the walk stands.
         dtypes: Element types the scores had on the way.
         scale: Product of the factors met.
-        scaled_after: Whether a factor was met, so that a mask further up would be scaled, too.
+        factors: Factors of whole rows met, the last to act first.
         softcap: What scores were limited to on the way; 0 for no limit.
         masks: Masks met, the last to act first.
         masked_dtype: Element type of the scores where the masks act.
@@ -52,7 +67,7 @@ class Scores:
     value: ir.Value
     dtypes: frozenset[DType]
     scale: float = 1.0
-    scaled_after: bool = False
+    factors: tuple[RowFactor, ...] = ()
     softcap: float = 0.0
     masks: tuple[MaskTerm, ...] = ()
     masked_dtype: DType | None = None
@@ -148,13 +163,38 @@ def _through_rounding(node: ir.Node, scores: Scores) -> Scores:
 def _through_scale(node: ir.Node, scores: Scores) -> Scores:
     found = scale_factor(node)
     if found is None:
-        raise Refusal(f"its scores pass {describe_node(node)}, whose factor is no constant number")
+        return _through_row_factor(node, scores)
     index, factor = found
     return replace(
         _moved_to(scores, node, index),
         scale=scores.scale * factor,
-        scaled_after=True,
         steps=(*scores.steps, node.op_type),
+    )
+
+
+def _through_row_factor(node: ir.Node, scores: Scores) -> Scores:
+    """Take a factor that is alike along each row, which as well may act on the query.
+
+    As of each head in Swin v2: ``(q k) * f`` is ``(q * f) k``.
+    """
+    full = static_shape(node.outputs[0])
+    for index in (0, 1) if node.op_type == "Mul" else (0,):
+        value, scored = node.inputs[1 - index], node.inputs[index]
+        shape = static_shape(value)
+        if value is None or not shape or full is None or static_shape(scored) != full:
+            continue
+        if shape[-1] != 1 or element_type(value) is not element_type(scored):
+            continue
+        if _leads_to_product(scored, alone=True):
+            factor = RowFactor(node.op_type, value, full)
+            return replace(
+                _moved_to(scores, node, index),
+                factors=(*scores.factors, factor),
+                steps=(*scores.steps, f"{node.op_type} of rows"),
+            )
+    raise Refusal(
+        f"its scores pass {describe_node(node)}, whose factor is no constant number and differs "
+        "along a row"
     )
 
 
@@ -162,13 +202,14 @@ def _through_tanh(node: ir.Node, scores: Scores) -> Scores:
     """Take the factor behind a Tanh for the limit that it sets: ``c * tanh(s / c)``."""
     if scores.softcap:
         raise Refusal(f"its scores pass {describe_node(node)}, a second Tanh")
+    if scores.factors:
+        raise Refusal(f"a factor of rows acts behind {describe_node(node)}")
     if not scores.scale > 0.0:
         raise Refusal(f"its scores pass {describe_node(node)}, behind which they change their sign")
     # What follows is divided by the limit, and the scale is what is left beside that.
     return replace(
         _moved_to(scores, node, 0),
         softcap=scores.scale,
-        scaled_after=True,
         steps=(*scores.steps, "Tanh"),
     )
 
@@ -181,6 +222,18 @@ def _through_add(node: ir.Node, scores: Scores) -> Scores:
     if _is_zero(mask):
         return _moved_to(scores, node, index)
     return _with_mask(scores, node, index, MaskTerm(MaskRole.ADD, mask, _shape_of(node)))
+
+
+def _through_sub(node: ir.Node, scores: Scores) -> Scores:
+    """Take what is subtracted for an additive mask of the other sign."""
+    mask = node.inputs[1]
+    if mask is None or static_shape(node.inputs[0]) != static_shape(node.outputs[0]):
+        raise Refusal(f"its scores are broadcast by {describe_node(node)}")
+    _score_side(node, (0,))
+    if _is_zero(mask):
+        return _moved_to(scores, node, 0)
+    term = MaskTerm(MaskRole.ADD, mask, _shape_of(node), factor=-1.0)
+    return _with_mask(scores, node, 0, term)
 
 
 def _through_where(node: ir.Node, scores: Scores) -> Scores:
@@ -209,17 +262,34 @@ def _shape_of(node: ir.Node) -> tuple[int, ...]:
 def _with_mask(scores: Scores, node: ir.Node, index: int, term: MaskTerm) -> Scores:
     if scores.softcap:
         raise Refusal(f"its softcap acts after the mask of {describe_node(node)}")
-    if scores.scaled_after:
-        raise Refusal(f"its scale acts after the mask of {describe_node(node)}")
+    if scores.factors:
+        raise Refusal(f"a factor of rows acts after the mask of {describe_node(node)}")
     dtype = element_type(node.outputs[0])
     if scores.masked_dtype not in (None, dtype):
         raise Refusal("its masks act on scores of different element types")
+    if scores.scale != 1.0:
+        term = _scaled_term(term, scores.scale, node, dtype)
     return replace(
         _moved_to(scores, node, index),
         masks=(*scores.masks, term),
         masked_dtype=dtype,
         steps=(*scores.steps, term.role.value),
     )
+
+
+def _scaled_term(term: MaskTerm, factor: float, node: ir.Node, dtype: DType | None) -> MaskTerm:
+    """Return a mask whose scores are scaled behind it, as if they were before.
+
+    ``(scores + mask) * c`` is ``scores * c + mask * c``.
+    """
+    if not factor > 0.0 or dtype is None:
+        raise Refusal(f"its scores change their sign behind the mask of {describe_node(node)}")
+    if term.role is MaskRole.ADD:
+        return replace(term, factor=term.factor * factor)
+    with np.errstate(over="ignore"):
+        # As the model rounds it; beyond the largest number that is infinity.
+        value = float(np.asarray(term.masked_value * factor).astype(dtype.to_numpy()))
+    return replace(term, masked_value=value)
 
 
 _STEPS: dict[str, Callable[[ir.Node, Scores], Scores]] = {
@@ -234,6 +304,7 @@ _STEPS: dict[str, Callable[[ir.Node, Scores], Scores]] = {
     "Div": _through_scale,
     "Tanh": _through_tanh,
     "Add": _through_add,
+    "Sub": _through_sub,
     "Where": _through_where,
 }
 

@@ -349,8 +349,12 @@ def between(*steps: str) -> onnx.ModelProto:
             scores = build.op(step, scores)
         elif step == "heads":
             scores = build.op("Mul", scores, build.weight("w", np.ones((3, 1, 1), np.float32)))
+        elif step == "columns":
+            scores = build.op("Mul", scores, build.input("columns", (1, 5)))
         elif step == "scale":
             scores = build.op("Mul", scores, build.constant(0.5))
+        elif step == "minus":
+            scores = build.op("Mul", scores, build.constant(-0.5))
         elif step == "mask":
             scores = build.op("Add", scores, build.input("mask", (4, 5)))
         elif step == "wide mask":
@@ -372,8 +376,10 @@ def between(*steps: str) -> onnx.ModelProto:
         (("mask", "Tanh"), "its softcap acts after the mask"),
         (("Erf",), "its scores come from Erf"),
         (("Erf", "mask"), "but Erf"),
-        (("heads",), "whose factor is no constant number"),
-        (("mask", "scale"), "its scale acts after the mask"),
+        (("columns",), "differs along a row"),
+        (("Tanh", "heads"), "a factor of rows acts behind Tanh"),
+        (("mask", "heads"), "a factor of rows acts after the mask"),
+        (("mask", "minus"), "change their sign behind the mask"),
         (("wide mask",), "finds no product"),
         (("where",), "puts no constant for masked ones"),
     ],

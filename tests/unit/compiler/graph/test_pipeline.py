@@ -31,6 +31,23 @@ def ops(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph if node.op_type != "Constant"]
 
 
+def test_sizes_are_known_behind_group_normalizations() -> None:
+    build = GraphBuilder(opset=21)
+    value = build.input("x", (2, 4, 5))
+    weight = np.linspace(0.5, 2.0, 4).astype(np.float32)
+    for layer in range(3):
+        scale, bias = build.weight(f"scale{layer}", weight), build.weight(f"bias{layer}", weight)
+        value = build.op("GroupNormalization", value, scale, bias, num_groups=2)
+        value = build.op("Relu", value)
+    build.op("Identity", value, name="y")
+    build.output("y", (2, 4, 5))
+    model = build.build()
+    for node in prepared(model).graph:
+        for each in node.outputs:
+            assert static_shape(each) is not None, each.name
+    assert_same_meaning(model, cut(model))
+
+
 def test_shape_arithmetic_is_gone_and_every_size_is_known() -> None:
     model = prepared(bert_like_model(), SIZES)
     assert not {"Shape", "Concat"} & set(ops(model))

@@ -165,9 +165,226 @@ def test_heads_merged_with_the_batch_for_the_products() -> None:
     assert_same_meaning(model, partitioned, feeds=feeds | {"keep": kept})
 
 
-def test_a_mask_that_follows_neither_batch_nor_heads_is_left() -> None:
+def test_a_mask_that_follows_neither_batch_nor_heads_is_repeated() -> None:
     build = GraphBuilder()
     apart = build.shaped(scores_of(build), BATCH, 2, HEADS // 2, ROWS, COLUMNS)
     masked = build.op("Add", apart, build.input("mask", (BATCH, 2, 1, ROWS, COLUMNS)))
-    (left,) = cut(weigh(build, build.shaped(masked, BATCH, HEADS, ROWS, COLUMNS))).not_taken
-    assert "follows neither batch nor heads" in left.reason
+    model = weigh(build, build.shaped(masked, BATCH, HEADS, ROWS, COLUMNS))
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.mask_shape == (BATCH, HEADS, ROWS, COLUMNS)
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_windows_of_several_images_have_their_masks_repeated(is_constant: bool) -> None:
+    """As in Swin v2 with a batch."""
+    images, windows = 3, 2
+    build = GraphBuilder()
+    query = build.input("q", (images * windows, HEADS, COLUMNS, DIM))
+    scores = build.op("MatMul", query, build.input("k", (images * windows, HEADS, DIM, COLUMNS)))
+    apart = build.shaped(scores, images, windows, HEADS, COLUMNS, COLUMNS)
+    if is_constant:
+        triangle = np.where(np.tri(COLUMNS, dtype=bool), 0.0, -math.inf).astype(np.float32)
+        both = np.broadcast_to(triangle, (1, windows, 1, COLUMNS, COLUMNS)).copy()
+        both[0, 1, 0, 3, 0] = -math.inf
+        mask = build.constant(both.tolist())
+    else:
+        mask = build.input("mask", (1, windows, 1, COLUMNS, COLUMNS))
+    masked = build.op("Add", apart, mask)
+    together = build.shaped(masked, images * windows, HEADS, COLUMNS, COLUMNS)
+    value = build.input("v", (images * windows, HEADS, COLUMNS, DIM))
+    build.op("MatMul", build.op("Softmax", together, axis=-1), value, name="y")
+    build.output("y", (images * windows, HEADS, COLUMNS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.mask_shape == (images * windows, 1, COLUMNS, COLUMNS)
+    assert region.problem.is_causal == is_constant
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_one_head_of_keys_for_all_queries(turned: bool) -> None:
+    """As in Falcon: the products broadcast it."""
+    build = GraphBuilder()
+    if turned:
+        key = build.input("k", (BATCH, 1, DIM, COLUMNS))
+    else:
+        key = build.op("Transpose", build.input("k", (BATCH, 1, COLUMNS, DIM)), perm=[0, 1, 3, 2])
+    scores = build.op("MatMul", build.input("q", (BATCH, HEADS, ROWS, DIM)), key)
+    weights = build.op("Softmax", scores, axis=-1)
+    build.op("MatMul", weights, build.input("v", (BATCH, 1, COLUMNS, 7)), name="y")
+    build.output("y", (BATCH, HEADS, ROWS, 7))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert (region.problem.query_heads, region.problem.kv_heads) == (HEADS, 1)
+    assert host_ops(partitioned) == (["Transpose"] if turned else [])
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("shape", [(1, COLUMNS, DIM), (BATCH, 2, COLUMNS, DIM)])
+def test_other_broadcasts_of_keys_are_left(shape: tuple[int, ...]) -> None:
+    build = GraphBuilder()
+    keys, values = build.input("k", (BATCH, 1, DIM, COLUMNS)), build.input("v", shape)
+    scores = build.op("MatMul", build.input("q", (BATCH, 2, ROWS, DIM)), keys)
+    build.op("MatMul", build.op("Softmax", scores, axis=-1), values, name="y")
+    build.output("y", (BATCH, 2, ROWS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    assert "are broadcast against each other" in partitioned.not_taken[0].reason
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("op_type", ["Mul", "Div"])
+def test_a_scale_behind_an_additive_mask(op_type: str) -> None:
+    """As in CodeGen: what is added is scaled, too."""
+    build = GraphBuilder()
+    scores = build.op("Mul", scores_of(build), build.constant(0.5))
+    masked = build.op("Add", scores, build.input("mask", (BATCH, 1, ROWS, COLUMNS)))
+    model = weigh(build, build.op(op_type, masked, build.constant(4.0)))
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    factor = 4.0 if op_type == "Mul" else 0.25
+    assert region.problem.scale == pytest.approx(0.5 * factor)
+    assert host_ops(partitioned) == ["Mul", "Transpose"]
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("masked_value", [-3.0, -1e4, float(np.finfo(np.float32).min), -math.inf])
+def test_a_scale_behind_a_where(masked_value: float) -> None:
+    build = GraphBuilder()
+    keep = build.input("keep", (BATCH, 1, ROWS, COLUMNS), "bool")
+    masked = build.op("Where", keep, scores_of(build), build.constant(masked_value))
+    model = weigh(build, build.op("Mul", masked, build.constant(2.0)))
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    # Twice the lowest number is infinity.
+    assert region.problem.masked_value == (2 * masked_value if masked_value > -1e5 else -math.inf)
+    feeds = {
+        value.name: np.random.default_rng(0)
+        .standard_normal([dim.dim_value for dim in value.type.tensor_type.shape.dim])
+        .astype(np.float32)
+        for value in model.graph.input
+    }
+    feeds["keep"] = np.tri(ROWS, COLUMNS, dtype=bool) & np.ones((BATCH, 1, 1, 1), bool)
+    assert_same_meaning(model, partitioned, feeds=feeds)
+
+
+@pytest.mark.parametrize("factor", [4.0, 0.25])
+def test_a_causal_mask_is_found_before_a_scale(factor: float) -> None:
+    build = GraphBuilder()
+    triangle = np.where(np.tri(COLUMNS, dtype=bool), 0.0, -math.inf).astype(np.float32)
+    scores = build.op(
+        "MatMul",
+        build.input("q", (BATCH, HEADS, COLUMNS, DIM)),
+        build.input("k", (BATCH, HEADS, DIM, COLUMNS)),
+    )
+    masked = build.op("Add", scores, build.constant(triangle.tolist()))
+    weights = build.op("Softmax", build.op("Mul", masked, build.constant(factor)), axis=-1)
+    build.op("MatMul", weights, build.input("v", (BATCH, HEADS, COLUMNS, DIM)), name="y")
+    build.output("y", (BATCH, HEADS, COLUMNS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.is_causal
+    assert region.problem.scale == factor
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("op_type", ["Mul", "Div"])
+@pytest.mark.parametrize("shape", [(HEADS, 1, 1), (ROWS, 1), (BATCH, HEADS, ROWS, 1)])
+def test_a_factor_of_rows_acts_on_the_query(op_type: str, shape: tuple[int, ...]) -> None:
+    """As in Swin v2, where each head has learnt its own."""
+    build = GraphBuilder()
+    numbers = np.random.default_rng(1).uniform(0.5, 2.0, shape).astype(np.float32)
+    scores = build.op(op_type, scores_of(build), build.weight("factor", numbers))
+    scores = build.op("Add", scores, build.input("bias", (HEADS, ROWS, COLUMNS)))
+    model = weigh(build, scores)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert host_ops(partitioned) == sorted([op_type, "Transpose"])
+    assert f"{op_type} of rows" in region.form
+    assert_same_meaning(model, partitioned)
+
+
+def test_a_factor_of_rows_leaves_no_trace_where_no_kernel_takes_it() -> None:
+    build = GraphBuilder()
+    factor = build.weight("factor", np.full((HEADS, 1, 1), 2.0, np.float32))
+    model = weigh(build, build.op("Mul", scores_of(build), factor))
+    partitioned = cut(model, accept=lambda problem: f"no kernel for {problem.dtype}")
+    assert host_ops(partitioned) == ["MatMul", "MatMul", "Mul", "Softmax"]
+    assert_same_meaning(model, partitioned)
+
+
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_a_mask_that_is_subtracted(factor: float | None) -> None:
+    """As in XLNet."""
+    build = GraphBuilder()
+    scores = build.op("Sub", scores_of(build), build.input("mask", (BATCH, 1, 1, COLUMNS)))
+    if factor is not None:
+        scores = build.op("Mul", scores, build.constant(factor))
+    model = weigh(build, scores)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.scale == (factor or 1.0)
+    assert host_ops(partitioned) == ["Mul", "Transpose"]
+    assert_same_meaning(model, partitioned)
+
+
+def test_scores_that_are_subtracted_are_left() -> None:
+    build = GraphBuilder()
+    model = weigh(build, build.op("Sub", build.input("mask", (ROWS, COLUMNS)), scores_of(build)))
+    partitioned = cut(model)
+    assert "broadcast by Sub" in partitioned.not_taken[0].reason
+    assert_same_meaning(model, partitioned)
+    build = GraphBuilder()
+    full = (BATCH, HEADS, ROWS, COLUMNS)
+    model = weigh(build, build.op("Sub", build.input("mask", full), scores_of(build)))
+    assert "finds no product" in cut(model).not_taken[0].reason
+
+
+@pytest.mark.parametrize("visible", [1.0, 0.0])
+def test_a_causal_mask_that_is_subtracted(visible: float) -> None:
+    build = GraphBuilder()
+    ahead = np.where(np.tri(COLUMNS, dtype=bool), 0.0, 1e30).astype(np.float32)
+    scores = build.op(
+        "MatMul",
+        build.input("q", (BATCH, HEADS, COLUMNS, DIM)),
+        build.input("k", (BATCH, HEADS, DIM, COLUMNS)),
+    )
+    mask = ahead if visible else -ahead
+    weights = build.op("Softmax", build.op("Sub", scores, build.constant(mask.tolist())), axis=-1)
+    build.op("MatMul", weights, build.input("v", (BATCH, HEADS, COLUMNS, DIM)), name="y")
+    build.output("y", (BATCH, HEADS, COLUMNS, DIM))
+    model = build.build()
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert region.problem.is_causal == bool(visible)
+    assert_same_meaning(model, partitioned)
+
+
+def test_heads_merged_for_the_first_product_only() -> None:
+    """As in BLOOM: scores are taken apart for their mask, and stay so."""
+    build = GraphBuilder()
+    apart = build.shaped(scores_of(build, rank=3), BATCH, HEADS, ROWS, COLUMNS)
+    masked = build.op("Add", apart, build.input("mask", (BATCH, 1, 1, COLUMNS)))
+    model = weigh(build, masked)
+    partitioned = cut(model)
+    (region,) = attention_regions(partitioned)
+    assert (region.problem.batch, region.problem.query_heads) == (BATCH, HEADS)
+    assert_same_meaning(model, partitioned)
+
+
+def test_values_of_another_batch_than_probabilities_are_left() -> None:
+    """The product makes every pair of them."""
+    build = GraphBuilder()
+    weights = build.op("Softmax", scores_of(build, rank=3), axis=-1)
+    merged = BATCH * HEADS
+    build.op("MatMul", weights, build.input("v", (merged, 1, COLUMNS, 7)), name="y")
+    build.output("y", (merged, merged, ROWS, 7))
+    model = build.build()
+    partitioned = cut(model)
+    assert "are broadcast against each other" in partitioned.not_taken[0].reason
+    assert_same_meaning(model, partitioned)
