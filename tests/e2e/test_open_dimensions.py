@@ -168,6 +168,46 @@ def test_a_cache_that_grows() -> None:
         assert_same(module, model, batch=1, new=1, past=past)
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+def test_the_past_of_the_standard_operator(rank: int) -> None:
+    build = GraphBuilder(23)
+    shape = ("batch", "new", 24) if rank == 3 else ("batch", 3, "new", 8)
+    operands = [build.input(name, shape) for name in "qkv"]
+    past = [build.input(f"past_{name}", ("batch", 3, "past", 8)) for name in "kv"]
+    heads = {"q_num_heads": 3, "kv_num_heads": 3} if rank == 3 else {}
+    build.op("Attention", *operands, "", *past, name="y", is_causal=1, **heads)
+    build.output("y", shape)
+    model = build.build()
+    for name in "kv":
+        model.graph.node[0].output.append(f"present_{name}")
+        present = onnx.helper.make_tensor_value_info(
+            f"present_{name}", onnx.TensorProto.FLOAT, ["batch", 3, "total", 8]
+        )
+        model.graph.output.append(present)
+    spans = {"batch": (1, 4), "new": (1, 64), "past": (1, 512)}
+    module = hocket.compile(model, dims=spans, num_threads=1)
+    (step,) = module.artifact.attention_steps
+    assert step.parameters.right_window == 0
+    for new, past_length in ((1, 9), (4, 30)):
+        assert_same(module, model, batch=2, new=new, past=past_length)
+
+
+def test_scores_as_an_output_stay_with_the_host() -> None:
+    build = GraphBuilder(23)
+    operands = [build.input(name, (1, 3, "rows", 8)) for name in "qkv"]
+    build.op("Attention", *operands, name="y", qk_matmul_output_mode=1)
+    build.output("y", (1, 3, "rows", 8))
+    model = build.build()
+    model.graph.node[0].output.extend(["", "", "scores"])
+    scores = onnx.helper.make_tensor_value_info(
+        "scores", onnx.TensorProto.FLOAT, [1, 3, "rows", "rows"]
+    )
+    model.graph.output.append(scores)
+    module = hocket.compile(model, dims={"rows": (1, 64)}, num_threads=1)
+    assert module.artifact.attention_steps == ()
+    assert_same(module, model, rows=7)
+
+
 def test_what_follows_no_formula_asks_for_sizes() -> None:
     build = GraphBuilder(17)
     pooled = build.op("MaxPool", build.input("x", (1, 4, "length")), kernel_shape=[3], strides=[3])

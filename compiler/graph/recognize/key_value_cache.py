@@ -35,7 +35,7 @@ class CacheBuilder:
         Before and after, for a key of rank 3::
 
             k[1,4,64]; past[1,2,7,32]
-            r = Reshape(k, [1,4,2,32]); t = Transpose(r, (0,2,1,3)); present = Concat(past, t)
+            r = Reshape(k, [0,0,2,32]); t = Transpose(r, (0,2,1,3)); present = Concat(past, t)
 
         Args:
             new: The new rows, of rank 3 or 4.
@@ -45,7 +45,9 @@ class CacheBuilder:
         rows = new
         if len(sizes_of(new, "key")) < 4:
             shape = (axes.b, axes.n, axes.h, axes.d)
-            rows = self._add("Reshape", [new, self._constant(np.array(shape))], shape, new)
+            # The first two sizes are those of the input, however long it is.
+            sizes = self._constant(np.array((0, 0, axes.h, axes.d)))
+            rows = self._add("Reshape", [new, sizes], shape, new)
             shape = (axes.b, axes.h, axes.n, axes.d)
             rows = self._add("Transpose", [rows], shape, new, {"perm": [0, 2, 1, 3]})
         if past is None:
