@@ -52,7 +52,7 @@ DEV = [
     "ruff>=0.11,<1",
     *DEMO,
     *EXACT,
-    *FL,
+    *ZOO,
 ]
 
 setup(
