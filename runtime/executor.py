@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from hocket.runtime.arena import aligned_bytes, allocate, plan_arena
 from hocket.runtime.kernels.attention import make_attention_kernel
 from hocket.runtime.profile import Profile, StepTime
+from hocket.runtime.sharing import is_worth_sharing
 from hocket.runtime.steps import AttentionStep, HostStep
 from hocket.runtime.workers import IDLE_SECONDS, WorkerPool
 
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from hocket.runtime.kernels.parameters import AttentionParameters
     from hocket.runtime.signature import Signature, TensorSpec
     from hocket.runtime.steps import Step
-
-
-MIN_PARALLEL_MACS = 8_000_000
-"""Multiply-accumulates from which on an attention is shared among threads.
-
-One core takes some 0.1 ms for them; to wake a thread takes about half of that.
-"""
-
-MIN_PARALLEL_BYTES = 8_000_000
-"""Bytes of keys and values from which on an attention is shared, however little it computes.
-
-One core takes some 0.1 ms to read them from a cache, and twice that from memory.
-"""
 
 
 class Executor:
@@ -66,7 +53,10 @@ class Executor:
         self.tensors = tensors
         self.host = host
         self.num_threads = num_threads
-        shared = num_threads > 1 and any(map(_is_worth_sharing, steps))
+        self._has_host = host is not None
+        shared = num_threads > 1 and any(
+            is_worth_sharing(step, has_host=self._has_host) for step in steps
+        )
         # After an attention, host steps are next to want the cores.
         idle_seconds = IDLE_SECONDS if host is None else 0.0
         self.pool = pool
@@ -91,7 +81,7 @@ class Executor:
 
     def pool_for(self, step: AttentionStep) -> WorkerPool | None:
         """Return the threads that a step is worth waking, None for the caller alone."""
-        return self.pool if _is_worth_sharing(step) else None
+        return self.pool if is_worth_sharing(step, has_host=self._has_host) else None
 
     def new_context(self) -> ExecutionContext:
         """Return what one run at a time needs of its own."""
@@ -189,13 +179,3 @@ class ExecutionContext:
             output=arrays[step.output].reshape(parameters.output_shape),
             scratch=self._scratch,
         )
-
-
-def _is_worth_sharing(step: Step) -> bool:
-    if not isinstance(step, AttentionStep):
-        return False
-    parameters = step.parameters
-    macs = math.prod(parameters.scores_shape) * (parameters.head_dim + parameters.value_dim)
-    elements = math.prod(parameters.key_shape) + math.prod(parameters.value_shape)
-    num_bytes = elements * parameters.dtype.itemsize
-    return macs >= MIN_PARALLEL_MACS or num_bytes >= MIN_PARALLEL_BYTES

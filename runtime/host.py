@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.runtime.errors import ArtifactError, HostStepError
+from hocket.runtime.sharing import is_worth_sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,9 +53,10 @@ class HostModel:
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings speak of node names the user never wrote
-        # Between two turns the threads would spin for work that does not come, on cores that our
-        # kernels need.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if any(is_worth_sharing(step, has_host=True) for step in artifact.steps):
+            # Between two turns the threads would spin for work that does not come, on cores that
+            # our kernels need. Where no kernel needs them, they had better be awake.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         # A product with dequantised weights may be rewritten to one that rounds the activations to
         # int8 as well; level 1 keeps those in float32, as the model says.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
