@@ -52,12 +52,15 @@ class _Proof:
         hides: Entries that are hidden whatever the inputs.
         shows: Entries that are left as they are.
         is_alive: Entries that are at most moved by a number of usual size.
+        is_tame: Entries to which at most a number of usual size is added, so that what another mask
+            hides by a finite number stays hidden.
         is_hard: Whether hidden scores are minus infinity, not just far below all others.
     """
 
     hides: Truth
     shows: Truth
     is_alive: Truth
+    is_tame: Truth
     is_hard: bool
 
 
@@ -128,6 +131,8 @@ def _window(proof: _Proof, all_proofs: list[_Proof], ahead: NDArray[np.intp]) ->
         alive = ~is_future
         for other in all_proofs:
             alive = alive & other.is_alive
+            if not bool(np.all(other.is_tame | ~is_future)):
+                return None
         if not bool(np.all(alive.any(axis=-1))):
             return None
     may_be_seen = ~is_future & ~np.all(proof.hides, axis=(0, 1))
@@ -151,11 +156,12 @@ def _prove(
         if is_swallowing(-1e30, dtype):
             swallows = swallows | (high <= -1e30)
         is_hard = bool(np.all(high[swallows] == -math.inf))
-        return _Proof(swallows, (low == 0) & (high == 0), low > _ALIVE, is_hard)
+        shows = (low == 0) & (high == 0)
+        return _Proof(swallows, shows, low > _ALIVE, high < -_ALIVE, is_hard)
     hides, shows = high == 0, low == 1
     if term.role is MaskRole.DROP:
         hides, shows = shows, hides
     alive = shows
     if not is_swallowing(term.masked_value, dtype):
         hides = np.zeros_like(hides)
-    return _Proof(hides, shows, alive, term.masked_value == -math.inf)
+    return _Proof(hides, shows, alive, np.ones_like(shows), term.masked_value == -math.inf)

@@ -159,7 +159,20 @@ def given(build: GraphBuilder, scores: str) -> str:
     return build.op("Add", scores, build.input("mask", (5, 5)))
 
 
-@pytest.mark.parametrize("masking", [nearly, given, added(-1e4), chosen(-1e9)])
+def outshone(build: GraphBuilder, scores: str) -> str:
+    """Hidden by a finite number, to which an input may add as much again."""
+    scores = build.op("Add", scores, build.op("Abs", build.input("bias", (5, 5))))
+    return added(FLOAT32_MIN)(build, scores)
+
+
+def never_below_zero(build: GraphBuilder, scores: str) -> str:
+    bias = build.op("Max", build.input("bias", (5, 5)), build.constant(0.0))
+    return added(FLOAT32_MIN)(build, build.op("Add", scores, bias))
+
+
+@pytest.mark.parametrize(
+    "masking", [nearly, given, added(-1e4), chosen(-1e9), outshone, never_below_zero]
+)
 def test_what_is_no_causality_stays_a_mask(masking: Masking) -> None:
     model = model_with(masking)
     region = region_of(model)
