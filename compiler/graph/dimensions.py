@@ -125,7 +125,7 @@ def _sort_requests(
                     f"be {size}; leave it out, or export the model with that axis dynamic"
                 )
         else:
-            raise _unknown_error(label, sorted(names | set(open_keys)), source)
+            raise unknown_dimension(label, sorted(names | set(open_keys)), source)
     return by_name, by_position
 
 
@@ -192,7 +192,8 @@ def _missing_error(missing: dict[str, list[str]], source: str) -> DimensionError
     )
 
 
-def _unknown_error(label: str, known: list[str], source: str) -> DimensionError:
+def unknown_dimension(label: str, known: list[str], source: str) -> DimensionError:
+    """Return the error for a dimension that no input has, with the one that may be meant."""
     close = difflib.get_close_matches(label, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(repr(name) for name in known) if known else "none, all sizes are fixed"

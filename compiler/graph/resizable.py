@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.attention_node import is_attention_node, problem_from_node
+from hocket.compiler.graph.dimensions import unknown_dimension
 from hocket.compiler.graph.load import load_model
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
@@ -177,16 +178,20 @@ def _places_of(
 ) -> dict[str, tuple[str, int]]:
     """Return an input and an axis of it for each open dimension."""
     places: dict[str, tuple[str, int]] = {}
+    labels: set[str] = set()
     for value in graph.inputs:
         for axis, size in enumerate(value.shape.dims if value.shape is not None else ()):
             key = f"{name_of(value)}:{axis}"
+            if isinstance(size, int) and size >= 1:
+                continue
             label = size.value if isinstance(size, ir.SymbolicDim) and size.value else key
+            labels.add(label)
             for name in (label, key):
                 if name in spans:
                     places.setdefault(name, (name_of(value), axis))
-    missing = sorted(set(spans) - set(places))
-    if missing:
-        raise ModelError(f"{source}: no axis of an input is the dimension {missing[0]!r} itself")
+    for name in spans:
+        if name not in places:
+            raise unknown_dimension(name, sorted(labels), source)
     return places
 
 

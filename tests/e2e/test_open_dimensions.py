@@ -108,6 +108,13 @@ def test_a_dimension_that_is_not_open_has_no_sizes(module: CompiledModule) -> No
         module.session().sized_inputs({"length": 99})
 
 
+def test_an_open_dimension_that_no_input_has_is_named(encoder: onnx.ModelProto) -> None:
+    with pytest.raises(
+        ModelError, match="no input has a dimension 'lenght'; did you mean 'length'"
+    ):
+        hocket.compile(encoder, dims={"batch": 1, "lenght": (1, 16)})
+
+
 def test_plans_of_few_sizes_are_kept(module: CompiledModule) -> None:
     session = module.session(intra_op_num_threads=1)
     for length in range(1, 17):
