@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hocket.compiler.graph.host_model import build_host_model
+from hocket.compiler.graph.host_model import build_host_models
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion, Layout
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.program_json import program_to_json
 from hocket.runtime.artifact import Artifact
 from hocket.runtime.kernels.parameters import AttentionParameters
 from hocket.runtime.signature import Signature, TensorSpec
-from hocket.runtime.steps import AttentionStep, HostStep, LeftToHost, Step
+from hocket.runtime.steps import AttentionStep, HostModel, HostStep, LeftToHost, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,8 +65,8 @@ def assemble_artifact(
     """
     problems = list(plans)  # as planned, without rules
     host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
-    host = build_host_model(host_regions)
-    made = iter(host.outputs)
+    hosts = build_host_models(host_regions, num_threads)
+    made = ((number, outputs) for number, host in enumerate(hosts) for outputs in host.outputs)
     steps: list[Step] = []
     for region in model.regions:
         if isinstance(region, AttentionRegion):
@@ -75,7 +75,7 @@ def assemble_artifact(
             steps.append(_attention_step(region, plans[problems[number]], number, mask))
             continue
         steps.append(
-            HostStep(region.name, region.inputs, region.outputs, next(made), region.num_nodes)
+            HostStep(region.name, region.inputs, region.outputs, *next(made), region.num_nodes)
         )
     tensors = {name: _spec(info) for name, info in model.values.items()}
     tensors |= {info.name: _spec(info) for info in (*model.inputs, *model.outputs)}
@@ -90,9 +90,10 @@ def assemble_artifact(
         tensors=tensors,
         steps=tuple(steps),
         programs=tuple(_program_bytes(plan.program) for plan in plans.values()),
-        host_model=host.content,
-        host_turn=host.turn,
-        weights=host.weights,
+        host_models=tuple(
+            HostModel(each.content, each.turn, tuple(each.weights)) for each in hosts
+        ),
+        weights={name: array for host in hosts for name, array in host.weights.items()},
         left_to_host=tuple(LeftToHost(left.node, left.op, left.reason) for left in model.not_taken),
         dims=dict(model.dims),
         num_threads=num_threads,

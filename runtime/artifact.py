@@ -29,6 +29,7 @@ from hocket.runtime.resizing import Resizing, check_resizing
 from hocket.runtime.signature import Signature, TensorSpec
 from hocket.runtime.steps import (
     AttentionStep,
+    HostModel,
     HostStep,
     LeftToHost,
     Step,
@@ -50,10 +51,9 @@ if TYPE_CHECKING:
     from hocket.hwmodels.program import Program
 
 FORMAT_NAME = "hocket-artifact"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_THREADS = 1024
 _MANIFEST = "manifest.json"
-_HOST = "host.onnx"
 _WEIGHTS = "weights.safetensors"
 _MANIFEST_KEYS = {
     "format",
@@ -68,7 +68,7 @@ _MANIFEST_KEYS = {
     "tensors",
     "steps",
     "num_programs",
-    "host_turn",
+    "host_models",
     "left_to_host",
     "resizing",
 }
@@ -86,10 +86,8 @@ class Artifact:
         tensors: Every tensor that crosses the border of a step, by name.
         steps: In the order in which they run.
         programs: Serialised programs, each used by one or more attention steps.
-        host_model: Serialised ONNX of all host steps.
-        host_turn: Name of its int64 scalar input that says which of the host steps to compute;
-            empty with a single one, which has no turns.
-        weights: The host model's larger initializers, by name; it names but does not hold them.
+        host_models: The host steps as ONNX, some steps a model.
+        weights: Their larger initializers, by name; they name but do not hold them.
         left_to_host: What looked like attention and was not taken.
         dims: Sizes given to the model's symbolic dimensions.
         num_threads: Threads a session uses unless told otherwise; 0 for one a core.
@@ -107,8 +105,7 @@ class Artifact:
     tensors: Mapping[str, TensorSpec]
     steps: tuple[Step, ...]
     programs: tuple[bytes, ...]
-    host_model: bytes
-    host_turn: str
+    host_models: tuple[HostModel, ...]
     weights: Mapping[str, NDArray[Any]]
     left_to_host: tuple[LeftToHost, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -185,6 +182,10 @@ def check_artifact(artifact: Artifact) -> None:
         _check_listed(spec.name, artifact, "output")
     if artifact.resizing is not None:
         check_resizing(artifact.resizing, artifact.dims, artifact.tensors, artifact.steps)
+    for number, model in enumerate(artifact.host_models):
+        lacking = sorted(set(model.weights) - set(artifact.weights))
+        if lacking:
+            raise ArtifactError(f"host model {number}: there are no weights {lacking}")
     if not 0 <= artifact.num_threads <= MAX_THREADS:
         raise ArtifactError(f"num_threads must be 0 to {MAX_THREADS}, got {artifact.num_threads}")
 
@@ -200,6 +201,8 @@ def _check_step(step: Step, artifact: Artifact, available: set[str]) -> None:
         _check_listed(name, artifact, where)
     if isinstance(step, AttentionStep):
         _check_attention(step, artifact)
+    elif not 0 <= step.model < len(artifact.host_models):
+        raise ArtifactError(f"{where}: there is no host model {step.model}")
 
 
 def _check_listed(name: str, artifact: Artifact, where: str) -> None:
@@ -293,13 +296,15 @@ def _encode(artifact: Artifact) -> dict[str, bytes]:
         "tensors": [spec.to_json() for spec in artifact.tensors.values()],
         "steps": [step_to_json(step) for step in artifact.steps],
         "num_programs": len(artifact.programs),
-        "host_turn": artifact.host_turn,
+        "host_models": [
+            {"turn": model.turn, "weights": list(model.weights)} for model in artifact.host_models
+        ],
         "resizing": None if artifact.resizing is None else artifact.resizing.to_json(),
         "left_to_host": [vars(left) for left in artifact.left_to_host],
     }
     entries = {_MANIFEST: json.dumps(manifest, indent=1).encode()}
     entries |= {f"programs/{i}.json": content for i, content in enumerate(artifact.programs)}
-    entries[_HOST] = artifact.host_model
+    entries |= {f"host/{i}.onnx": model.content for i, model in enumerate(artifact.host_models)}
     entries[_WEIGHTS] = save_tensors(dict(sorted(artifact.weights.items())))
     return entries
 
@@ -319,8 +324,10 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
         num_programs = whole_field(manifest["num_programs"])
         if num_programs > len(entries):
             raise ArtifactError(f"has {len(entries)} entries, not {num_programs} programs")
-        wanted = {_MANIFEST, _HOST, _WEIGHTS}
+        hosts = list_field(manifest["host_models"])
+        wanted = {_MANIFEST, _WEIGHTS}
         wanted |= {f"programs/{index}.json" for index in range(num_programs)}
+        wanted |= {f"host/{index}.onnx" for index in range(len(hosts))}
         if set(entries) != wanted:
             raise ArtifactError(f"has missing or unknown entries: {sorted(wanted ^ set(entries))}")
         return Artifact(
@@ -334,8 +341,14 @@ def _decode(entries: Mapping[str, memoryview]) -> Artifact:
             tensors=tensors,
             steps=steps,
             programs=tuple(bytes(entries[f"programs/{i}.json"]) for i in range(num_programs)),
-            host_model=bytes(entries[_HOST]),
-            host_turn=text_field(manifest["host_turn"]),
+            host_models=tuple(
+                HostModel(
+                    bytes(entries[f"host/{index}.onnx"]),
+                    text_field(fields["turn"]),
+                    tuple(map(text_field, list_field(fields["weights"]))),
+                )
+                for index, fields in enumerate(hosts)
+            ),
             weights=view_tensors(entries[_WEIGHTS]),
             left_to_host=tuple(
                 LeftToHost(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hocket.runtime.host import HostBinding, HostModel
+    from hocket.runtime.host import HostBinding, HostSessions
     from hocket.runtime.kernels.attention import AttentionKernel, BoundAttention
     from hocket.runtime.kernels.parameters import AttentionParameters
     from hocket.runtime.signature import Signature, TensorSpec
@@ -44,7 +44,7 @@ class Executor:
         steps: tuple[Step, ...],
         signature: Signature,
         tensors: Mapping[str, TensorSpec],
-        host: HostModel | None,
+        host: HostSessions | None,
         num_threads: int,
         pool: WorkerPool | None = None,
     ) -> None:
@@ -53,15 +53,15 @@ class Executor:
         self.tensors = tensors
         self.host = host
         self.num_threads = num_threads
-        self._has_host = host is not None
-        shared = num_threads > 1 and any(
-            is_worth_sharing(step, has_host=self._has_host) for step in steps
-        )
+        worth_sharing = {
+            step.name for step in steps if is_worth_sharing(step, has_host=host is not None)
+        }
         # After an attention, host steps are next to want the cores.
         idle_seconds = IDLE_SECONDS if host is None else 0.0
         self.pool = pool
-        if pool is None and shared:
+        if pool is None and worth_sharing and num_threads > 1:
             self.pool = WorkerPool(num_threads, idle_seconds)
+        self._pools = dict.fromkeys(worth_sharing, self.pool)
         made: dict[AttentionParameters, AttentionKernel] = {}
         self.kernels: dict[str, AttentionKernel] = {}
         for step in steps:
@@ -81,7 +81,7 @@ class Executor:
 
     def pool_for(self, step: AttentionStep) -> WorkerPool | None:
         """Return the threads that a step is worth waking, None for the caller alone."""
-        return self.pool if is_worth_sharing(step, has_host=self._has_host) else None
+        return self._pools.get(step.name)
 
     def new_context(self) -> ExecutionContext:
         """Return what one run at a time needs of its own."""
@@ -102,19 +102,19 @@ class ExecutionContext:
         self._scratch = aligned_bytes(executor.scratch_bytes)
         # Arrays of the caller change with every run; all others are bound once.
         signature = executor.signature
-        self._changing = [spec.name for spec in (*signature.inputs, *signature.outputs)]
+        changing = {spec.name for spec in (*signature.inputs, *signature.outputs)}
         self._bindings: dict[str, HostBinding] = {}
         for step in executor.steps:
             if isinstance(step, HostStep) and executor.host is not None:
                 binding = executor.host.new_binding(step, executor.tensors)
-                binding.bind(self._arrays, self._arrays)
+                binding.bind({name: array.ctypes.data for name, array in self._arrays.items()})
                 self._bindings[step.name] = binding
         # To check arrays and ask for their addresses costs as much as a small attention takes.
         self._attentions = {
             step.name: self._bind_attention(step, self._arrays)
             for step in executor.steps
             if isinstance(step, AttentionStep)
-            and not set(self._changing).intersection((*step.inputs, *step.outputs))
+            and changing.isdisjoint((*step.inputs, *step.outputs))
         }
 
     def run(
@@ -139,11 +139,13 @@ class ExecutionContext:
         for spec in wanted:
             array = None if given is None else given.get(spec.name)
             if array is None:
-                array = np.empty(spec.shape, spec.dtype.to_numpy())
+                array = np.empty(spec.shape, spec.numpy_dtype)
             if spec.name in feeds:  # an output that is an input: nobody makes it
                 array[...] = feeds[spec.name]
             outputs[spec.name] = array
         arrays = {**self._arrays, **feeds, **outputs}
+        changing = {**feeds, **outputs}
+        addresses = {name: array.ctypes.data for name, array in changing.items()}
         times: list[StepTime] = []
         for step in self._executor.steps:
             start = time.perf_counter() if profiled else 0.0
@@ -151,17 +153,14 @@ class ExecutionContext:
                 bound = self._attentions.get(step.name) or self._bind_attention(step, arrays)
                 bound.run(self._executor.pool_for(step))
             else:
-                self._run_host(step, arrays)
+                binding = self._bindings[step.name]
+                binding.bind(addresses)
+                binding.run()
             if profiled:
                 kind = "attention" if isinstance(step, AttentionStep) else "host"
                 times.append(StepTime(step.name, kind, start, time.perf_counter() - start))
         profile = Profile(tuple(times)) if profiled else None
         return [outputs[spec.name] for spec in wanted], profile
-
-    def _run_host(self, step: HostStep, arrays: Mapping[str, NDArray[Any]]) -> None:
-        binding = self._bindings[step.name]
-        binding.bind(arrays, self._changing)
-        binding.run()
 
     def _bind_attention(
         self, step: AttentionStep, arrays: Mapping[str, NDArray[Any]]

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hocket.hwmodels.dtypes import DType
 from hocket.runtime.errors import ArtifactError, HostStepError
 from hocket.runtime.sharing import is_worth_sharing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hocket.runtime.artifact import Artifact
     from hocket.runtime.signature import TensorSpec
@@ -33,34 +32,58 @@ rewrite rarely applies, because shapes are not known; in our regions they are.
 """
 
 
-class HostModel:
-    """The host steps of an artifact, loaded into one onnxruntime session.
+class HostSessions:
+    """The host steps of an artifact, loaded into onnxruntime.
 
     Args:
         artifact: Whose steps; onnxruntime copies the weights.
         num_threads: Threads to work with.
 
     Raises:
-        ArtifactError: onnxruntime does not take the model, or it does not fit the steps.
+        ArtifactError: Onnxruntime does not take a model, or it does not fit the steps.
     """
 
     def __init__(self, artifact: Artifact, num_threads: int) -> None:
+        # Between two turns the threads would spin for work that does not come, on cores that our
+        # kernels need. Where no kernel needs them, they had better be awake.
+        stops_spinning = any(is_worth_sharing(step, has_host=True) for step in artifact.steps)
+        self._sessions = [
+            _HostSession(artifact, number, num_threads, stops_spinning)
+            for number in range(len(artifact.host_models))
+        ]
+
+    def new_binding(self, step: HostStep, tensors: Mapping[str, TensorSpec]) -> HostBinding:
+        """Return a binding of its own for a step; one thread may use it at a time.
+
+        Args:
+            step: One of the artifact's.
+            tensors: What its tensors are, in the sizes they are to have.
+        """
+        return self._sessions[step.model].new_binding(step, tensors)
+
+
+class _HostSession:
+    """An onnxruntime session for the host steps of one model."""
+
+    def __init__(
+        self, artifact: Artifact, number: int, num_threads: int, stops_spinning: bool
+    ) -> None:
         import onnxruntime
 
-        self._turn = artifact.host_turn
-        self._turns = {step.name: turn for turn, step in enumerate(artifact.host_steps)}
+        model = artifact.host_models[number]
+        steps = [step for step in artifact.host_steps if step.model == number]
+        self._turn = model.turn
+        self._turns = {step.name: turn for turn, step in enumerate(steps)}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings speak of node names the user never wrote
-        if any(is_worth_sharing(step, has_host=True) for step in artifact.steps):
-            # Between two turns the threads would spin for work that does not come, on cores that
-            # our kernels need. Where no kernel needs them, they had better be awake.
+        if stops_spinning:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         # A product with dequantised weights may be rewritten to one that rounds the activations to
         # int8 as well; level 1 keeps those in float32, as the model says.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        names = list(artifact.weights)
+        names = list(model.weights)
         if names:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(artifact.weights[n]) for n in names]
             options.add_external_initializers(names, values)
@@ -72,80 +95,95 @@ class HostModel:
             )
             try:
                 self._session = onnxruntime.InferenceSession(
-                    artifact.host_model,
+                    model.content,
                     options,
                     providers=["CPUExecutionProvider"],
                     disabled_optimizers=list(SLOW_FUSIONS),
                     enable_fallback=False,  # it would try again, and print to standard output
                 )
             except Exception as error:  # its errors share no other base
-                raise ArtifactError(f"onnxruntime refuses the host model: {error}") from error
+                raise ArtifactError(f"onnxruntime refuses host model {number}: {error}") from error
         self._inputs = {each.name for each in self._session.get_inputs()}
-        self._check(artifact)
+        self._check(number, steps)
 
     def new_binding(self, step: HostStep, tensors: Mapping[str, TensorSpec]) -> HostBinding:
-        """Return a binding of its own for a step; one thread may use it at a time.
-
-        Args:
-            step: One of the artifact's.
-            tensors: What its tensors are, in the sizes they are to have.
-        """
         # The model's inputs that belong to other steps; it wants them all the same.
         others = self._inputs - {self._turn} - set(step.inputs)
         unread = [tensors[name] for name in sorted(others)]
-        return HostBinding(self._session, step, self._turn, self._turns[step.name], unread)
+        inputs = [tensors[name] for name in step.inputs if name in self._inputs]
+        outputs = {
+            model_name: tensors[name]
+            for name, model_name in zip(step.outputs, step.model_outputs, strict=True)
+        }
+        turn = {self._turn: self._turns[step.name]} if self._turn else {}
+        return HostBinding(self._session, step.name, turn, inputs, outputs, unread)
 
-    def _check(self, artifact: Artifact) -> None:
-        known = {self._turn, *(name for step in artifact.host_steps for name in step.inputs)}
+    def _check(self, number: int, steps: Sequence[HostStep]) -> None:
+        known = {self._turn, *(name for step in steps for name in step.inputs)}
         outputs = {each.name for each in self._session.get_outputs()}
-        made = {name for step in artifact.host_steps for name in step.model_outputs}
+        made = {name for step in steps for name in step.model_outputs}
         if not self._inputs <= known or not made <= outputs:
             odd = sorted((self._inputs - known) | (made - outputs))
-            raise ArtifactError(f"the host model and the host steps do not fit together: {odd}")
+            raise ArtifactError(f"host model {number} and its steps do not fit together: {odd}")
 
 
 class HostBinding:
-    """A host step with arrays to read and write, ready to run."""
+    """A host step with arrays to read and write, ready to run.
+
+    Args:
+        session: Onnxruntime's.
+        name: Of the step.
+        turn: The number of the step by the name of the input that wants it; empty with one step.
+        inputs: What the step reads.
+        outputs: What it writes, by the host model's names.
+        unread: Inputs of the host model that belong to other steps.
+    """
 
     def __init__(
         self,
         session: Any,
-        step: HostStep,
-        turn_name: str,
-        turn: int,
+        name: str,
+        turn: Mapping[str, int],
+        inputs: Iterable[TensorSpec],
+        outputs: Mapping[str, TensorSpec],
         unread: Iterable[TensorSpec],
     ) -> None:
         self._session = session
-        self._name = step.name
+        self._name = name
         self._binding = session.io_binding()
-        self._inputs = {each.name for each in session.get_inputs()} & set(step.inputs)
-        self._outputs = dict(zip(step.outputs, step.model_outputs, strict=True))
+        self._bound: dict[str, int] = {}
+        self._inputs = {spec.name: _as_bound(spec) for spec in inputs}
+        self._outputs = {
+            spec.name: (model_name, *_as_bound(spec)) for model_name, spec in outputs.items()
+        }
         # One shared stretch of memory stands in for what other steps read; nobody looks at it.
         specs = list(unread)
         self._unread = np.zeros(max((spec.nbytes for spec in specs), default=0), np.uint8)
-        self._turn = np.array(turn, np.int64)
-        if turn_name:
-            self._bind_input(turn_name, self._turn)
         for spec in specs:
-            part = self._unread[: spec.nbytes].view(spec.dtype.to_numpy()).reshape(spec.shape)
-            self._bind_input(spec.name, part)
+            self._bind_input(spec.name, *_as_bound(spec), self._unread.ctypes.data)
+        self._turns = [np.array(number, np.int64) for number in turn.values()]
+        for turn_name, number in zip(turn, self._turns, strict=True):
+            self._bind_input(turn_name, number.dtype, (), number.ctypes.data)
 
-    def bind(self, arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> None:
-        """Make it read and write these arrays where they lie; others stay as bound before.
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Make it read and write arrays where they lie; others stay as bound before.
 
         Args:
-            arrays: C-contiguous arrays by tensor name; the caller keeps them alive.
-            names: Which of them to bind; names this step does not know are passed over.
+            addresses: Where C-contiguous arrays of the tensors' types and shapes begin, by tensor
+                name; the caller keeps them alive. Names this step does not know are passed over.
         """
-        for name in names:
-            array = arrays[name]
+        for name, address in addresses.items():
+            # Binding takes some microseconds, and a caller's arrays often lie where they lay.
+            if self._bound.get(name) == address:
+                continue
             if name in self._inputs:
-                self._bind_input(name, array)
+                self._bind_input(name, *self._inputs[name], address)
             elif name in self._outputs:
-                element = _element_type(array)
-                self._binding.bind_output(
-                    self._outputs[name], "cpu", 0, element, array.shape, array.ctypes.data
-                )
+                model_name, element, shape = self._outputs[name]
+                self._binding.bind_output(model_name, "cpu", 0, element, shape, address)
+            else:
+                continue
+            self._bound[name] = address
 
     def run(self) -> None:
         """Run the step.
@@ -159,11 +197,11 @@ class HostBinding:
         except Exception as error:  # its errors share no other base
             raise HostStepError(f"step {self._name!r}: onnxruntime failed: {error}") from error
 
-    def _bind_input(self, name: str, array: NDArray[Any]) -> None:
-        element = _element_type(array)
-        self._binding.bind_input(name, "cpu", 0, element, array.shape, array.ctypes.data)
+    def _bind_input(self, name: str, element: Any, shape: tuple[int, ...], address: int) -> None:
+        self._binding.bind_input(name, "cpu", 0, element, shape, address)
 
 
-def _element_type(array: NDArray[Any]) -> Any:
-    """Return the element type of an array as bindings want it: numpy's, or ONNX's number."""
-    return _ONNX_BFLOAT16 if array.dtype.name == "bfloat16" else array.dtype
+def _as_bound(spec: TensorSpec) -> tuple[Any, tuple[int, ...]]:
+    """Return element type and shape as bindings want them: numpy's type, or ONNX's number."""
+    is_bfloat16 = spec.dtype is DType.BFLOAT16
+    return _ONNX_BFLOAT16 if is_bfloat16 else spec.numpy_dtype, spec.shape

@@ -15,7 +15,7 @@ import numpy as np
 from hocket.runtime.artifact import Artifact, load_artifact
 from hocket.runtime.cpu import usable_cores
 from hocket.runtime.errors import ArtifactError
-from hocket.runtime.host import HostModel
+from hocket.runtime.host import HostSessions
 from hocket.runtime.io_binding import IOBinding
 from hocket.runtime.profile import Profile, write_trace
 from hocket.runtime.signature import OpenSpec
@@ -86,7 +86,7 @@ class InferenceSession:
         artifact = _as_artifact(path_or_artifact, expected_digest)
         num_threads = options.intra_op_num_threads or artifact.num_threads or usable_cores()
         self._options = options
-        host = HostModel(artifact, num_threads) if artifact.host_steps else None
+        host = HostSessions(artifact, num_threads) if artifact.host_steps else None
         self._executors = SizedExecutors(artifact, host, num_threads)
         # Gives back the weights of a file, which onnxruntime has copied, before the compiler of the
         # kernels takes its share: that is when memory peaks.

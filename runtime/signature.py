@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class TensorSpec:
     def type(self) -> str:
         """The type as onnxruntime writes it, ``tensor(float)``."""
         return f"tensor({_ONNX_NAMES.get(self.dtype, self.dtype.value)})"
+
+    @functools.cached_property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The element type as numpy has it; looked up once, as every run asks for it."""
+        return self.dtype.to_numpy()
 
     @property
     def nbytes(self) -> int:
@@ -139,6 +145,10 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @functools.cached_property
+    def _input_names(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.inputs)
+
     def check_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Check names, element types and shapes of the feeds of a run.
 
@@ -157,10 +167,10 @@ class Signature:
         """
         if not isinstance(feeds, Mapping):
             raise FeedError(f"feeds: want arrays by input name, got {type(feeds).__name__}")
-        wanted = {spec.name for spec in self.inputs}
-        unknown = sorted(set(feeds) - wanted)
-        missing = sorted(wanted - set(feeds))
-        if unknown or missing:
+        wanted = self._input_names
+        if feeds.keys() != wanted:
+            unknown = sorted(set(feeds) - wanted)
+            missing = sorted(wanted - set(feeds))
             problem = f"missing {missing}" if missing else f"unknown {unknown}"
             raise FeedError(f"feeds: {problem}; the inputs are {sorted(wanted)}")
         for name, array in feeds.items():
@@ -179,7 +189,7 @@ class Signature:
             if name not in specs:
                 raise FeedError(f"no output {name!r}; the outputs are {list(specs)}")
             spec = specs[name]
-            if str(array.dtype) != spec.dtype.value or array.shape != spec.shape:
+            if array.dtype != spec.numpy_dtype or array.shape != spec.shape:
                 raise FeedError(
                     f"output {name!r}: want {spec.dtype} of shape {list(spec.shape)} to write to, "
                     f"got {array.dtype} of {list(array.shape)}"
@@ -204,7 +214,7 @@ class Signature:
 
 def _check_array(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
     found = array.dtype
-    if str(found) != spec.dtype.value:
+    if found != spec.numpy_dtype:
         raise FeedError(
             f"input {spec.name!r}: want {spec.dtype}, got {found}; "
             f"convert it with .astype({spec.dtype.value!r})"

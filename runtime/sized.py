@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.runtime.artifact import Artifact
-    from hocket.runtime.host import HostModel
+    from hocket.runtime.host import HostSessions
     from hocket.runtime.signature import TensorSpec
 
 MAX_SHAPES = 16
@@ -37,7 +37,7 @@ class SizedExecutors:
         num_threads: Threads for kernels and host steps alike.
     """
 
-    def __init__(self, artifact: Artifact, host: HostModel | None, num_threads: int) -> None:
+    def __init__(self, artifact: Artifact, host: HostSessions | None, num_threads: int) -> None:
         self.signature = artifact.signature
         self.resizing = artifact.resizing
         self.dims = dict(artifact.dims)

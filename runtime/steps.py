@@ -14,20 +14,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class HostModel:
+    """Some host steps as one ONNX model, for one onnxruntime session.
+
+    Attributes:
+        content: Serialised ONNX.
+        turn: Name of its int64 scalar input that says which of its steps to compute, counted from
+            0 in the order of the artifact; empty with a single one, which has no turns.
+        weights: Names of its larger initializers, which it does not hold: the artifact does.
+    """
+
+    content: bytes
+    turn: str
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class HostStep:
-    """A part of the model that onnxruntime runs: one turn of ``Artifact.host_model``.
+    """A part of the model that onnxruntime runs: one turn of one of ``Artifact.host_models``.
 
     Attributes:
         name: Unique in the artifact.
         inputs: Names of the tensors it reads; the host model has inputs of these names.
         outputs: Names of the tensors it writes.
-        model_outputs: The host model's names of these, in the same order.
+        model: Index into ``Artifact.host_models``.
+        model_outputs: The host model's names of the outputs, in the same order.
         num_nodes: ONNX nodes in it.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    model: int
     model_outputs: tuple[str, ...]
     num_nodes: int
 
@@ -101,6 +119,7 @@ def step_to_json(step: Step) -> dict[str, Any]:
             "name": step.name,
             "inputs": list(step.inputs),
             "outputs": list(step.outputs),
+            "model": step.model,
             "model_outputs": list(step.model_outputs),
             "num_nodes": step.num_nodes,
         }
@@ -134,6 +153,7 @@ def step_from_json(fields: Mapping[str, Any]) -> Step:
             name=text_field(fields["name"]),
             inputs=tuple(map(text_field, list_field(fields["inputs"]))),
             outputs=tuple(map(text_field, list_field(fields["outputs"]))),
+            model=whole_field(fields["model"]),
             model_outputs=tuple(map(text_field, list_field(fields["model_outputs"]))),
             num_nodes=whole_field(fields["num_nodes"]),
         )

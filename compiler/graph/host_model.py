@@ -1,8 +1,4 @@
-"""All host regions as one ONNX model, with its larger numbers taken out.
-
-One model and not one a region, because each onnxruntime session has threads of its own, which
-small models feel; ``docs/architecture.md`` has the figures.
-"""
+"""Host regions as ONNX models, with their larger numbers taken out."""
 
 from __future__ import annotations
 
@@ -22,16 +18,19 @@ if TYPE_CHECKING:
 WEIGHTS_LOCATION = "weights"
 """What the ONNX names as the file of its weights; there is none, whoever loads it gives them."""
 
+TURNS_OF_ONE_THREAD = 4
+"""Host regions in one model where sessions have a single thread."""
+
 _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _SEPARABLE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 
 
 @dataclass(frozen=True)
 class HostModel:
-    """The host regions of a model as one ONNX model.
+    """Some host regions as one ONNX model.
 
     Attributes:
-        content: Serialised ONNX. Its inputs are those of all regions, by the names of the values,
+        content: Serialised ONNX. Its inputs are those of its regions, by the names of the values,
             and an int64 scalar that says which region's turn it is.
         turn: Name of that input; empty with a single region, which has no turns.
         weights: Initializers that it names but does not hold.
@@ -42,6 +41,24 @@ class HostModel:
     turn: str
     weights: Mapping[str, NDArray[Any]]
     outputs: tuple[tuple[str, ...], ...]
+
+
+def build_host_models(regions: Sequence[HostRegion], num_threads: int) -> list[HostModel]:
+    """Put host regions into ONNX models, in order, for an onnxruntime session each.
+
+    A session has threads of its own, which are in each other's way, so several threads get a single
+    one. But in a session the regions whose turn it is not are passed over one by one, two
+    microseconds each, so with one thread there are only a few in each; that few, because a session
+    takes half a megabyte. ``docs/architecture.md`` has the figures.
+
+    Args:
+        regions: Host regions, which are not changed.
+        num_threads: Threads that sessions will have; 0 if not known.
+    """
+    size = TURNS_OF_ONE_THREAD if num_threads == 1 else max(len(regions), 1)
+    return [
+        build_host_model(regions[start : start + size]) for start in range(0, len(regions), size)
+    ]
 
 
 def build_host_model(regions: Sequence[HostRegion]) -> HostModel:
@@ -57,9 +74,10 @@ def build_host_model(regions: Sequence[HostRegion]) -> HostModel:
     integers (shapes, axes, epsilons) stay, so that onnxruntime can fold them.
 
     The regions' models are not changed.
+
+    Args:
+        regions: One or more.
     """
-    if not regions:
-        return HostModel(b"", "", {}, ())
     turn = ""
     if len(regions) == 1:
         model = regions[0].model.clone()

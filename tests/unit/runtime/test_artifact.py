@@ -27,7 +27,7 @@ from hocket.runtime.container import container_digest, parse_container, save_con
 from hocket.runtime.errors import ArtifactError
 from hocket.runtime.session import InferenceSession
 from hocket.runtime.signature import Signature, TensorSpec
-from hocket.runtime.steps import HostStep
+from hocket.runtime.steps import HostModel, HostStep
 from hocket.runtime.tensors import view_tensors
 
 
@@ -292,7 +292,7 @@ def host_artifact(model: onnx.ModelProto) -> Artifact:
     """An artifact of one host step, as a stranger may write it."""
     spec = TensorSpec("x", DType.FLOAT32, (2, 4))
     out = TensorSpec("y", DType.FLOAT32, (2, 4))
-    step = HostStep("host.0", ("x",), ("y",), ("y",), 1)
+    step = HostStep("host.0", ("x",), ("y",), 0, ("y",), 1)
     return Artifact(
         "forged",
         "nobody",
@@ -301,8 +301,7 @@ def host_artifact(model: onnx.ModelProto) -> Artifact:
         {"x": spec, "y": out},
         (step,),
         (),
-        model.SerializeToString(),
-        "",
+        (HostModel(model.SerializeToString(), "", ()),),
         {},
     )
 
@@ -338,7 +337,7 @@ def test_a_host_region_cannot_read_files_or_memory(
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    with pytest.raises(ArtifactError, match="onnxruntime refuses the host model"):
+    with pytest.raises(ArtifactError, match="onnxruntime refuses host model 0"):
         InferenceSession(host_artifact(model))
 
 
@@ -349,8 +348,13 @@ def test_parts_that_do_not_fit_are_named() -> None:
         dataclasses.replace(artifact, steps=tuple(others))
     with pytest.raises(ArtifactError, match="two steps have one name"):
         dataclasses.replace(artifact, steps=(first, first))
-    with pytest.raises(ArtifactError, match="onnxruntime refuses the host model"):
-        InferenceSession(dataclasses.replace(artifact, weights={}))
+    with pytest.raises(ArtifactError, match="host model 0: there are no weights"):
+        dataclasses.replace(artifact, weights={})
+    with pytest.raises(ArtifactError, match="there is no host model 0"):
+        dataclasses.replace(artifact, host_models=())
+    nameless = dataclasses.replace(artifact.host_models[0], weights=())
+    with pytest.raises(ArtifactError, match="onnxruntime refuses host model 0"):
+        InferenceSession(dataclasses.replace(artifact, host_models=(nameless,)))
     renamed = dataclasses.replace(artifact.host_steps[0], model_outputs=("a", "b", "c", "d"))
     with pytest.raises(ArtifactError, match="do not fit together"):
         InferenceSession(dataclasses.replace(artifact, steps=(renamed, *artifact.steps[1:])))

@@ -15,6 +15,7 @@ from support.modules import BATCH, LENGTH, tiny_artifact, tiny_feeds
 from support.tiny_encoder import make_tiny_encoder
 
 from hocket.compiler.driver import compile_model
+from hocket.compiler.options import CompileOptions
 from hocket.runtime.arena import plan_arena
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.errors import ArtifactError, FeedError, HostStepError
@@ -197,8 +198,8 @@ def attention(query: str, output: str, name: str = "") -> Any:
 FLOATS = (1, [1, 2, 4, 8])
 
 
-def assert_same_as_onnxruntime(model: Any, runs: int = 2) -> None:
-    artifact = compile_model(model)
+def assert_same_as_onnxruntime(model: Any, runs: int = 2, num_threads: int = 0) -> None:
+    artifact = compile_model(model, options=CompileOptions(num_threads=num_threads))
     session = InferenceSession(artifact)
     generator = np.random.default_rng(0)
     peer = onnxruntime.InferenceSession(model.SerializeToString())
@@ -289,6 +290,30 @@ def test_regions_with_scalars_flags_and_branches_take_turns() -> None:
     weights = {"zero": np.array(0, np.float32)}
     model = make_model(nodes, {"x": FLOATS}, {"o": FLOATS, "positive": (9, [])}, weights)
     assert_same_as_onnxruntime(model, runs=6)
+
+
+def test_regions_of_one_thread_share_few_sessions(tmp_path: Path) -> None:
+    nodes, value = [], "x"
+    for layer in range(9):
+        weight = f"w{layer % 7}"  # two are used by regions of different models
+        nodes += [
+            helper.make_node("Mul", [value, weight], [f"m{layer}"]),
+            attention(f"m{layer}", f"a{layer}"),
+        ]
+        value = f"a{layer}"
+    generator = np.random.default_rng(2)
+    weights = {
+        f"w{n}": generator.standard_normal((1, 1, 4, 8)).astype(np.float32) for n in range(7)
+    }
+    model = make_model(nodes, {"x": FLOATS}, {value: FLOATS}, weights)
+    assert_same_as_onnxruntime(model, num_threads=1)
+    assert_same_as_onnxruntime(model, num_threads=2)
+    one, two = (compile_model(model, options=CompileOptions(num_threads=n)) for n in (1, 2))
+    assert [len(artifact.host_models) for artifact in (one, two)] == [3, 1]
+    save_artifact(one, tmp_path / "one.hkt")
+    feeds = {"x": np.ones(FLOATS[1], np.float32)}
+    outputs = [InferenceSession(module).run(None, feeds) for module in (two, tmp_path / "one.hkt")]
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_memory_of_runs_that_overlapped_is_given_back() -> None:
