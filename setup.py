@@ -26,7 +26,10 @@ def package_map() -> dict[str, str]:
 
 PACKAGES = package_map()
 
-FL = ["torch>=2.6,<3"]
+FL = [
+    "pebble>=5.1,<6",
+    "torch>=2.6,<3",
+]
 DEMO = [
     "matplotlib>=3.9,<4",
     "tokenizers>=0.20,<1",

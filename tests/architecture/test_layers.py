@@ -106,7 +106,7 @@ TABLE = (
         ("hocket.compiler", "hocket.hwmodels", ARTIFACT, "hocket.runtime.errors"),
         ("numpy", "onnx", "onnx_ir"),
     ),
-    Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy",), is_planned=True),
+    Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
     Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True),
     Row(
@@ -127,6 +127,7 @@ TABLE = (
         ("numpy", "torch"),
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
+    Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("numpy", "ray"), is_planned=True),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr"), is_planned=True),
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),

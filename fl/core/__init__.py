@@ -1,0 +1,1 @@
+"""What every federation is made of: types, protocols, and the loop over rounds."""

@@ -1,0 +1,1 @@
+"""Where rounds run: this machine, a Ray cluster, a Flower federation."""

@@ -1,0 +1,1 @@
+"""Algorithms of federated learning that need nothing but parameters."""

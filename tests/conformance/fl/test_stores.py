@@ -1,0 +1,104 @@
+"""What every store must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hocket.fl.core.errors import ConfigError, StoreError
+from hocket.fl.core.store import FolderStore, Key, MemoryStore, Store
+
+STORES = {"memory": lambda folder: MemoryStore(), "folder": FolderStore}
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
+KEYS = st.builds(Key, NAMES, st.integers(0, 10**9), NAMES, NAMES)
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    made: Store = STORES[request.param](tmp_path / "store")
+    return made
+
+
+KEY = Key("job", 3, "server", "state")
+
+
+def test_what_is_put_is_got(store: Store) -> None:
+    store.put(KEY, b"one")
+    store.put(KEY, b"")
+    assert store.get(KEY) == b""
+    store.put(KEY, b"two")
+    assert store.get(KEY) == b"two"
+
+
+def test_what_is_not_there_is_a_key_error(store: Store) -> None:
+    with pytest.raises(KeyError):
+        store.get(KEY)
+    store.delete(KEY)
+    store.put(KEY, b"one")
+    store.delete(KEY)
+    with pytest.raises(KeyError):
+        store.get(KEY)
+    assert store.keys() == []
+
+
+def test_keys_are_those_that_begin_so_in_order(store: Store) -> None:
+    keys = [
+        Key("a", 2, "server", "state"),
+        Key("a", 10, "server", "state"),
+        Key("a", 2, "phone", "update"),
+        Key("ab", 1, "server", "state"),
+    ]
+    for key in reversed(keys):
+        store.put(key, str(key).encode())
+    assert store.keys() == sorted(keys)
+    assert store.keys("a/") == sorted(keys[:3])
+    assert store.keys("a/00000002/") == sorted([keys[0], keys[2]])
+    assert store.keys("b") == []
+
+
+@given(entries=st.dictionaries(KEYS, st.binary(max_size=50), max_size=8))
+@pytest.mark.parametrize("kind", STORES)
+def test_entries_do_not_touch_each_other(
+    kind: str, entries: dict[Key, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store: Any = STORES[kind](tmp_path_factory.mktemp("store"))
+    for key, content in entries.items():
+        store.put(key, content)
+    assert {key: store.get(key) for key in store.keys()} == entries  # noqa: SIM118 - no mapping
+
+
+@given(key=KEYS)
+def test_keys_are_told_by_their_text(key: Key) -> None:
+    assert Key.parse(str(key)) == key
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-a", "a b", "x" * 101, "é", "a\n"])
+def test_names_that_would_leave_the_folder_are_refused(name: str) -> None:
+    for job, device, kind in [(name, "d", "k"), ("j", name, "k"), ("j", "d", name)]:
+        with pytest.raises(ConfigError, match="want a name"):
+            Key(job, 0, device, kind)
+
+
+def test_a_file_that_was_changed_is_found(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put(KEY, b"content")
+    path = tmp_path / str(KEY)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(StoreError, match="does not hold what was put there"):
+            store.get(KEY)
+
+
+def test_a_put_that_was_cut_short_leaves_what_was_there(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put(KEY, b"content")
+    (tmp_path / f"{KEY}").with_name(".state.1234.tmp").write_bytes(b"half of")
+    assert store.get(KEY) == b"content"
+    assert store.keys() == [KEY]
