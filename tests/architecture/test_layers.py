@@ -127,6 +127,7 @@ TABLE = (
         ("numpy", "torch"),
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
+    Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("numpy", "ray"), is_planned=True),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr"), is_planned=True),
