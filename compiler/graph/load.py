@@ -82,6 +82,25 @@ def load_model(
     return LoadedModel(model, bound, name, _forget_shapes(model))
 
 
+def bind_copy(
+    loaded: LoadedModel, dims: Mapping[str, int], *, leaves_open: bool = False
+) -> LoadedModel:
+    """Return a copy of a loaded model with dimensions bound that were left open.
+
+    Args:
+        loaded: Left as it is.
+        dims, leaves_open: As for ``load_model``.
+
+    Raises:
+        DimensionError: As for ``load_model``.
+    """
+    model = _copy(loaded.model)
+    for value in model.graph.outputs:
+        value.shape = loaded.declared_outputs.get(name_of(value), value.shape)
+    bound = bind_dimensions(model, dims, loaded.source, leaves_open=leaves_open)
+    return LoadedModel(model, loaded.dims | bound, loaded.source, _forget_shapes(model))
+
+
 def _read(source: ModelSource) -> tuple[ir.Model, str]:
     if isinstance(source, ir.Model):
         model, name = _copy(source), _memory_name(source.graph.name)

@@ -15,12 +15,13 @@ import onnx_ir as ir
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.attention_node import is_attention_node
 from hocket.compiler.graph.names import FreshNames
+from hocket.compiler.graph.size_nodes import SizeEmitter
 from hocket.compiler.graph.values import constant_array, is_op, name_of, values_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from hocket.hwmodels.sizes import Size, SizeExpression
+    from hocket.hwmodels.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def replace_shapes(
     """
     names = FreshNames(graph)
     inputs = {name_of(value) for value in graph.inputs}
-    emitter = _SizeEmitter(graph, names, places)
+    emitter = SizeEmitter(graph, names, places)
     for node in tuple(graph):
         if not is_op(node, "Shape", "Size") or node.inputs[0] is None:
             continue
@@ -172,90 +173,3 @@ def replace_shapes(
         new = emitter.product(known) if node.op_type == "Size" else emitter.vector(known)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-
-
-class _SizeEmitter:
-    """Makes nodes that compute sizes from the shapes of inputs, at the head of a graph."""
-
-    def __init__(
-        self, graph: ir.Graph, names: FreshNames, places: Mapping[str, tuple[str, int]]
-    ) -> None:
-        self._graph = graph
-        self._names = names
-        self._places = places
-        self._last: ir.Node | None = None
-        self._made: dict[object, ir.Value] = {}
-
-    def vector(self, sizes: Sequence[Size]) -> ir.Value:
-        """Return int64 ``[len(sizes)]``."""
-        return self._once(
-            tuple(sizes),
-            lambda: (
-                self._add("Concat", [self._size(size) for size in sizes], {"axis": 0})
-                if sizes
-                else self._constant([])
-            ),
-        )
-
-    def product(self, sizes: Sequence[Size]) -> ir.Value:
-        """Return the product of sizes, an int64 scalar."""
-
-        def make() -> ir.Value:
-            total = self._constant([1])
-            for size in sizes:
-                total = self._add("Mul", [total, self._size(size)])
-            return self._add("Squeeze", [total])
-
-        return self._once(("product", *sizes), make)
-
-    def _size(self, size: Size) -> ir.Value:
-        """Return int64 ``[1]``."""
-        if isinstance(size, int):
-            return self._once(("number", size), lambda: self._constant([size]))
-        return self._once(("size", size), lambda: self._sum(size))
-
-    def _sum(self, size: SizeExpression) -> ir.Value:
-        total: ir.Value | None = None
-        for factor, dims in size.terms:
-            term = self._size(factor)
-            for number, name in enumerate(dims):
-                dim = self._dimension(name)
-                term = dim if number == 0 and factor == 1 else self._add("Mul", [term, dim])
-            total = term if total is None else self._add("Add", [total, term])
-        if total is None:
-            raise ValueError("a size has terms")
-        return total
-
-    def _dimension(self, name: str) -> ir.Value:
-        def make() -> ir.Value:
-            source, axis = self._places[name]
-            value = next(each for each in self._graph.inputs if name_of(each) == source)
-            shape = self._once(("shape", source), lambda: self._add("Shape", [value]))
-            return self._add("Gather", [shape, self._constant([axis])], {"axis": 0})
-
-        return self._once(("dimension", name), make)
-
-    def _once(self, key: object, make: Callable[[], ir.Value]) -> ir.Value:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-    def _constant(self, content: Sequence[int]) -> ir.Value:
-        attribute = ir.AttrTensor("value", ir.tensor(np.array(content, np.int64)))
-        return self._insert(ir.Node("", "Constant", [], [attribute]))
-
-    def _add(
-        self, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int] | None = None
-    ) -> ir.Value:
-        return self._insert(ir.node(op_type, inputs, dict(attributes or {})))
-
-    def _insert(self, node: ir.Node) -> ir.Value:
-        node.name = self._names.make(f"hocket/{node.op_type}")
-        node.outputs[0].name = self._names.make(f"hocket/size/{node.op_type}")
-        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-        if self._last is None:
-            self._graph.insert_before(next(iter(self._graph)), node)
-        else:
-            self._graph.insert_after(self._last, node)
-        self._last = node
-        return node.outputs[0]
