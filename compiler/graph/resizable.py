@@ -18,11 +18,13 @@ from hocket.compiler.graph.attention_node import is_attention_node, problem_from
 from hocket.compiler.graph.contrib.open_sizes import write_out_open
 from hocket.compiler.graph.dimensions import unknown_dimension
 from hocket.compiler.graph.load import bind_copy, load_model
+from hocket.compiler.graph.names import FreshNames
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
 from hocket.compiler.graph.recognize import recognize_attention
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion
 from hocket.compiler.graph.samples import choose_samples, fit_size
+from hocket.compiler.graph.size_nodes import SizeEmitter
 from hocket.compiler.graph.unbound import Recognized, carry_over, replace_shapes
 from hocket.compiler.graph.values import name_of, static_shape
 
@@ -122,9 +124,10 @@ def cut_resizable(
     unbound = prepare_unbound(bind_copy(loaded, dims, leaves_open=True))
     first = samples[0]
     seen = [_completed(unbound, sample.shapes) for sample in samples]
-    replace_shapes(unbound.graph, _fit_all(seen, chosen), places)
+    sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)
+    replace_shapes(unbound.graph, _fit_all(seen, chosen), sizes)
     rest = [sample.recognized for sample in samples[1:]]
-    carry_over(first.recognized, rest, unbound.graph, name)
+    carry_over(first.recognized, rest, chosen, unbound.graph, sizes, name)
     if first.result.taken:
         unbound.opset_imports.update(first.recognized.model.opset_imports)
     ir.passes.common.RemoveUnusedNodesPass()(unbound)

@@ -127,7 +127,8 @@ class SizeEmitter:
         return self._insert(ir.node(op_type, inputs, dict(attributes or {})))
 
     def _insert(self, node: ir.Node) -> ir.Value:
-        node.name = self._names.make(f"hocket/{node.op_type}")
+        # Not as what recognition inserts, which is carried over with its names.
+        node.name = self._names.make(f"hocket/size/{node.op_type}")
         node.outputs[0].name = self._names.make(f"hocket/size/{node.op_type}")
         node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
         if self._last is None:
