@@ -127,6 +127,7 @@ def _read(source: ModelSource) -> tuple[ir.Model, str]:
         )
     RemoveInitializersFromInputsPass()(model)
     _reject_unknown_domains(model, name)
+    _reject_complex(model, name)
     return model, name
 
 
@@ -290,6 +291,26 @@ def _reject_unknown_domains(model: ir.Model, name: str) -> None:
             raise ModelError(
                 f"{name}: node {describe_node(node)}: neither ONNX nor onnxruntime has operators "
                 f"of domain {node.domain!r}; give the model with it written as a function"
+            )
+
+
+_COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
+
+
+def _reject_complex(model: ir.Model, name: str) -> None:
+    """Refuse complex numbers that something computes with, which onnxruntime does not have."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)):
+        constant = ir.convenience.get_const_tensor(node.outputs[0]) if node.outputs else None
+        dtypes = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+        dtypes.add(None if constant is None else constant.dtype)
+        found = next((dtype for dtype in _COMPLEX if dtype in dtypes), None)
+        if found is not None:
+            made = "" if node.name else f" of {name_of(node.outputs[0])!r}"
+            raise ModelError(
+                f"{name}: node {describe_node(node)}{made} computes with {found.name.lower()}, for "
+                "which onnxruntime has no operators; export the model with real and imaginary "
+                "parts along an axis of their own"
             )
 
 
