@@ -7,6 +7,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -128,7 +129,8 @@ class FoldConstantsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold one round, in the order of the nodes."""
-        with _failures_as_debug():
+        # As infinities in what it computes are no concern of who compiles.
+        with _failures_as_debug(), np.errstate(all="ignore"):
             return optimizer.fold_constants_ir(
                 model, onnx_shape_inference=True, should_fold=self._should_fold
             )

@@ -301,10 +301,7 @@ def _reject_complex(model: ir.Model, name: str) -> None:
     """Refuse complex numbers that something computes with, which onnxruntime does not have."""
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for node in (node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)):
-        constant = ir.convenience.get_const_tensor(node.outputs[0]) if node.outputs else None
-        dtypes = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
-        dtypes.add(None if constant is None else constant.dtype)
-        found = next((dtype for dtype in _COMPLEX if dtype in dtypes), None)
+        found = next((dtype for dtype in _COMPLEX if dtype in _types_named(node)), None)
         if found is not None:
             made = "" if node.name else f" of {name_of(node.outputs[0])!r}"
             raise ModelError(
@@ -312,6 +309,17 @@ def _reject_complex(model: ir.Model, name: str) -> None:
                 "which onnxruntime has no operators; export the model with real and imaginary "
                 "parts along an axis of their own"
             )
+
+
+def _types_named(node: ir.Node) -> set[int]:
+    """Return the element types that a node's inputs, outputs and attributes are known to have."""
+    found = {int(value.dtype) for value in (*node.inputs, *node.outputs) if value and value.dtype}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.TENSOR:
+            found.add(int(attribute.as_tensor().dtype))
+        elif attribute.name in ("to", "dtype") and attribute.type == ir.AttributeType.INT:
+            found.add(attribute.as_int())
+    return found
 
 
 def _check_signature(graph: ir.Graph, name: str) -> None:

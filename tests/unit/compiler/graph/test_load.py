@@ -195,6 +195,9 @@ def complex_model(place: str) -> onnx.ModelProto:
     weight = build.weight("w", np.array([1 + 2j, 3], np.complex64))
     if place == "unread":
         found = "x"
+    elif place == "cast":
+        # What TorchScript's exporter writes for ALiBi of Falcon, though no Cast has it.
+        found = build.op("Cast", "x", to=int(onnx.TensorProto.COMPLEX128))
     elif place == "constant":
         found = build.op("Shape", build.constant([1j, 2], "complex128"))
     else:
@@ -209,6 +212,7 @@ def complex_model(place: str) -> onnx.ModelProto:
     [
         ("weight", "Reshape 'n2_Reshape' computes with complex64"),
         ("constant", "Constant 'n1_Constant' computes with complex128"),
+        ("cast", "Cast 'n1_Cast' computes with complex128"),
     ],
 )
 def test_complex_numbers_are_refused(place: str, message: str) -> None:
