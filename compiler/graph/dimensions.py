@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _EXAMPLE_SIZES = (1, 128)
+_EXAMPLE_RANGE = (1, 512)
 
 
 @dataclass(frozen=True)
@@ -175,21 +176,28 @@ def _flags_for(axis: _Axis) -> tuple[str, ...]:
 
 def _missing_error(missing: dict[str, list[str]], source: str) -> DimensionError:
     lines = []
-    flags = []
+    flags, ranges = [], []
+    example = next(reversed(missing))
     for index, (label, places) in enumerate(missing.items()):
         where = ", ".join(
             f"axis {place.rpartition(':')[2]} of {place.rpartition(':')[0]!r}" for place in places
         )
         lines.append(f"  {label}: {where}")
         size = _EXAMPLE_SIZES[min(index, len(_EXAMPLE_SIZES) - 1)]
-        flag = f"{label}={size}"
-        flags.append(f'--dim "{flag}"' if " " in flag else f"--dim {flag}")
+        flags.append(_flag(f"{label}={size}"))
+        ranges.append(_flag(f"{label}={_EXAMPLE_RANGE[0]}..{_EXAMPLE_RANGE[1]}"))
     count = "1 dimension has" if len(missing) == 1 else f"{len(missing)} dimensions have"
     return DimensionError(
         f"{source}: {count} no size\n"
         + "\n".join(lines)
-        + f"\ngive each one the size to compile for, for example: {' '.join(flags)}"
+        + f"\ngive each one the size to compile for, for example: {' '.join(flags)}\n"
+        f"or a range, for a module that takes any size in it: {' '.join(ranges)} "
+        f'(in Python, dims={{"{example}": (1, {_EXAMPLE_RANGE[1]})}})'
     )
+
+
+def _flag(given: str) -> str:
+    return f'--dim "{given}"' if " " in given else f"--dim {given}"
 
 
 def unknown_dimension(label: str, known: list[str], source: str) -> DimensionError:

@@ -15,20 +15,23 @@ import onnx_ir as ir
 
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.attention_node import is_attention_node, problem_from_node
+from hocket.compiler.graph.contrib.open_sizes import write_out_open
 from hocket.compiler.graph.dimensions import unknown_dimension
-from hocket.compiler.graph.load import load_model
+from hocket.compiler.graph.load import bind_copy, load_model
+from hocket.compiler.graph.names import FreshNames
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
 from hocket.compiler.graph.recognize import recognize_attention
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion
 from hocket.compiler.graph.samples import choose_samples, fit_size
+from hocket.compiler.graph.size_nodes import SizeEmitter
 from hocket.compiler.graph.unbound import Recognized, carry_over, replace_shapes
 from hocket.compiler.graph.values import name_of, static_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hocket.compiler.graph.load import ModelSource
+    from hocket.compiler.graph.load import LoadedModel, ModelSource
     from hocket.compiler.graph.recognize.rules import RecognitionResult
     from hocket.compiler.graph.regions import PartitionedModel
     from hocket.compiler.graph.samples import Span
@@ -104,23 +107,27 @@ def cut_resizable(
     Raises:
         ModelError: The model cannot be read or compiled, or not for any size; the message says why.
     """
-    loaded = load_model(source, dims, leaves_open=True)
+    loaded = load_model(source, {}, leaves_open=True)
     name = loaded.source
-    places = _places_of(loaded.model.graph, spans, name)
+    places = _places_of(bind_copy(loaded, dims, leaves_open=True).model.graph, spans, name)
     # A first axis is the batch, most often.
     singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
+    chosen = choose_samples(spans, singles)
+    loaded = write_out_open(loaded, chosen, dims, places)
     samples = [
-        _recognize({**dims, **sample}, source, accept, keeps_quantization=keeps_quantization)
-        for sample in choose_samples(spans, singles)
+        _recognize(
+            bind_copy(loaded, {**dims, **sample}), accept, keeps_quantization=keeps_quantization
+        )
+        for sample in chosen
     ]
     _check_same(samples, name)
-    unbound = prepare_unbound(loaded)
+    unbound = prepare_unbound(bind_copy(loaded, dims, leaves_open=True))
     first = samples[0]
-    dims_seen = [sample.dims for sample in samples]
     seen = [_completed(unbound, sample.shapes) for sample in samples]
-    replace_shapes(unbound.graph, _fit_all(seen, dims_seen), places)
+    sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)
+    replace_shapes(unbound.graph, _fit_all(seen, chosen), sizes)
     rest = [sample.recognized for sample in samples[1:]]
-    carry_over(first.recognized, rest, unbound.graph, name)
+    carry_over(first.recognized, rest, chosen, unbound.graph, sizes, name)
     if first.result.taken:
         unbound.opset_imports.update(first.recognized.model.opset_imports)
     ir.passes.common.RemoveUnusedNodesPass()(unbound)
@@ -132,18 +139,17 @@ def cut_resizable(
     _annotate(unbound.graph, seen[0])
     cut = partition(unbound, first.result.not_taken, first.dims)
     cut = _with_open_regions(cut)
-    values, problems = _read_sizes(cut, samples, _fit_all(seen, dims_seen), name)
+    values, problems = _read_sizes(cut, samples, chosen, _fit_all(seen, chosen), name)
     return name, ResizableModel(cut, dict(spans), values, problems)
 
 
 def _recognize(
-    dims: dict[str, int],
-    source: ModelSource,
+    loaded: LoadedModel,
     accept: Callable[[AttentionProblem], str | None],
     *,
     keeps_quantization: bool,
 ) -> _Sample:
-    model = prepare_model(load_model(source, dims))
+    model = prepare_model(loaded)
     shapes = _shapes_of(model.graph)
     before = set(model.graph)
     result = recognize_attention(
@@ -152,7 +158,7 @@ def _recognize(
     inserted = tuple(
         node for node in model.graph if node not in before and not is_attention_node(node)
     )
-    return _Sample(dims, shapes, Recognized(model, inserted), result)
+    return _Sample(loaded.dims, shapes, Recognized(model, inserted), result)
 
 
 def _shapes_of(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
@@ -247,11 +253,11 @@ def _with_open_regions(cut: PartitionedModel) -> PartitionedModel:
 def _read_sizes(
     cut: PartitionedModel,
     samples: Sequence[_Sample],
+    dims: Sequence[Mapping[str, int]],
     fitted: Mapping[str, tuple[Size | None, ...]],
     source: str,
 ) -> tuple[dict[str, tuple[Size, ...]], dict[str, ProblemSizes]]:
     """Return the formulas of the values at borders, and of the attention problems."""
-    dims = [sample.dims for sample in samples]
     values: dict[str, tuple[Size, ...]] = {}
     for name, info in cut.values.items():
         known = tuple(size for size in fitted.get(name, ()) if size is not None)

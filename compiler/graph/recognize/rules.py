@@ -17,7 +17,7 @@ from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal
 from hocket.compiler.graph.recognize.rewrite import rewrite
 from hocket.compiler.graph.recognize.standard import match_standard
 from hocket.compiler.graph.regions import NotTaken
-from hocket.compiler.graph.values import describe_op, subgraphs
+from hocket.compiler.graph.values import describe_node, describe_op, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,11 @@ def recognize_attention(
             not_taken.append(_not_taken(node, reason))
     not_taken += list(_contrib_nodes(graph))
     not_taken += [
-        _not_taken(inner, f"it is inside a graph of {describe_op(outer)} {outer.name!r}")
+        _not_taken(
+            inner,
+            f"it is inside a graph of {describe_node(outer)}, which onnxruntime runs as a whole; "
+            "only attention of the main graph is compiled",
+        )
         for outer, inner in _nodes_in_subgraphs(graph)
     ]
     RemoveUnusedNodesPass()(model)

@@ -236,8 +236,6 @@ def test_what_is_refused() -> None:
     assert "total_sequence_length is not known" in reason(unknown, outputs=OUTPUTS)
     constant = {"constants": ("total_sequence_length",), "outputs": OUTPUTS}
     assert "does not fit" in reason(inputs(2, 1, 6, (7, 7), 8), **constant)
-    chunks = inputs(2, 2, 6, (8, 8), 8)
-    assert "pasts of different lengths" in reason(chunks, **constant)
     assert "do not divide" in reason(prompt, kv_num_heads=3)
     rotary = {**prompt, **angles(rows=3)}
     assert "is no table of its positions" in reason(rotary, do_rotary=1)

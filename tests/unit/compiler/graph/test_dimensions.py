@@ -70,6 +70,8 @@ def test_all_missing_dimensions_are_listed_with_places_and_flags() -> None:
     assert "batch: axis 0 of 'input_ids', axis 0 of 'attention_mask'" in message
     assert "length: axis 1 of 'input_ids', axis 1 of 'attention_mask'" in message
     assert "--dim batch=1 --dim length=128" in message
+    assert "any size in it: --dim batch=1..512 --dim length=1..512" in message
+    assert 'dims={"length": (1, 512)}' in message
 
 
 def test_the_parts_of_an_expression_are_asked_for() -> None:
