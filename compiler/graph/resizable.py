@@ -20,6 +20,7 @@ from hocket.compiler.graph.load import load_model
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
 from hocket.compiler.graph.recognize import recognize_attention
+from hocket.compiler.graph.recognize.open_causality import open_position_finder
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion
 from hocket.compiler.graph.samples import choose_samples, fit_size
 from hocket.compiler.graph.unbound import Recognized, carry_over, replace_shapes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hocket.compiler.graph.load import ModelSource
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.rules import RecognitionResult
     from hocket.compiler.graph.regions import PartitionedModel
     from hocket.compiler.graph.samples import Span
@@ -69,18 +71,31 @@ class ResizableModel:
 
 
 @dataclass(frozen=True)
+class _Bound:
+    """A model with sizes bound.
+
+    Attributes:
+        dims: What was bound.
+        model: Prepared for recognition.
+        shapes: Sizes of every value, by name.
+    """
+
+    dims: dict[str, int]
+    model: ir.Model
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class _Sample:
     """A model recognised with sizes bound.
 
     Attributes:
         dims: What was bound.
-        shapes: Sizes of every value before recognition, by name.
-        recognized: The graph after it.
+        recognized: The graph after recognition.
         result: What was taken and what was not.
     """
 
     dims: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
     recognized: Recognized
     result: RecognitionResult
 
@@ -109,16 +124,18 @@ def cut_resizable(
     places = _places_of(loaded.model.graph, spans, name)
     # A first axis is the batch, most often.
     singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
+    models = [_bind({**dims, **sample}, source) for sample in choose_samples(spans, singles)]
+    unbound = prepare_unbound(loaded)
+    dims_seen = [bound.dims for bound in models]
+    seen = [_completed(unbound, bound.shapes) for bound in models]
+    fitted = _fit_all(seen, dims_seen)
+    replace_shapes(unbound.graph, fitted, places)
+    find = open_position_finder(unbound.graph, fitted, spans)
     samples = [
-        _recognize({**dims, **sample}, source, accept, keeps_quantization=keeps_quantization)
-        for sample in choose_samples(spans, singles)
+        _recognize(bound, accept, find, keeps_quantization=keeps_quantization) for bound in models
     ]
     _check_same(samples, name)
-    unbound = prepare_unbound(loaded)
     first = samples[0]
-    dims_seen = [sample.dims for sample in samples]
-    seen = [_completed(unbound, sample.shapes) for sample in samples]
-    replace_shapes(unbound.graph, _fit_all(seen, dims_seen), places)
     rest = [sample.recognized for sample in samples[1:]]
     carry_over(first.recognized, rest, unbound.graph, name)
     if first.result.taken:
@@ -136,23 +153,25 @@ def cut_resizable(
     return name, ResizableModel(cut, dict(spans), values, problems)
 
 
+def _bind(dims: dict[str, int], source: ModelSource) -> _Bound:
+    model = prepare_model(load_model(source, dims), is_sample=True)
+    return _Bound(dims, model, _shapes_of(model.graph))
+
+
 def _recognize(
-    dims: dict[str, int],
-    source: ModelSource,
+    bound: _Bound,
     accept: Callable[[AttentionProblem], str | None],
+    find: PositionFinder,
     *,
     keeps_quantization: bool,
 ) -> _Sample:
-    model = prepare_model(load_model(source, dims))
-    shapes = _shapes_of(model.graph)
+    model = bound.model
     before = set(model.graph)
-    result = recognize_attention(
-        model, accept, keeps_quantization=keeps_quantization, proves_masks=False
-    )
+    result = recognize_attention(model, accept, keeps_quantization=keeps_quantization, find=find)
     inserted = tuple(
         node for node in model.graph if node not in before and not is_attention_node(node)
     )
-    return _Sample(dims, shapes, Recognized(model, inserted), result)
+    return _Sample(bound.dims, Recognized(model, inserted), result)
 
 
 def _shapes_of(graph: ir.Graph) -> dict[str, tuple[int, ...]]:

@@ -32,16 +32,17 @@ from hocket.compiler.problem import AttentionProblem, MaskedRows
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.probabilities import Probabilities
     from hocket.compiler.graph.recognize.scores import Scores
 
 
-def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
+def match_decomposed(softmax: ir.Node, find: PositionFinder = find_positions) -> AttentionMatch:
     """Return the attention that a Softmax is part of.
 
     Args:
         softmax: Where to look.
-        proves_masks: Whether masks may become causality.
+        find: Finds what masks say of positions.
 
     Raises:
         Refusal: It is part of none, or of one that is not understood.
@@ -50,7 +51,7 @@ def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> Attentio
     tail = follow_probabilities(softmax)
     product, scores = trace_scores(softmax)
     _check_guard(tail, scores)
-    return _assemble(softmax, product, scores, tail, proves_masks=proves_masks)
+    return _assemble(softmax, product, scores, tail, find)
 
 
 def _check_axis(softmax: ir.Node) -> None:
@@ -86,8 +87,7 @@ def _assemble(
     product: ir.Node,
     scores: Scores,
     tail: Probabilities,
-    *,
-    proves_masks: bool,
+    find: PositionFinder,
 ) -> AttentionMatch:
     """Make the match of the three operands and what lies between them."""
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
@@ -109,7 +109,7 @@ def _assemble(
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
     terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
-    found = find_positions(terms, shape, mask_dtype, proves=proves_masks)
+    found = find(terms, shape, mask_dtype)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(
