@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.program import Program
 
 FORMAT_NAME = "hocket-artifact"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_THREADS = 1024
 _MANIFEST = "manifest.json"
 _HOST = "host.onnx"

@@ -78,7 +78,8 @@ def find_positions(terms: tuple[MaskTerm, ...], scores: Scores, dtype: DType) ->
         is_causal, scores where keep, else -inf      (without the padding: no mask at all)
 
     A row may be hidden throughout by a finite number, and then sees all keys alike, those ahead
-    too; so unless hidden scores are minus infinity, some key of each row must be proved visible.
+    too. So unless hidden scores are minus infinity, or some key of each row is proved visible,
+    masks stay as they are, and causality only tells kernels where to look first.
 
     Args:
         terms: In the order in which they act.
@@ -99,40 +100,55 @@ def find_positions(terms: tuple[MaskTerm, ...], scores: Scores, dtype: DType) ->
     for offset in dict.fromkeys((0, max(columns - rows, 0))):
         ahead = np.arange(columns) - np.arange(rows)[:, None] - offset
         for proof in known:
-            window = _window(proof, known, ahead)
-            if window is None:
+            seen = _seen(proof, known, ahead)
+            if seen is None:
                 continue
-            left_window = None if window >= rows - 1 + offset else window
-            is_hidden = (ahead > 0) | (-ahead > window)
-            left = tuple(
-                term
-                for term, other in zip(terms, known, strict=True)
-                if term in left and not bool(np.all(np.where(is_hidden, other.hides, other.shows)))
-            )
+            is_hidden = (ahead > 0) | (-ahead > seen.window)
+            if not seen.mask_hides_rest:
+                left = tuple(
+                    term
+                    for term, other in zip(terms, known, strict=True)
+                    if not bool(np.all(np.where(is_hidden, other.hides, other.shows)))
+                )
             rules = ScoreRules(
                 query_offset=offset,
-                left_window=left_window,
+                left_window=None if seen.window >= rows - 1 + offset else seen.window,
                 right_window=0 if offset else None,
+                mask_hides_rest=seen.mask_hides_rest,
             )
             return Positions(left, is_causal=not offset, rules=rules)
     return Positions(left)
 
 
-def _window(proof: MaskProof, all_proofs: list[MaskProof], ahead: NDArray[np.intp]) -> int | None:
-    """Return how far back a causal mask lets rows see, None for a mask that is not causal."""
+@dataclass(frozen=True)
+class _Seen:
+    """Which keys a causal mask lets rows see.
+
+    Attributes:
+        window: Keys behind its own that a row sees at most.
+        mask_hides_rest: As in ``ScoreRules``.
+    """
+
+    window: int
+    mask_hides_rest: bool
+
+
+def _seen(proof: MaskProof, all_proofs: list[MaskProof], ahead: NDArray[np.intp]) -> _Seen | None:
+    """Return which keys a mask lets rows see, None for one that is not causal."""
     is_future = ahead > 0
     if not is_future.any() or not bool(np.all(proof.hides | ~is_future)):
         return None
-    if not proof.is_hard:
-        alive = ~is_future
-        for other in all_proofs:
-            alive = alive & other.is_alive
-            if not bool(np.all(other.is_tame | ~is_future)):
-                return None
-        if not bool(np.all(alive.any(axis=-1))):
-            return None
     may_be_seen = ~is_future & ~np.all(proof.hides, axis=(0, 1))
-    return int(np.max(np.where(may_be_seen, -ahead, 0)))
+    window = int(np.max(np.where(may_be_seen, -ahead, 0)))
+    if proof.is_hard:
+        return _Seen(window, mask_hides_rest=False)
+    alive = ~is_future
+    is_hidden = is_future | (-ahead > window)
+    for other in all_proofs:
+        alive = alive & other.is_alive
+        if not bool(np.all(other.is_tame | ~is_hidden)):
+            return None
+    return _Seen(window, mask_hides_rest=not bool(np.all(alive.any(axis=-1))))
 
 
 def _prove(term: MaskTerm, scores: Scores, dtype: DType, finder: BoundFinder) -> MaskProof | None:

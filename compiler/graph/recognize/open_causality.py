@@ -55,9 +55,11 @@ class _Seen:
 
     Attributes:
         window: Keys behind its own that a row sees; None for all.
+        mask_hides_rest: As in ``ScoreRules``.
     """
 
     window: int | None
+    mask_hides_rest: bool
 
 
 def open_position_finder(
@@ -114,14 +116,17 @@ def _find(
             seen = _seen(term, terms, ahead, facts, known)
             if seen is None:
                 continue
-            left = tuple(
-                each for each in terms if not _says_only(each, ahead, seen.window, facts, known)
-            )
+            left = terms
+            if not seen.mask_hides_rest:
+                left = tuple(
+                    each for each in terms if not _says_only(each, ahead, seen.window, facts, known)
+                )
             is_plain = offset == number(0)
             rules = ScoreRules(
                 query_offset=0 if is_plain else scores[3] - scores[2],
                 left_window=seen.window,
                 right_window=None if is_plain else 0,
+                mask_hides_rest=seen.mask_hides_rest,
             )
             return Positions(left, is_causal=is_plain, rules=rules)
     return Positions(terms)
@@ -145,15 +150,17 @@ def _seen(
     proof = _proof(term, future, known)
     if not proof.hides:
         return None
-    is_alive = _is_alive_at(terms, _COLUMN - ahead, facts, known)
-    if not proof.is_hard and not (is_alive and _is_tame(terms, future, known)):
+    if not proof.is_hard and not _is_tame(terms, future, known):
         return None
-    for window in _windows(term, ahead, facts, known):
-        before = facts.having(number(-window - 1) - ahead)
+    is_hard, window = proof.is_hard, None
+    for candidate in _windows(term, ahead, facts, known):
+        before = facts.having(number(-candidate - 1) - ahead)
         proof = _proof(term, before, known)
-        if proof.hides and (proof.is_hard or (is_alive and _is_tame(terms, before, known))):
-            return _Seen(window)
-    return _Seen(None)
+        if proof.hides and (proof.is_hard or _is_tame(terms, before, known)):
+            is_hard, window = is_hard and proof.is_hard, candidate
+            break
+    is_alive = is_hard or _is_alive_at(terms, _COLUMN - ahead, facts, known)
+    return _Seen(window, mask_hides_rest=not is_alive)
 
 
 def _is_tame(terms: tuple[MaskTerm, ...], facts: Facts, known: _Known) -> bool:

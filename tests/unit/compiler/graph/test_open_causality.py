@@ -87,6 +87,16 @@ def test_padding_stays_a_mask_beside_causality() -> None:
     assert region.problem.mask is MaskKind.ADDITIVE
 
 
+def test_padding_by_a_finite_number_stays_as_well() -> None:
+    region = region_of(MaskChoices(padding="and", hidden=FLOAT32_MIN, near=16))
+    assert region.problem.is_causal
+    assert region.problem.mask is MaskKind.ADDITIVE
+    assert region.problem.rules.left_window == 15
+    assert region.problem.rules.mask_hides_rest
+    hard = region_of(MaskChoices(padding="and", near=16))
+    assert not hard.problem.rules.mask_hides_rest
+
+
 def test_padding_that_lets_keys_through_is_no_causality() -> None:
     assert not region_of(MaskChoices(padding="or")).problem.is_causal
 
@@ -213,5 +223,7 @@ def test_what_is_left_out_has_no_weight(
     expected = softmax((scores + mask.astype(np.float32)).astype(np.float32))
     used = mask if region.problem.mask is not MaskKind.NONE else np.zeros_like(mask)
     seen = (scores + used.astype(np.float32)).astype(np.float32)
+    if region.problem.rules.mask_hides_rest:
+        kept = kept | (np.max(np.where(kept, seen, -math.inf), axis=-1, keepdims=True) < -1e29)
     seen = np.where(kept, seen, -math.inf)
     np.testing.assert_allclose(softmax(seen), expected, atol=1e-6)
