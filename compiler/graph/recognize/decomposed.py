@@ -22,7 +22,13 @@ from hocket.compiler.graph.recognize.axes import (
     find_source,
     find_target,
 )
-from hocket.compiler.graph.recognize.causality import find_positions
+from hocket.compiler.graph.recognize.causality import Positions, find_positions
+from hocket.compiler.graph.recognize.lengths import (
+    KeyLengths,
+    find_lengths,
+    make_lengths,
+    merge_rules,
+)
 from hocket.compiler.graph.recognize.masks import spread_masks, summarize_masks
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal, sizes_of
 from hocket.compiler.graph.recognize.probabilities import follow_probabilities
@@ -109,7 +115,10 @@ def _assemble(
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
     terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
-    found = find(terms, shape, mask_dtype)
+    lengths = find_lengths(terms, shape) if find is find_positions else KeyLengths(terms)
+    found = Positions(lengths.terms)
+    if not lengths.has_positions:
+        found = find(lengths.terms, shape, mask_dtype)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(
@@ -127,11 +136,12 @@ def _assemble(
             masked_value=summary.masked_value,
             masked_rows=tail.masked_rows,
             is_causal=found.is_causal,
-            rules=replace(found.rules, softcap=scores.softcap),
+            rules=merge_rules(found.rules, lengths.rules, scores.softcap),
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
     # Last, for nodes are readers of the query from when they are made.
+    kv_lengths, counting = make_lengths(lengths)
     before = _multiply(query, scores)
     if before:
         query_operand = replace(query_operand, value=before[-1].outputs[0])
@@ -146,8 +156,9 @@ def _assemble(
         mask=found.terms,
         mask_dtype=mask_dtype,
         output=output,
+        kv_lengths=kv_lengths,
         leaves_out_rounding=scores.is_rounded or tail.is_rounded,
-        before=(*spreading, *before),
+        before=(*spreading, *counting, *before),
     )
 
 
@@ -292,6 +303,8 @@ def _describe_form(
         words.append(f"{problem.group_size} copies of each key-value head left out")
     if scores.is_rounded or tail.is_rounded:
         words.append("its quantisation of scores or probabilities left out")
+    if problem.rules.has_kv_lengths:
+        words.append("its mask says how many keys there are")
     if problem.is_causal or problem.rules.right_window == 0:
         words.append("its mask is causal")
     operator = made_of(softmax)
