@@ -115,6 +115,7 @@ def _assemble(
     shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
     terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
+    # Where sizes are open, that a constant counts the keys at those that are bound proves nothing.
     lengths = find_lengths(terms, shape) if find is find_positions else KeyLengths(terms)
     found = Positions(lengths.terms)
     if not lengths.has_positions:
