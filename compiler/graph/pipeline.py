@@ -52,6 +52,7 @@ def prepare_model(
     dump_dir: Path | None = None,
     *,
     recipes: dict[str, Recipe] | None = None,
+    is_sample: bool = False,
 ) -> ir.Model:
     """Make the graph of a loaded model plain: no functions, no shape arithmetic, sizes known.
 
@@ -68,6 +69,8 @@ def prepare_model(
         dump_dir: A folder for the text of the graph after each pass; None for no such text.
         recipes: Takes what each of onnxruntime's operators was written out as, by its name; None
             if nobody wants to know.
+        is_sample: Whether sizes are bound to see what the model does at any. Then only nodes that
+            are the same at all of them are merged, before sizes are known.
 
     Returns:
         The same model.
@@ -78,11 +81,13 @@ def prepare_model(
     """
     model = loaded.model
     weights = frozenset(model.graph.initializers)
-    run_passes(model, _first_passes(), loaded.source, dump_dir)
+    merging = (_merge_pass(),)
+    first, last = (merging, ()) if is_sample else ((), merging)
+    run_passes(model, (*_first_passes(), *first), loaded.source, dump_dir)
     weights = weights | frozenset(model.graph.initializers)
     _fold(model, _folding_passes(weights, recipes), loaded.source, dump_dir)
     _restore_declared_shapes(model.graph, loaded.declared_outputs)
-    run_passes(model, _last_passes(weights, loaded), loaded.source, dump_dir)
+    run_passes(model, _last_passes(weights, loaded, last), loaded.source, dump_dir)
     return model
 
 
@@ -126,7 +131,11 @@ def prepare_unbound(loaded: LoadedModel) -> ir.Model:
         CompileError: A pass failed; the message names it.
     """
     model = loaded.model
-    passes = (*_first_passes(), NamedPass("infer types", common.ShapeInferencePass()))
+    passes = (
+        *_first_passes(),
+        _merge_pass(),
+        NamedPass("infer types", common.ShapeInferencePass()),
+    )
     run_passes(model, passes, loaded.source)
     find_types(model)
     return model
@@ -224,13 +233,18 @@ def _folding_passes(
     )
 
 
-def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
+def _merge_pass() -> NamedPass:
+    merge = common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
+    return NamedPass("merge equal nodes", merge)
+
+
+def _last_passes(
+    weights: frozenset[str], loaded: LoadedModel, merging: tuple[NamedPass, ...]
+) -> tuple[NamedPass, ...]:
     return (
         NamedPass("einsum products", EinsumProductsPass()),
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
-        NamedPass(
-            "merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
-        ),
+        *merging,
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
         NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
         NamedPass("name nodes and values", common.NameFixPass(NodeNames())),

@@ -22,6 +22,7 @@ from hocket.compiler.graph.names import FreshNames
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
 from hocket.compiler.graph.recognize import recognize_attention
+from hocket.compiler.graph.recognize.open_causality import open_position_finder
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion
 from hocket.compiler.graph.samples import choose_samples, fit_size
 from hocket.compiler.graph.size_nodes import SizeEmitter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hocket.compiler.graph.load import LoadedModel, ModelSource
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.rules import RecognitionResult
     from hocket.compiler.graph.regions import PartitionedModel
     from hocket.compiler.graph.samples import Span
@@ -72,18 +74,31 @@ class ResizableModel:
 
 
 @dataclass(frozen=True)
+class _Bound:
+    """A model with sizes bound.
+
+    Attributes:
+        dims: What was bound.
+        model: Prepared for recognition.
+        shapes: Sizes of every value, by name.
+    """
+
+    dims: dict[str, int]
+    model: ir.Model
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class _Sample:
     """A model recognised with sizes bound.
 
     Attributes:
         dims: What was bound.
-        shapes: Sizes of every value before recognition, by name.
-        recognized: The graph after it.
+        recognized: The graph after recognition.
         result: What was taken and what was not.
     """
 
     dims: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
     recognized: Recognized
     result: RecognitionResult
 
@@ -114,18 +129,18 @@ def cut_resizable(
     singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
     chosen = choose_samples(spans, singles)
     loaded = write_out_open(loaded, chosen, dims, places)
+    models = [_bind(bind_copy(loaded, {**dims, **sample})) for sample in chosen]
+    unbound = prepare_unbound(bind_copy(loaded, dims, leaves_open=True))
+    seen = [_completed(unbound, bound.shapes) for bound in models]
+    fitted = _fit_all(seen, chosen)
+    sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)
+    replace_shapes(unbound.graph, fitted, sizes)
+    find = open_position_finder(unbound.graph, fitted, spans)
     samples = [
-        _recognize(
-            bind_copy(loaded, {**dims, **sample}), accept, keeps_quantization=keeps_quantization
-        )
-        for sample in chosen
+        _recognize(bound, accept, find, keeps_quantization=keeps_quantization) for bound in models
     ]
     _check_same(samples, name)
-    unbound = prepare_unbound(bind_copy(loaded, dims, leaves_open=True))
     first = samples[0]
-    seen = [_completed(unbound, sample.shapes) for sample in samples]
-    sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)
-    replace_shapes(unbound.graph, _fit_all(seen, chosen), sizes)
     rest = [sample.recognized for sample in samples[1:]]
     carry_over(first.recognized, rest, chosen, unbound.graph, sizes, name)
     if first.result.taken:
@@ -143,22 +158,25 @@ def cut_resizable(
     return name, ResizableModel(cut, dict(spans), values, problems)
 
 
+def _bind(loaded: LoadedModel) -> _Bound:
+    model = prepare_model(loaded, is_sample=True)
+    return _Bound(loaded.dims, model, _shapes_of(model.graph))
+
+
 def _recognize(
-    loaded: LoadedModel,
+    bound: _Bound,
     accept: Callable[[AttentionProblem], str | None],
+    find: PositionFinder,
     *,
     keeps_quantization: bool,
 ) -> _Sample:
-    model = prepare_model(loaded)
-    shapes = _shapes_of(model.graph)
+    model = bound.model
     before = set(model.graph)
-    result = recognize_attention(
-        model, accept, keeps_quantization=keeps_quantization, proves_masks=False
-    )
+    result = recognize_attention(model, accept, keeps_quantization=keeps_quantization, find=find)
     inserted = tuple(
         node for node in model.graph if node not in before and not is_attention_node(node)
     )
-    return _Sample(loaded.dims, shapes, Recognized(model, inserted), result)
+    return _Sample(bound.dims, Recognized(model, inserted), result)
 
 
 def _shapes_of(graph: ir.Graph) -> dict[str, tuple[int, ...]]:

@@ -22,7 +22,13 @@ from hocket.compiler.graph.recognize.axes import (
     find_source,
     find_target,
 )
-from hocket.compiler.graph.recognize.causality import find_positions
+from hocket.compiler.graph.recognize.causality import Positions, find_positions
+from hocket.compiler.graph.recognize.lengths import (
+    KeyLengths,
+    find_lengths,
+    make_lengths,
+    merge_rules,
+)
 from hocket.compiler.graph.recognize.many_axes import (
     MOST_AXES,
     Operands,
@@ -38,16 +44,17 @@ from hocket.compiler.problem import AttentionProblem, MaskedRows
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.probabilities import Probabilities
     from hocket.compiler.graph.recognize.scores import Scores
 
 
-def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
+def match_decomposed(softmax: ir.Node, find: PositionFinder = find_positions) -> AttentionMatch:
     """Return the attention that a Softmax is part of.
 
     Args:
         softmax: Where to look.
-        proves_masks: Whether masks may become causality.
+        find: Finds what masks say of positions.
 
     Raises:
         Refusal: It is part of none, or of one that is not understood.
@@ -56,7 +63,7 @@ def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> Attentio
     tail = follow_probabilities(softmax)
     product, scores = trace_scores(softmax)
     _check_guard(tail, scores)
-    return _assemble(softmax, product, scores, tail, proves_masks=proves_masks)
+    return _assemble(softmax, product, scores, tail, find)
 
 
 def _check_axis(softmax: ir.Node) -> None:
@@ -92,8 +99,7 @@ def _assemble(
     product: ir.Node,
     scores: Scores,
     tail: Probabilities,
-    *,
-    proves_masks: bool,
+    find: PositionFinder,
 ) -> AttentionMatch:
     """Make the match of the three operands and what lies between them."""
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
@@ -105,7 +111,11 @@ def _assemble(
     shape = (axes.b, axes.h, axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
     terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
-    found = find_positions(terms, shape, mask_dtype, proves=proves_masks)
+    # Where sizes are open, that a constant counts the keys at those that are bound proves nothing.
+    lengths = find_lengths(terms, shape) if find is find_positions else KeyLengths(terms)
+    found = Positions(lengths.terms)
+    if not lengths.has_positions:
+        found = find(lengths.terms, shape, mask_dtype)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(
@@ -123,11 +133,12 @@ def _assemble(
             masked_value=summary.masked_value,
             masked_rows=tail.masked_rows,
             is_causal=found.is_causal,
-            rules=replace(found.rules, softcap=scores.softcap),
+            rules=merge_rules(found.rules, lengths.rules, scores.softcap),
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
     # Last, for nodes are readers of the query from when they are made.
+    kv_lengths, counting = make_lengths(lengths)
     before = _multiply(query, scores)
     if before:
         multiplied = replace(operands.query, value=before[-1].outputs[0])
@@ -144,9 +155,10 @@ def _assemble(
         mask=found.terms,
         mask_dtype=mask_dtype,
         output=operands.output,
+        kv_lengths=kv_lengths,
         output_shape=operands.output_shape,
         leaves_out_rounding=scores.is_rounded or tail.is_rounded,
-        before=(*spreading, *before),
+        before=(*spreading, *counting, *before),
         reshaping=tuple(reshaping),
     )
 
@@ -335,6 +347,8 @@ def _describe_form(
         words.append(f"{problem.group_size} copies of each key-value head left out")
     if scores.is_rounded or tail.is_rounded:
         words.append("its quantisation of scores or probabilities left out")
+    if problem.rules.has_kv_lengths:
+        words.append("its mask says how many keys there are")
     if problem.is_causal or problem.rules.right_window == 0:
         words.append("its mask is causal")
     operator = made_of(softmax)
