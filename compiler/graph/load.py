@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx_ir.passes.common import CheckerPass, RemoveInitializersFromInputsPass
 
 from hocket.compiler.errors import ModelError
-from hocket.compiler.graph.dimensions import bind_dimensions
+from hocket.compiler.graph.dimensions import bind_dimensions, tie_dimensions
 from hocket.compiler.graph.values import DTYPES, describe_node, name_of
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ class LoadedModel:
 
 
 def load_model(
-    source: ModelSource, dims: Mapping[str, int] | None = None, *, leaves_open: bool = False
+    source: ModelSource, dims: Mapping[str, int | str] | None = None, *, leaves_open: bool = False
 ) -> LoadedModel:
     """Read a model, check it, and bind its dimensions.
 
     Args:
         source: A path, the bytes of a file, or a model in memory, which is left as it is.
         dims: Size of each open dimension of the inputs, by name (``batch_size``) or by place
-            (``input_ids:0``).
+            (``input_ids:0``); or text, the sum of others that it is (``past + new``).
         leaves_open: Whether dimensions that are not given stay open, instead of being asked for.
 
     Returns:
@@ -78,7 +78,10 @@ def load_model(
     """
     model, name = _read(source)
     _check_signature(model.graph, name)
-    bound = bind_dimensions(model, dims or {}, name, leaves_open=leaves_open)
+    sums = {label: text for label, text in (dims or {}).items() if isinstance(text, str)}
+    tie_dimensions(model, sums, name)
+    sizes = {label: size for label, size in (dims or {}).items() if not isinstance(size, str)}
+    bound = bind_dimensions(model, sizes, name, leaves_open=leaves_open)
     return LoadedModel(model, bound, name, _forget_shapes(model))
 
 

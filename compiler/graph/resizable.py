@@ -105,7 +105,7 @@ class _Sample:
 
 def cut_resizable(
     source: ModelSource,
-    dims: Mapping[str, int],
+    dims: Mapping[str, int | str],
     spans: Mapping[str, Span],
     accept: Callable[[AttentionProblem], str | None],
     *,
@@ -115,22 +115,24 @@ def cut_resizable(
 
     Args:
         source: As for ``load_model``.
-        dims: Sizes of the other dimensions.
+        dims: Sizes of the other dimensions, or what sum of others they are.
         spans: Least and largest size of each dimension that stays open.
         accept, keeps_quantization: As for ``recognize_attention``.
 
     Raises:
         ModelError: The model cannot be read or compiled, or not for any size; the message says why.
     """
-    loaded = load_model(source, {}, leaves_open=True)
+    sums = {label: text for label, text in dims.items() if isinstance(text, str)}
+    loaded = load_model(source, sums, leaves_open=True)
+    sizes_given = {label: size for label, size in dims.items() if not isinstance(size, str)}
     name = loaded.source
-    places = _places_of(bind_copy(loaded, dims, leaves_open=True).model.graph, spans, name)
+    places = _places_of(bind_copy(loaded, sizes_given, leaves_open=True).model.graph, spans, name)
     # A first axis is the batch, most often.
     singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
     chosen = choose_samples(spans, singles)
-    loaded = write_out_open(loaded, chosen, dims, places)
-    models = [_bind(bind_copy(loaded, {**dims, **sample})) for sample in chosen]
-    unbound = prepare_unbound(bind_copy(loaded, dims, leaves_open=True))
+    loaded = write_out_open(loaded, chosen, sizes_given, places)
+    models = [_bind(bind_copy(loaded, {**sizes_given, **sample})) for sample in chosen]
+    unbound = prepare_unbound(bind_copy(loaded, sizes_given, leaves_open=True))
     seen = [_completed(unbound, bound.shapes) for bound in models]
     fitted = _fit_all(seen, chosen)
     sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)

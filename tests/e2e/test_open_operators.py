@@ -138,3 +138,38 @@ def test_it_stays_where_what_it_is_written_out_as_depends_on_sizes() -> None:
     assert left.node == "layer.0/attention"
     assert "what it is written out as depends on their sizes" in left.reason
     assert_same(module, model, width=32)
+
+
+GENERATOR = """
+<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
+decoder (float[batch, new, 32] q, float[batch, new, 16] k, float[batch, new, 16] v,
+         int64[batch, total] mask,
+         float[batch, 2, past, 8] past_k, float[batch, 2, past, 8] past_v)
+    => (float[batch, new, 32] y, float[batch, 2, total, 8] present_k,
+        float[batch, 2, total, 8] present_v)
+<int64[1] axis = {1}, int64 one = {1}>
+{
+    counted = ReduceSum <keepdims = 0> (mask, axis)
+    less = Sub (counted, one)
+    lengths = Cast <to = 6> (less)
+    sizes = Shape (mask)
+    size = Gather (sizes, one)
+    total_length = Cast <to = 6> (size)
+    y, present_k, present_v = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>
+        (q, k, v, past_k, past_v, lengths, total_length)
+}
+"""
+
+
+def test_lengths_and_sizes_as_generators_write_them() -> None:
+    """The mask has a name of its own for what is past and new together, and counts the rows."""
+    model = onnx.parser.parse_model(GENERATOR)
+    spans = {"batch": (1, 4), "new": (1, 16), "past": (1, 32), "total": "past + new"}
+    module = hocket.compile(model, dims=spans, num_threads=1)
+    assert len(module.artifact.attention_steps) == 1
+    for batch, new, past in ((1, 1, 9), (1, 5, 3), (3, 1, 30)):
+        feeds = random_feeds(model, batch=batch, new=new, past=past, total=past + new)
+        feeds["mask"] = np.ones_like(feeds["mask"])
+        found = module.session(intra_op_num_threads=1).run(None, feeds)
+        for mine, theirs in zip(found, run_model(model, feeds), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=2e-5)
