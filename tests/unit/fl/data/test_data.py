@@ -142,6 +142,9 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 9)) + b"1234"), "holds 4 bytes"),
         (gzip.compress(b"x" * 100)[:-6], "cannot be read"),
     ],
+    # A gzip file holds the time it was made: as part of a test's name, no two workers of
+    # pytest would collect the same tests.
+    ids=["no-gzip", "empty", "floats", "short-header", "short-content", "short-gzip"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, match: str) -> None:
     path = tmp_path / "images.gz"
