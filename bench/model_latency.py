@@ -45,7 +45,7 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
                     path, model, num_threads=threads, seconds=3.0 if choices.quick else 10.0
                 )
                 mebibytes = [
-                    (each.peak_memory_bytes or 0) / 2**20
+                    (each.memory.peak_bytes if each.memory else 0) / 2**20
                     for each in (found.ours, found.onnxruntime)
                 ]
                 rows.append(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.federation import Clients, SoftmaxRegression, StandingClock
+from support.federation import Clients, SoftmaxRegression, StandingClock, UnmakeableClients
 
 from hocket.fl.core.client import ClientFactory
 from hocket.fl.core.clock import WallClock
@@ -43,14 +42,14 @@ ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
 }
 # Those that can stop a client that hangs, and outlive one that takes its process with it.
 ISOLATING = [name for name in ENGINES if name != "in process"]
-Make = Callable[[Clients], Engine]
+Make = Callable[[ClientFactory], Engine]
 
 
 @pytest.fixture(params=ENGINES)
 def make_engine(request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[Engine] = []
 
-    def make(clients: Clients) -> Engine:
+    def make(clients: ClientFactory) -> Engine:
         made.append(ENGINES[request.param](clients))
         return made[-1]
 
@@ -145,7 +144,7 @@ def test_in_process_what_is_done_too_late_is_late() -> None:
 
 @pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
 def test_a_client_that_cannot_be_made_is_named(make_engine: Make) -> None:
-    engine = make_engine(Unmakeable())  # type: ignore[arg-type]
+    engine = make_engine(UnmakeableClients())
     replies = list(engine.run(tasks_for(engine), {}))
     reasons = [str(reply).partition("failed: ")[2] for reply in replies]
     assert reasons == ["ValueError: no such artifact"]
@@ -174,11 +173,3 @@ def test_a_cluster_of_its_own_is_stopped_again(monkeypatch: pytest.MonkeyPatch) 
     assert not ray.is_initialized()
     with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
         RayEngine(Clients(), 1, WallClock(), address="127.0.0.1:9")
-
-
-class Unmakeable:
-    def device_ids(self) -> list[str]:
-        return ["only"]
-
-    def __call__(self) -> Any:
-        raise ValueError("no such artifact")
