@@ -6,6 +6,8 @@ of its own, because the peak of one that has already done something else says no
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -41,6 +43,9 @@ def probe(request: dict[str, Any]) -> dict[str, int]:
     from hocket.verification import ReferenceSession, load_onnxruntime
 
     load_onnxruntime()
+    # Where it happens to be installed, numba loads it with the first kernel.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("scipy.linalg")
     with np.load(request["feeds"]) as archive:
         feeds = dict(zip(request["inputs"], archive.values(), strict=True))
     names, num_threads = request["outputs"], request["num_threads"]
