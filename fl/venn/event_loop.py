@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-ASK, REACH, RESPOND, CLOSE = range(4)
+ASK, REACH, RESPOND, CLOSE, LOST = range(5)
 SECONDS_AN_HOUR = 3600.0
 HOURS_OF_SUPPLY = 24
 NUM_BINS = 96
@@ -99,6 +99,8 @@ class PolicyNumbers(NamedTuple):
     tier_rule: int
     epsilon: float
     patience: float
+    confidence: float
+    gate: float
 
 
 class State(NamedTuple):
@@ -153,6 +155,10 @@ class State(NamedTuple):
     class_seen: Ints
     bins: Floats
     by_hour: Floats
+    mean: Floats
+    variance: Floats
+    answered: Floats
+    floors: Ints
 
 
 @njit(cache=True, error_model="numpy")
@@ -188,6 +194,10 @@ def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) ->
         np.zeros(num_groups, np.int64),
         np.zeros((num_tiers + 1, NUM_BINS)),
         np.zeros((num_hours, 3)),
+        np.zeros(num_jobs),
+        np.zeros(num_jobs),
+        np.full(num_tiers, 0.9),
+        np.zeros(num_jobs, np.int64),
     )
 
 
@@ -271,7 +281,7 @@ def _replan(now: float, state: State, jobs: JobTable, eligible: Bools, rules: Ru
         demands, starts = queue_by_group(state.wanted, jobs.groups, num_groups)
         state.owners[:] = plan_intersections(supply, eligible, demands, starts, np.ones(num_groups))
     choose_heads(
-        state.keys, state.wanted, jobs.groups, state.tiers, eligible, state.owners, state.heads
+        state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
     )
 
 
@@ -282,9 +292,9 @@ def _open(now: float, job: int, state: State, jobs: JobTable, rules: Rules, even
     state.reached[job] = 0
     state.responses[job] = 0
     state.filled_at[job] = -1.0
-    heapq.heappush(events, (now + 0.1 if rules.published else now, ASK, job, state.attempts[job]))
+    heapq.heappush(events, (now + 0.1 if rules.published else now, ASK, job, state.attempts[job], 0))
     limit = jobs.deadlines[job] if rules.published else rules.selection_timeout
-    heapq.heappush(events, (now + limit, CLOSE, job, state.attempts[job]))
+    heapq.heappush(events, (now + limit, CLOSE, job, state.attempts[job], 0))
 
 
 @njit(cache=True, error_model="numpy")
@@ -292,6 +302,9 @@ def _ask(now: float, job: int, state: State, jobs: JobTable, rules: Rules, polic
     state.asked[job] = jobs.demands[job]
     state.wanted[job] = jobs.demands[job]
     state.draws[job] = np.random.random()
+    state.mean[job] = 0.0
+    state.variance[job] = 0.0
+    state.floors[job] = 0
     if rules.published and policy.plan == PUBLISHED:
         group = jobs.groups[job]
         seen = state.class_seen[group]
@@ -300,6 +313,29 @@ def _ask(now: float, job: int, state: State, jobs: JobTable, rules: Rules, polic
         rate = RATE_WINDOW * 60 / max(1.0, newest - oldest)
         if 0.5 * jobs.demands[job] / (jobs.deadlines[job] // 60) > rate:
             state.wanted[job] = 0
+
+
+@njit(cache=True, error_model="numpy")
+def _budget(job: int, tier: int, state: State, jobs: JobTable, rules: Rules, policy: PolicyNumbers) -> bool:
+    chance = 1 - policy.confidence * (1 - state.answered[tier])
+    state.mean[job] += chance
+    state.variance[job] += chance * (1 - chance)
+    needed = jobs.demands[job] * rules.quorum
+    spread = 1.0
+    if state.mean[job] - spread >= needed:
+        state.wanted[job] = 0
+        return True
+    state.variance[job] += 1 - state.answered[tier] - chance * (1 - chance)
+    # What may be lost of the devices still wanted
+    allowed = jobs.demands[job] - policy.gate * state.variance[job] - spread - needed
+    floor = 0
+    num_tiers = state.answered.size
+    while floor < num_tiers - 1 and policy.gate * (1 - state.answered[floor]) > allowed:
+        floor += 1
+    if floor != state.floors[job]:
+        state.floors[job] = floor
+        return True
+    return False
 
 
 @njit(cache=True, error_model="numpy")
@@ -312,9 +348,9 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
     np.random.seed(seed)
     num_jobs = jobs.demands.size
     num_groups, num_atoms = eligible.shape
-    events = [(rules.horizon, CLOSE, NOBODY, 0)]
+    events = [(rules.horizon, CLOSE, NOBODY, 0, 0)]
     for job in range(num_jobs):
-        heapq.heappush(events, (jobs.arrivals[job], ASK, job, 0))
+        heapq.heappush(events, (jobs.arrivals[job], ASK, job, 0, 0))
     num_checkins = num_others = num_ineligible = num_plans = 0
     running = num_jobs
     at = 0
@@ -358,20 +394,23 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
                 num_ineligible += 1
             reached_at = now + rules.dispatch_seconds * np.random.random()
             if rules.published:
-                heapq.heappush(events, (reached_at, REACH, job, index + (1 << 40) * 0))
+                heapq.heappush(events, (reached_at, REACH, job, index, 0))
                 # The session's end travels by its index; sessions do not outlive a period here.
                 continue
             state.wanted[job] -= 1
-            _reach(reached_at, job, sessions.ends[index] + shift, sessions.task_seconds[index], state, events)
+            _reach(reached_at, job, sessions.ends[index] + shift, sessions.task_seconds[index], sessions.tiers[index], jobs.deadlines[job], state, events)
+            if policy.confidence > 0 and _budget(job, sessions.tiers[index], state, jobs, rules, policy) and state.wanted[job] > 0:
+                choose_heads(
+                    state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
+                )
             if state.wanted[job] == 0:
                 state.asked[job] = 0
                 state.filled_at[job] = now
-                state.attempts[job] += 0
-                heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -state.attempts[job]))
+                heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -state.attempts[job], 0))
                 _replan(now, state, jobs, eligible, rules, policy)
                 num_plans += 1
             continue
-        now, kind, job, attempt = heapq.heappop(events)
+        now, kind, job, attempt, tier = heapq.heappop(events)
         if job == NOBODY:
             break
         if kind == ASK:
@@ -388,8 +427,12 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
             num_others += 1
             index = attempt
             shift = offset if sessions.starts[index] + offset <= now else offset - rules.period
-            _reach(now, job, sessions.ends[index] + shift, sessions.task_seconds[index], state, events)
+            _reach(now, job, sessions.ends[index] + shift, sessions.task_seconds[index], sessions.tiers[index], jobs.deadlines[job], state, events)
             state.wanted[job] -= 1
+            if policy.confidence > 0 and _budget(job, sessions.tiers[index], state, jobs, rules, policy) and state.wanted[job] > 0:
+                choose_heads(
+                    state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
+                )
             if state.reached[job] == int(jobs.demands[job] * rules.quorum):
                 state.filled_at[job] = now
             if state.wanted[job] == 0:
@@ -398,6 +441,7 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
                 num_plans += 1
         elif kind == RESPOND:
             num_others += 1
+            state.answered[tier] += (1.0 - state.answered[tier]) * 0.003
             if attempt != state.attempts[job] or state.finished_at[job] >= 0:
                 state.late[job] += 1
                 continue
@@ -407,6 +451,9 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
                     running -= 1
                 _replan(now, state, jobs, eligible, rules, policy)
                 num_plans += 1
+        elif kind == LOST:
+            num_others += 1
+            state.answered[tier] -= state.answered[tier] * 0.003
         elif abs(attempt) == state.attempts[job]:
             enough = jobs.demands[job] * rules.quorum
             reached = state.reached[job]
@@ -422,7 +469,7 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
                     state.wanted[job] = 0
                     state.asked[job] = 0
                     state.filled_at[job] = now
-                    heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -attempt))
+                    heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -attempt, 0))
                     _replan(now, state, jobs, eligible, rules, policy)
                     num_plans += 1
                     continue
@@ -434,13 +481,14 @@ def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules
 
 
 @njit(cache=True, error_model="numpy")
-def _reach(now: float, job: int, end: float, task_seconds: float, state: State, events: list) -> None:
+def _reach(now: float, job: int, end: float, task_seconds: float, tier: int, lost_after: float, state: State, events: list) -> None:
     state.reached[job] += 1
     state.served[job] += 1
     if now + task_seconds <= end:
-        heapq.heappush(events, (now + task_seconds, RESPOND, job, state.attempts[job]))
+        heapq.heappush(events, (now + task_seconds, RESPOND, job, state.attempts[job], np.int64(tier)))
     else:
         state.failed[job] += 1
+        heapq.heappush(events, (now + lost_after, LOST, job, 0, np.int64(tier)))
 
 
 @njit(cache=True, error_model="numpy")

@@ -164,7 +164,7 @@ def choose_heads(
             continue
         group = groups[job]
         for tier in range(num_tiers):
-            if tiers[job] != ANY_TIER and tiers[job] != tier:
+            if tier < tiers[job]:
                 continue
             if first[group, tier] == NOBODY or keys[job] < keys[first[group, tier]]:
                 first[group, tier] = job
