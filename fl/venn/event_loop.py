@@ -1,513 +1,433 @@
 """The simulator's loop over check-ins, responses and deadlines, compiled by Numba.
 
-All state is arrays indexed by job, group, atom or tier. Events other than check-ins wait in a heap;
-check-ins come in order from the trace, which repeats. Two sets of rules:
+Check-ins come in order from the trace, which repeats; all other events wait in a heap. A check-in
+is one look into the plan (``heads``), and the plan is made anew only when a request comes, is
+filled or ends. There are two sets of rules:
 
 - ours: a device counts when it is assigned; selection has a timeout of its own, and the reporting
   deadline begins when the cohort is complete, or enough of it at the timeout;
 - published: what Venn's simulator does. A device counts when it has been reached, up to two seconds
-  later; the deadline runs from the request, so waiting for devices eats it; a request is refused
-  where its class checks in too slowly.
+  later; the deadline runs from the request, so that waiting for devices eats it; keys are set at
+  requests only; a request is refused where its class checks in too slowly.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
+from hocket.fl.venn.event_state import (
+    HOURS_OF_SUPPLY,
+    JobTable,
+    Rules,
+    Sessions,
+    State,
+    bin_of,
+    percentile_of,
+)
 from hocket.fl.venn.planning import (
-    ANY_TIER,
+    ALL_TIERS,
     NOBODY,
     choose_heads,
     plan_intersections,
     queue_by_group,
 )
-from hocket.fl.venn.published import PUBLISHED_WINDOW, RATE_WINDOW, plan_as_published
+from hocket.fl.venn.policies import (
+    Matching,
+    PolicyNumbers,
+    Sharing,
+    attained_share,
+    order_key,
+    pays_to_match,
+    tiers_bearable,
+)
+from hocket.fl.venn.published import PUBLISHED_WINDOW, RATE_WINDOW, heads_as_published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bools = NDArray[np.bool_]
-    Floats = NDArray[np.float64]
-    Ints = NDArray[np.int64]
+    Events = list[tuple[float, int, int, int, int]]
 
-ASK, REACH, RESPOND, CLOSE, LOST = range(5)
+ASK, REACH, RESPOND, LOSE, SELECTED, CLOSE = range(6)
 SECONDS_AN_HOUR = 3600.0
-HOURS_OF_SUPPLY = 24
-NUM_BINS = 96
-BINS_AN_OCTAVE = 8.0
-
-
-class Sessions(NamedTuple):
-    """One period of a trace, by check-in.
-
-    Attributes:
-        starts: When devices check in, ascending, seconds.
-        ends: When their sessions end.
-        task_seconds: How long a device takes for one unit of work, dispatch not counted.
-        atoms: Their types.
-        tiers: Of their speed, 0 for the slowest.
-    """
-
-    starts: Floats
-    ends: Floats
-    task_seconds: Floats
-    atoms: NDArray[np.int32]
-    tiers: NDArray[np.int32]
-
-
-class JobTable(NamedTuple):
-    """What jobs ask for, by job.
-
-    Attributes:
-        arrivals: Seconds, ascending.
-        demands: Devices a round.
-        rounds: To be completed.
-        deadlines: Seconds for a round.
-        groups: By requirement.
-        alone_seconds: What a job would take if it were alone, as fairness counts it.
-    """
-
-    arrivals: Floats
-    demands: Ints
-    rounds: Ints
-    deadlines: Floats
-    groups: Ints
-    alone_seconds: Floats
-
-
-class Rules(NamedTuple):
-    """How rounds go; see ``hocket.fl.venn.simulator``."""
-
-    published: bool
-    quorum: float
-    selection_timeout: float
-    dispatch_seconds: float
-    period: float
-    horizon: float
-
-
-class PolicyNumbers(NamedTuple):
-    """A policy as numbers; see ``hocket.fl.venn.policies``."""
-
-    order: int
-    plan: int
-    num_tiers: int
-    tier_rule: int
-    epsilon: float
-    patience: float
-    confidence: float
-    gate: float
-
-
-class State(NamedTuple):
-    """What the loop knows, by job unless said otherwise.
-
-    Attributes:
-        wanted: Devices still wanted in this round.
-        asked: Devices that the open request was for; 0 without one.
-        keys, draws, tiers: What jobs are ordered by, a random number a request, the tier it takes.
-        attempts: Rounds begun, by which late responses are told.
-        done, aborted: Rounds completed and given up.
-        reached, responses: Devices of this round, and those that have answered.
-        asked_at, filled_at: When the round began, and when its cohort was complete.
-        schedule_seconds, response_seconds: Sums over completed rounds.
-        last_ratio: Response over scheduling time of the last round, 0 before the first.
-        served, failed, wasted, late: Devices reached, lost, whose round was given up, too late.
-        finished_at: -1 while it goes on.
-        heads, owners: The plan, ``[atoms, tiers]`` and ``[atoms]``.
-        hours: Check-ins by hour of the last day, ``[hours, atoms]``.
-        window: The atoms of the last check-ins.
-        class_times: The last check-ins of each group, ``[groups, times]``.
-        bins: Responses by tier and logarithm of their time, ``[tiers + 1, bins]``; the last row is
-            of all tiers.
-        by_hour: Check-ins, devices assigned and demand open, ``[hours of the run, 3]``.
-    """
-
-    wanted: Ints
-    asked: Ints
-    keys: Floats
-    draws: Floats
-    tiers: Ints
-    attempts: Ints
-    done: Ints
-    aborted: Ints
-    reached: Ints
-    responses: Ints
-    asked_at: Floats
-    filled_at: Floats
-    schedule_seconds: Floats
-    response_seconds: Floats
-    last_ratio: Floats
-    served: Ints
-    failed: Ints
-    wasted: Ints
-    late: Ints
-    finished_at: Floats
-    heads: Ints
-    owners: Ints
-    hours: Floats
-    window: Ints
-    class_times: Floats
-    class_seen: Ints
-    bins: Floats
-    by_hour: Floats
-    mean: Floats
-    variance: Floats
-    answered: Floats
-    floors: Ints
+PAUSE_SECONDS = 0.1
+"""Published rules: from the end of a round to the next request."""
+TIER_SHARE = 0.95
+"""Percentile of response times that tiers are compared by."""
+LEAST_RESPONSES = 50
+"""Of a tier, before it is compared with others."""
+EXPLORE = 0.1
+LEARNING_RATE = 0.003
+"""Weight of one device's fate in the share of its tier that answers."""
 
 
 @njit(cache=True, error_model="numpy")
-def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) -> State:
-    """Return the state before anything has happened."""
-    num_groups, num_atoms = eligible.shape
-    return State(
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.full(num_jobs, ANY_TIER, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.zeros(num_jobs, np.int64),
-        np.full(num_jobs, -1.0),
-        np.full((num_atoms, num_tiers), NOBODY, np.int64),
-        np.full(num_atoms, NOBODY, np.int64),
-        np.zeros((HOURS_OF_SUPPLY, num_atoms)),
-        np.full(PUBLISHED_WINDOW, NOBODY, np.int64),
-        np.zeros((num_groups, RATE_WINDOW)),
-        np.zeros(num_groups, np.int64),
-        np.zeros((num_tiers + 1, NUM_BINS)),
-        np.zeros((num_hours, 3)),
-        np.zeros(num_jobs),
-        np.zeros(num_jobs),
-        np.full(num_tiers, 0.9),
-        np.zeros(num_jobs, np.int64),
-    )
-
-
-RANDOM, FIFO, SERVICE, REQUEST, TOTAL, TIME_LEFT, TIME_LEFT2 = range(7)
-NO_PLAN, INTERSECTIONS, PUBLISHED, JOINT = range(4)
-NO_TIERS, TRADE_OFF, FASTEST = range(3)
-
-
-@njit(cache=True, error_model="numpy")
-def _set_keys(now: float, state: State, jobs: JobTable, rules: Rules, policy: PolicyNumbers, rates: Floats) -> None:
-    active = 0
-    for job in range(state.wanted.size):
-        if jobs.arrivals[job] <= now and state.finished_at[job] < 0:
-            active += 1
-    for job in range(state.wanted.size):
-        if state.wanted[job] <= 0:
-            continue
-        left = jobs.rounds[job] - state.done[job] - 1
-        if policy.order == RANDOM:
-            key = state.draws[job]
-        elif policy.order == FIFO:
-            key = jobs.arrivals[job]
-        elif policy.order == SERVICE:
-            key = float(state.served[job])
-        elif policy.order == REQUEST:
-            key = float(state.wanted[job])
-        elif policy.order == TOTAL:
-            key = float(left * jobs.demands[job] + state.wanted[job])
-        elif policy.order == TIME_LEFT:
-            key = (left * jobs.demands[job] + state.wanted[job]) / rates[jobs.groups[job]]
-        else:
-            key = (left * jobs.demands[job] + state.wanted[job]) / rates[jobs.groups[job]] + left * 100.0
-        if policy.epsilon > 0:
-            share = active * jobs.alone_seconds[job]
-            progress = (state.done[job] + 0.5) / (jobs.rounds[job] + 0.5)
-            behind = share * progress / max(now - jobs.arrivals[job], 1.0)
-            key *= behind**policy.epsilon
-        if now - state.asked_at[job] > policy.patience:
-            key = state.asked_at[job] - 1e12
-        state.keys[job] = key
-
-
-@njit(cache=True, error_model="numpy")
-def _replan(now: float, state: State, jobs: JobTable, eligible: Bools, rules: Rules, policy: PolicyNumbers) -> None:
-    num_groups, num_atoms = eligible.shape
-    if policy.plan == PUBLISHED:
-        supply = np.zeros(num_atoms)
-        for atom in state.window:
-            if atom != NOBODY:
-                supply[atom] += 1
-        demands, starts = queue_by_group(state.asked, jobs.groups, num_groups)
-        given, order = plan_as_published(supply, eligible, demands, starts)
-        state.heads[:] = NOBODY
-        for atom in range(num_atoms):
-            for group in order:
-                if given[group, atom] and starts[group + 1] > starts[group]:
-                    head = NOBODY
-                    for job in range(state.asked.size):
-                        if state.asked[job] > 0 and jobs.groups[job] == group:
-                            if head == NOBODY or state.asked[job] < state.asked[head]:
-                                head = job
-                    least = state.wanted[head]
-                    for job in range(state.asked.size):
-                        if state.asked[job] > 0 and jobs.groups[job] == group:
-                            if 0 < state.wanted[job] < least:
-                                head, least = job, state.wanted[job]
-                    state.heads[atom, 0] = head
-                    break
-        return
-    rates = np.zeros(num_groups)
-    supply = np.zeros(num_atoms)
-    span = min(max(now, SECONDS_AN_HOUR), HOURS_OF_SUPPLY * SECONDS_AN_HOUR)
-    for atom in range(num_atoms):
-        supply[atom] = state.hours[:, atom].sum() / span
-        for group in range(num_groups):
-            if eligible[group, atom]:
-                rates[group] += supply[atom]
-    if not rules.published:
-        _set_keys(now, state, jobs, rules, policy, rates)
-    if policy.plan == INTERSECTIONS:
-        demands, starts = queue_by_group(state.wanted, jobs.groups, num_groups)
-        state.owners[:] = plan_intersections(supply, eligible, demands, starts, np.ones(num_groups))
-    choose_heads(
-        state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
-    )
-
-
-@njit(cache=True, error_model="numpy")
-def _open(now: float, job: int, state: State, jobs: JobTable, rules: Rules, events: list) -> None:
-    state.attempts[job] += 1
-    state.asked_at[job] = now
-    state.reached[job] = 0
-    state.responses[job] = 0
-    state.filled_at[job] = -1.0
-    heapq.heappush(events, (now + 0.1 if rules.published else now, ASK, job, state.attempts[job], 0))
-    limit = jobs.deadlines[job] if rules.published else rules.selection_timeout
-    heapq.heappush(events, (now + limit, CLOSE, job, state.attempts[job], 0))
-
-
-@njit(cache=True, error_model="numpy")
-def _ask(now: float, job: int, state: State, jobs: JobTable, rules: Rules, policy: PolicyNumbers, rates_ok: bool) -> None:
-    state.asked[job] = jobs.demands[job]
-    state.wanted[job] = jobs.demands[job]
-    state.draws[job] = np.random.random()
-    state.mean[job] = 0.0
-    state.variance[job] = 0.0
-    state.floors[job] = 0
-    if rules.published and policy.plan == PUBLISHED:
-        group = jobs.groups[job]
-        seen = state.class_seen[group]
-        newest = state.class_times[group, (seen - 1) % RATE_WINDOW]
-        oldest = state.class_times[group, seen % RATE_WINDOW]
-        rate = RATE_WINDOW * 60 / max(1.0, newest - oldest)
-        if 0.5 * jobs.demands[job] / (jobs.deadlines[job] // 60) > rate:
-            state.wanted[job] = 0
-
-
-@njit(cache=True, error_model="numpy")
-def _budget(job: int, tier: int, state: State, jobs: JobTable, rules: Rules, policy: PolicyNumbers) -> bool:
-    chance = 1 - policy.confidence * (1 - state.answered[tier])
-    state.mean[job] += chance
-    state.variance[job] += chance * (1 - chance)
-    needed = jobs.demands[job] * rules.quorum
-    spread = 1.0
-    if state.mean[job] - spread >= needed:
-        state.wanted[job] = 0
-        return True
-    state.variance[job] += 1 - state.answered[tier] - chance * (1 - chance)
-    # What may be lost of the devices still wanted
-    allowed = jobs.demands[job] - policy.gate * state.variance[job] - spread - needed
-    floor = 0
-    num_tiers = state.answered.size
-    while floor < num_tiers - 1 and policy.gate * (1 - state.answered[floor]) > allowed:
-        floor += 1
-    if floor != state.floors[job]:
-        state.floors[job] = floor
-        return True
-    return False
-
-
-@njit(cache=True, error_model="numpy")
-def run_events(sessions: Sessions, jobs: JobTable, eligible: Bools, rules: Rules, policy: PolicyNumbers, seed: int, state: State) -> tuple[int, int, int, int, float]:
-    """Run until all jobs are done or the horizon is reached.
+def run_events(
+    sessions: Sessions,
+    jobs: JobTable,
+    eligible: Bools,
+    rules: Rules,
+    policy: PolicyNumbers,
+    seed: int,
+    state: State,
+) -> tuple[int, int, int, int, float]:
+    """Run until all jobs are done or the horizon is reached, and write it all into ``state``.
 
     Returns:
-        Check-ins, other device events, ineligible assignments, plans made, and the last time.
+        Check-ins, other events of devices, devices given to jobs they are not eligible for (always
+        0 but for the published planner), plans made, and the time of the end.
     """
-    np.random.seed(seed)
-    num_jobs = jobs.demands.size
-    num_groups, num_atoms = eligible.shape
-    events = [(rules.horizon, CLOSE, NOBODY, 0, 0)]
-    for job in range(num_jobs):
-        heapq.heappush(events, (jobs.arrivals[job], ASK, job, 0, 0))
+    np.random.seed(seed)  # noqa: NPY002 - the generator that compiled code has
+    num_groups = eligible.shape[0]
     num_checkins = num_others = num_ineligible = num_plans = 0
-    running = num_jobs
-    at = 0
-    offset = 0.0
-    next_checkin = sessions.starts[0]
-    hour = 0
-    now = 0.0
+    running = jobs.demands.size
+    events = [(rules.horizon, CLOSE, NOBODY, 0, 0)]
+    for job in range(jobs.demands.size):
+        heapq.heappush(events, (jobs.arrivals[job], ASK, job, 0, 0))
+    at, offset, hour = 0, 0.0, 0
     while running > 0:
-        if next_checkin <= events[0][0]:
-            now = next_checkin
-            if now >= rules.horizon:
+        checkin = sessions.starts[at] + offset
+        if checkin <= events[0][0]:
+            if checkin >= rules.horizon:
                 break
-            index = at
-            shift = offset
+            index, shift, now = at, offset, checkin
             at += 1
             if at == sessions.starts.size:
                 at = 0
                 offset += rules.period
-            next_checkin = sessions.starts[at] + offset
             atom = sessions.atoms[index]
-            this_hour = int(now / SECONDS_AN_HOUR)
-            if this_hour != hour:
-                for skipped in range(hour + 1, this_hour + 1):
-                    state.hours[skipped % HOURS_OF_SUPPLY] = 0.0
-                hour = this_hour
-                state.by_hour[hour, 2] = state.wanted.sum()
+            tier = sessions.tiers[index]
+            while hour < int(now / SECONDS_AN_HOUR):
+                hour += 1
+                state.hours[hour % HOURS_OF_SUPPLY] = 0.0
+                state.by_hour[hour, 2] = np.maximum(state.wanted, 0).sum()
             state.hours[hour % HOURS_OF_SUPPLY, atom] += 1.0
             state.by_hour[hour, 0] += 1.0
-            if rules.published:
+            if rules.is_published:
                 state.window[num_checkins % PUBLISHED_WINDOW] = atom
                 for group in range(num_groups):
                     if eligible[group, atom]:
                         state.class_times[group, state.class_seen[group] % RATE_WINDOW] = now
                         state.class_seen[group] += 1
             num_checkins += 1
-            job = state.heads[atom, sessions.tiers[index]]
+            job = state.heads[atom, tier]
             if job == NOBODY:
                 continue
             state.by_hour[hour, 1] += 1.0
             if not eligible[jobs.groups[job], atom]:
                 num_ineligible += 1
-            reached_at = now + rules.dispatch_seconds * np.random.random()
-            if rules.published:
-                heapq.heappush(events, (reached_at, REACH, job, index, 0))
-                # The session's end travels by its index; sessions do not outlive a period here.
+            reached_at = now + rules.dispatch_seconds * np.random.random()  # noqa: NPY002
+            if rules.is_published:
+                heapq.heappush(events, (reached_at, REACH, job, 0, index))
                 continue
-            state.wanted[job] -= 1
-            _reach(reached_at, job, sessions.ends[index] + shift, sessions.task_seconds[index], sessions.tiers[index], jobs.deadlines[job], state, events)
-            if policy.confidence > 0 and _budget(job, sessions.tiers[index], state, jobs, rules, policy) and state.wanted[job] > 0:
-                choose_heads(
-                    state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
-                )
-            if state.wanted[job] == 0:
-                state.asked[job] = 0
-                state.filled_at[job] = now
-                heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -state.attempts[job], 0))
-                _replan(now, state, jobs, eligible, rules, policy)
-                num_plans += 1
-            continue
-        now, kind, job, attempt, tier = heapq.heappop(events)
-        if job == NOBODY:
-            break
-        if kind == ASK:
-            if attempt == 0:
+            end = sessions.ends[index] + shift
+            _reach(reached_at, job, end, sessions.task_seconds[index], tier, state, jobs, events)
+            is_changed = _count(now, job, tier, state, jobs, rules, policy, events)
+        else:
+            now, kind, job, attempt, detail = heapq.heappop(events)
+            if job == NOBODY:
+                break
+            num_others += kind in (REACH, RESPOND, LOSE)
+            is_changed = False
+            if kind == ASK and attempt == 0:
                 _open(now, job, state, jobs, rules, events)
-            elif attempt == state.attempts[job]:
-                _ask(now, job, state, jobs, rules, policy, True)
-                if rules.published:
-                    rates = np.ones(num_groups)
-                    _set_keys(now, state, jobs, rules, policy, rates)
-                _replan(now, state, jobs, eligible, rules, policy)
-                num_plans += 1
-        elif kind == REACH:
-            num_others += 1
-            index = attempt
-            shift = offset if sessions.starts[index] + offset <= now else offset - rules.period
-            _reach(now, job, sessions.ends[index] + shift, sessions.task_seconds[index], sessions.tiers[index], jobs.deadlines[job], state, events)
-            state.wanted[job] -= 1
-            if policy.confidence > 0 and _budget(job, sessions.tiers[index], state, jobs, rules, policy) and state.wanted[job] > 0:
-                choose_heads(
-                    state.keys, state.wanted, jobs.groups, state.floors, eligible, state.owners, state.heads
-                )
-            if state.reached[job] == int(jobs.demands[job] * rules.quorum):
-                state.filled_at[job] = now
-            if state.wanted[job] == 0:
-                state.asked[job] = 0
-                _replan(now, state, jobs, eligible, rules, policy)
-                num_plans += 1
-        elif kind == RESPOND:
-            num_others += 1
-            state.answered[tier] += (1.0 - state.answered[tier]) * 0.003
-            if attempt != state.attempts[job] or state.finished_at[job] >= 0:
-                state.late[job] += 1
-                continue
-            state.responses[job] += 1
-            if state.responses[job] >= jobs.demands[job] * rules.quorum:
-                if _close(now, job, True, state, jobs, rules, events):
-                    running -= 1
-                _replan(now, state, jobs, eligible, rules, policy)
-                num_plans += 1
-        elif kind == LOST:
-            num_others += 1
-            state.answered[tier] -= state.answered[tier] * 0.003
-        elif abs(attempt) == state.attempts[job]:
-            enough = jobs.demands[job] * rules.quorum
-            reached = state.reached[job]
-            if rules.published:
-                success = reached >= enough and (
-                    state.responses[job] >= min(reached, jobs.demands[job]) * rules.quorum
-                )
-            else:
-                success = False
-                if attempt > 0 and state.filled_at[job] >= 0:
-                    continue
-                if attempt > 0 and reached >= enough:
-                    state.wanted[job] = 0
-                    state.asked[job] = 0
-                    state.filled_at[job] = now
-                    heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, -attempt, 0))
-                    _replan(now, state, jobs, eligible, rules, policy)
-                    num_plans += 1
-                    continue
-            if _close(now, job, success, state, jobs, rules, events):
-                running -= 1
+            elif kind == ASK:
+                if attempt == state.attempts[job]:
+                    _ask(now, job, state, jobs, eligible, rules, policy)
+                    is_changed = True
+            elif kind == REACH:
+                shift = offset
+                if sessions.starts[detail] + shift > now:
+                    shift -= rules.period
+                end, task = sessions.ends[detail] + shift, sessions.task_seconds[detail]
+                tier = sessions.tiers[detail]
+                _reach(now, job, end, task, tier, state, jobs, events)
+                is_changed = _count(now, job, tier, state, jobs, rules, policy, events)
+            elif kind == LOSE:
+                state.answered[detail] -= LEARNING_RATE * state.answered[detail]
+            elif kind == RESPOND:
+                is_changed = _respond(job, attempt, detail, state, jobs, rules)
+                if is_changed:
+                    running -= _close(now, job, True, state, jobs, rules, events)
+            elif attempt == state.attempts[job] and (kind == CLOSE or state.filled_at[job] < 0):
+                is_changed = True
+                if kind == SELECTED and state.reached[job] >= jobs.demands[job] * rules.quorum:
+                    _fill(now, job, state, jobs, events)
+                else:
+                    success = rules.is_published and _is_enough(job, state, jobs, rules)
+                    running -= _close(now, job, success, state, jobs, rules, events)
+        if is_changed:
             _replan(now, state, jobs, eligible, rules, policy)
             num_plans += 1
     return num_checkins, num_others, num_ineligible, num_plans, now
 
 
 @njit(cache=True, error_model="numpy")
-def _reach(now: float, job: int, end: float, task_seconds: float, tier: int, lost_after: float, state: State, events: list) -> None:
-    state.reached[job] += 1
-    state.served[job] += 1
-    if now + task_seconds <= end:
-        heapq.heappush(events, (now + task_seconds, RESPOND, job, state.attempts[job], np.int64(tier)))
+def _open(
+    now: float, job: int, state: State, jobs: JobTable, rules: Rules, events: Events
+) -> None:
+    """Begin a round."""
+    state.attempts[job] += 1
+    attempt = state.attempts[job]
+    state.asked_at[job] = now
+    state.filled_at[job] = -1.0
+    state.reached[job] = 0
+    state.responses[job] = 0
+    state.lost[job] = 0.0
+    if rules.is_published:
+        heapq.heappush(events, (now + PAUSE_SECONDS, ASK, job, attempt, 0))
+        heapq.heappush(events, (now + jobs.deadlines[job], CLOSE, job, attempt, 0))
     else:
-        state.failed[job] += 1
-        heapq.heappush(events, (now + lost_after, LOST, job, 0, np.int64(tier)))
+        heapq.heappush(events, (now, ASK, job, attempt, 0))
+        heapq.heappush(events, (now + rules.selection_timeout, SELECTED, job, attempt, 0))
 
 
 @njit(cache=True, error_model="numpy")
-def _close(now: float, job: int, success: bool, state: State, jobs: JobTable, rules: Rules, events: list) -> bool:
+def _ask(
+    now: float,
+    job: int,
+    state: State,
+    jobs: JobTable,
+    eligible: Bools,
+    rules: Rules,
+    policy: PolicyNumbers,
+) -> None:
+    """Ask for a round's devices."""
+    state.asked[job] = jobs.demands[job]
+    state.wanted[job] = jobs.demands[job]
+    state.draws[job] = np.random.random()  # noqa: NPY002
+    state.accepts[job] = ALL_TIERS
+    if policy.matching == Matching.FASTEST:
+        has_failed = state.aborted[job] > 0 and state.last_ratio[job] == 0
+        if not has_failed and np.random.random() >= EXPLORE:  # noqa: NPY002
+            state.accepts[job] = ALL_TIERS << (policy.num_tiers // 2)
+    elif policy.matching == Matching.TRADE_OFF and state.last_ratio[job] > 0:
+        tier = np.random.randint(policy.num_tiers)  # noqa: NPY002
+        if state.bins[tier].sum() >= LEAST_RESPONSES and _is_first(job, state, jobs):
+            gain = percentile_of(state.bins[tier], TIER_SHARE) / percentile_of(
+                state.bins[-1], TIER_SHARE
+            )
+            if pays_to_match(policy.num_tiers, gain, state.last_ratio[job]):
+                state.accepts[job] = 1 << tier
+    if rules.is_published:
+        _set_keys(now, state, jobs, policy)
+        if policy.sharing == Sharing.PUBLISHED:
+            group = jobs.groups[job]
+            newest = state.class_times[group, (state.class_seen[group] - 1) % RATE_WINDOW]
+            oldest = state.class_times[group, state.class_seen[group] % RATE_WINDOW]
+            checkins_a_minute = RATE_WINDOW * 60 / max(1.0, newest - oldest)
+            if 0.5 * jobs.demands[job] / (jobs.deadlines[job] // 60) > checkins_a_minute:
+                state.wanted[job] = 0
+
+
+@njit(cache=True, error_model="numpy")
+def _is_first(job: int, state: State, jobs: JobTable) -> bool:
+    """Whether no job of the same group wants fewer devices."""
+    for other in range(state.wanted.size):
+        if jobs.groups[other] == jobs.groups[job] and 0 < state.wanted[other] < state.wanted[job]:
+            return False
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _reach(
+    now: float,
+    job: int,
+    end: float,
+    task_seconds: float,
+    tier: int,
+    state: State,
+    jobs: JobTable,
+    events: Events,
+) -> None:
+    """Have a device begin its task, which comes to nothing if its session ends before."""
+    state.reached[job] += 1
+    state.served[job] += 1
+    attempt = state.attempts[job]
+    if now + task_seconds <= end:
+        detail = np.int64(tier + state.answered.size * bin_of(task_seconds))
+        heapq.heappush(events, (now + task_seconds, RESPOND, job, attempt, detail))
+    else:
+        state.failed[job] += 1
+        # Nobody tells that a device has left: it is missed when its round's deadline is over.
+        heapq.heappush(events, (now + jobs.deadlines[job], LOSE, job, attempt, np.int64(tier)))
+
+
+@njit(cache=True, error_model="numpy")
+def _count(
+    now: float,
+    job: int,
+    tier: int,
+    state: State,
+    jobs: JobTable,
+    rules: Rules,
+    policy: PolicyNumbers,
+    events: Events,
+) -> bool:
+    """Count a device for its cohort; return whether the plan has changed by that."""
+    state.wanted[job] -= 1
+    is_changed = False
+    if policy.matching == Matching.LOSSES:
+        state.lost[job] += 1 - state.answered[tier]
+        needed = jobs.demands[job] * rules.quorum + 1
+        if state.reached[job] - policy.stop_weight * state.lost[job] >= needed:
+            state.wanted[job] = min(state.wanted[job], 0)
+        spare = jobs.demands[job] - needed - policy.gate_weight * state.lost[job]
+        accepts = tiers_bearable(spare, state.answered, policy.gate_weight)
+        is_changed = accepts != state.accepts[job]
+        state.accepts[job] = accepts
+    if rules.is_published and state.reached[job] == int(jobs.demands[job] * rules.quorum):
+        state.filled_at[job] = now
+    if state.wanted[job] == 0:
+        is_changed = True
+        state.asked[job] = 0
+        if not rules.is_published:
+            _fill(now, job, state, jobs, events)
+    return is_changed
+
+
+@njit(cache=True, error_model="numpy")
+def _fill(now: float, job: int, state: State, jobs: JobTable, events: Events) -> None:
+    """End a round's selection; from now on its deadline runs."""
+    state.wanted[job] = 0
+    state.asked[job] = 0
+    state.filled_at[job] = now
+    deadline = now + jobs.deadlines[job]
+    heapq.heappush(events, (deadline, CLOSE, job, state.attempts[job], 0))
+
+
+@njit(cache=True, error_model="numpy")
+def _respond(
+    job: int, attempt: int, detail: int, state: State, jobs: JobTable, rules: Rules
+) -> bool:
+    """Take a response; return whether the round has its quorum by it."""
+    num_tiers = state.answered.size
+    tier, number = detail % num_tiers, detail // num_tiers
+    state.bins[tier, number] += 1.0
+    state.bins[num_tiers, number] += 1.0
+    state.answered[tier] += LEARNING_RATE * (1.0 - state.answered[tier])
+    if attempt != state.attempts[job] or state.finished_at[job] >= 0:
+        state.late[job] += 1
+        return False
+    state.responses[job] += 1
+    return state.responses[job] >= jobs.demands[job] * rules.quorum
+
+
+@njit(cache=True, error_model="numpy")
+def _is_enough(job: int, state: State, jobs: JobTable, rules: Rules) -> bool:
+    """Published rules at a deadline: a cohort nearly complete of which most have answered."""
+    cohort = min(state.reached[job], jobs.demands[job])
+    return (
+        state.reached[job] >= jobs.demands[job] * rules.quorum
+        and state.responses[job] >= cohort * rules.quorum
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _close(
+    now: float, job: int, success: bool, state: State, jobs: JobTable, rules: Rules, events: Events
+) -> int:
+    """End a round and begin the next; return 1 if it was the job's last."""
     if success:
-        state.done[job] += 1
         filled = state.filled_at[job] if state.filled_at[job] >= 0 else now
-        state.schedule_seconds[job] += filled - state.asked_at[job]
-        state.response_seconds[job] += now - filled
+        scheduling, responding = filled - state.asked_at[job], now - filled
+        state.done[job] += 1
+        state.schedule_seconds[job] += scheduling
+        state.response_seconds[job] += responding
+        state.last_ratio[job] = responding / max(scheduling, 1.0)
     else:
         state.aborted[job] += 1
         state.wasted[job] += state.responses[job]
+        if state.filled_at[job] < 0:
+            state.last_ratio[job] = 0.0
     state.asked[job] = 0
-    if not rules.published:
+    if not rules.is_published:
         state.wanted[job] = 0
     if state.done[job] >= jobs.rounds[job]:
         state.finished_at[job] = now
         state.attempts[job] += 1
         state.wanted[job] = 0
-        return True
+        return 1
     _open(now, job, state, jobs, rules, events)
-    return False
+    return 0
+
+
+@njit(cache=True, error_model="numpy")
+def _set_keys(now: float, state: State, jobs: JobTable, policy: PolicyNumbers) -> None:
+    num_jobs = 0
+    for job in range(state.wanted.size):
+        num_jobs += state.attempts[job] > 0 and state.finished_at[job] < 0
+    for job in range(state.wanted.size):
+        if state.wanted[job] <= 0:
+            continue
+        left = float((jobs.rounds[job] - state.done[job] - 1) * jobs.demands[job])
+        share = attained_share(
+            state.done[job] / jobs.rounds[job], now - jobs.arrivals[job], jobs.alone[job], num_jobs
+        )
+        state.keys[job] = order_key(
+            policy,
+            state.wanted[job],
+            left,
+            jobs.arrivals[job],
+            state.served[job],
+            state.draws[job],
+            now - state.asked_at[job],
+            share,
+        )
+
+
+@njit(cache=True, error_model="numpy")
+def _replan(
+    now: float, state: State, jobs: JobTable, eligible: Bools, rules: Rules, policy: PolicyNumbers
+) -> None:
+    num_groups, num_atoms = eligible.shape
+    supply = np.zeros(num_atoms)
+    if policy.sharing == Sharing.PUBLISHED:
+        for atom in state.window:
+            if atom != NOBODY:
+                supply[atom] += 1.0
+        heads_as_published(
+            supply, eligible, state.asked, state.wanted, jobs.groups, state.heads[:, 0]
+        )
+        return
+    if not rules.is_published:
+        _set_keys(now, state, jobs, policy)
+    if policy.sharing == Sharing.INTERSECTIONS:
+        for atom in range(num_atoms):
+            supply[atom] = state.hours[:, atom].sum()
+        demands, starts = queue_by_group(state.wanted, jobs.groups, num_groups)
+        weights = _group_weights(now, state, jobs, policy, num_groups)
+        state.owners[:] = plan_intersections(supply, eligible, demands, starts, weights)
+    choose_heads(
+        state.keys, state.wanted, jobs.groups, state.accepts, eligible, state.owners, state.heads
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def _group_weights(
+    now: float, state: State, jobs: JobTable, policy: PolicyNumbers, num_groups: int
+) -> NDArray[np.float64]:
+    """Return ``(sum T_i / sum t_i) ^ epsilon`` of each group's queued jobs."""
+    weights = np.ones(num_groups)
+    if policy.fairness == 0:
+        return weights
+    num_jobs = 0
+    for job in range(state.wanted.size):
+        num_jobs += state.attempts[job] > 0 and state.finished_at[job] < 0
+    fair = np.zeros(num_groups)
+    attained = np.zeros(num_groups)
+    for job in range(state.wanted.size):
+        if state.wanted[job] > 0:
+            age = max(now - jobs.arrivals[job], 1.0)
+            fair[jobs.groups[job]] += age
+            attained[jobs.groups[job]] += age * attained_share(
+                state.done[job] / jobs.rounds[job], age, jobs.alone[job], num_jobs
+            )
+    for group in range(num_groups):
+        if attained[group] > 0:
+            weights[group] = (fair[group] / attained[group]) ** policy.fairness
+    return weights

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 NOBODY = -1
 """In place of a group or a job: there is none."""
 
-ANY_TIER = -1
-"""In place of a tier: devices of all tiers are welcome."""
+ALL_TIERS = -1
+"""A job's tiers where all are welcome: every bit is set."""
+
+URGENT = -1e14
+"""Jobs with a lower key come before those of the group that owns an atom."""
 
 LEAST_SUPPLY = 1e-9
 """What an atom that nobody has seen counts for, so that it has a group, too."""
@@ -68,6 +71,11 @@ def plan_intersections(
                 owners[atom] = group
                 allocated[group] += max(supply[atom], LEAST_SUPPLY)
     queues = (starts[1:] - starts[:-1]) * weights
+    absorbed = np.zeros(num_groups)
+    held = np.zeros(num_groups, np.int64)
+    for owner in owners:
+        if owner != NOBODY:
+            held[owner] += 1
     shared = np.zeros(num_groups)
     for at in range(num_groups - 1, 0, -1):
         taker = scarcest_first[at]
@@ -84,18 +92,22 @@ def plan_intersections(
             affected = weights[taker] * _num_affected(
                 demands, starts, taker, allocated[taker], giver, allocated[giver]
             )
-            affected += queues[taker] - weights[taker] * (starts[taker + 1] - starts[taker])
-            if affected / allocated[taker] <= queues[giver] / allocated[giver]:
+            is_longer = (affected + absorbed[taker]) / allocated[taker] > (
+                (queues[giver] + absorbed[giver]) / allocated[giver]
+            )
+            if not is_longer:
                 break
             for atom in range(num_atoms):
                 if owners[atom] == giver and eligible[taker, atom]:
                     owners[atom] = taker
+                    held[taker] += 1
+                    held[giver] -= 1
             allocated[taker] += shared[giver]
             allocated[giver] -= shared[giver]
-            if not np.any(owners == giver):
+            if held[giver] == 0:
                 # Its jobs now wait for the taker's, as if they were queued behind them.
                 allocated[giver] = 0.0
-                queues[taker] += queues[giver]
+                absorbed[taker] += queues[giver] + absorbed[giver]
     return owners
 
 
@@ -140,18 +152,24 @@ def queue_by_group(wanted: Ints, groups: Ints, num_groups: int) -> tuple[Floats,
 
 @njit(cache=True, error_model="numpy")
 def choose_heads(
-    keys: Floats, wanted: Ints, groups: Ints, tiers: Ints, eligible: Bools, owners: Ints, heads: Ints
+    keys: Floats,
+    wanted: Ints,
+    groups: Ints,
+    accepts: Ints,
+    eligible: Bools,
+    owners: Ints,
+    heads: Ints,
 ) -> None:
     """Write down the job that the next device of each atom and tier goes to.
 
     The owner's first job, by the least key, unless a device's tier is one that no job of the owner
     wants: then the first of all other jobs that may have it, so that no device is turned away that
-    somebody wants. Where nobody owns any atom, the first of all jobs.
+    somebody wants. Where nobody owns an atom, the first of all jobs. Urgent jobs come before any.
 
     Args:
         keys: What jobs are ordered by, smallest first, ``[jobs]``. Of equals, the earlier job.
         wanted, groups: Devices each job still wants, and its group, ``[jobs]``.
-        tiers: The only tier that a job takes, or ``ANY_TIER``, ``[jobs]``.
+        accepts: The tiers that each job takes, one bit a tier, ``[jobs]``.
         eligible: Whether a group may use an atom, ``[groups, atoms]``.
         owners: Group by atom, or ``NOBODY``, ``[atoms]``.
         heads: Written: a job or ``NOBODY``, ``[atoms, tiers]``.
@@ -164,19 +182,30 @@ def choose_heads(
             continue
         group = groups[job]
         for tier in range(num_tiers):
-            if tier < tiers[job]:
+            if not (accepts[job] >> tier) & 1:
                 continue
             if first[group, tier] == NOBODY or keys[job] < keys[first[group, tier]]:
                 first[group, tier] = job
+    has_urgent = False
+    for group in range(num_groups):
+        for tier in range(num_tiers):
+            if first[group, tier] != NOBODY and keys[first[group, tier]] < URGENT:
+                has_urgent = True
     for atom in range(num_atoms):
         for tier in range(num_tiers):
             head = NOBODY
             if owners[atom] != NOBODY:
                 head = first[owners[atom], tier]
-            if head == NOBODY:
+            if head == NOBODY or has_urgent:
                 for group in range(num_groups):
                     other = first[group, tier]
-                    if eligible[group, atom] and other != NOBODY:
-                        if head == NOBODY or (keys[other], other) < (keys[head], head):
+                    if not eligible[group, atom] or other == NOBODY:
+                        continue
+                    if head == NOBODY:
+                        head = other
+                    elif owners[atom] != NOBODY and first[owners[atom], tier] != NOBODY:
+                        if keys[other] < min(keys[head], URGENT):
                             head = other
+                    elif (keys[other], other) < (keys[head], head):
+                        head = other
             heads[atom, tier] = head

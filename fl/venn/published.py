@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from hocket.fl.venn.planning import queue_by_group
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -109,3 +111,39 @@ def _num_affected(mine: Floats, my_rates: Floats, other: Floats, other_rates: Fl
         if waited >= delay:
             return position
     return mine.size
+
+
+@njit(cache=True, error_model="numpy")
+def heads_as_published(
+    supply: Floats, eligible: Bools, asked: Ints, wanted: Ints, groups: Ints, heads: Ints
+) -> None:
+    """Write down the job that the next device of each atom goes to.
+
+    Of the first group that was given the atom, the job with the smallest request, or one that
+    already wants less. A request that was refused stays in its queue, and gets devices if it is the
+    smallest.
+
+    Args:
+        supply, eligible: As ``plan_as_published`` takes them.
+        asked, wanted: Devices asked for and still wanted, ``[jobs]``.
+        groups: Of each job.
+        heads: Written: a job or -1, ``[atoms]``.
+    """
+    num_groups, num_atoms = eligible.shape
+    demands, starts = queue_by_group(asked, groups, num_groups)
+    given, order = plan_as_published(supply, eligible, demands, starts)
+    first = np.full(num_groups, -1, np.int64)
+    for job in range(asked.size):
+        group = groups[job]
+        if asked[job] > 0 and (first[group] < 0 or asked[job] < asked[first[group]]):
+            first[group] = job
+    for job in range(asked.size):
+        group = groups[job]
+        if asked[job] > 0 and 0 < wanted[job] < wanted[first[group]]:
+            first[group] = job
+    for atom in range(num_atoms):
+        heads[atom] = -1
+        for group in order:
+            if given[group, atom] and first[group] >= 0:
+                heads[atom] = first[group]
+                break
