@@ -66,7 +66,7 @@ LEARNING_RATE = 0.003
 
 
 @njit(cache=True, error_model="numpy")
-def run_events(
+def run_events(  # noqa: PLR0912, PLR0915 - one loop, so that nothing is passed about in it
     sessions: Sessions,
     jobs: JobTable,
     eligible: Bools,
@@ -137,7 +137,7 @@ def run_events(
                 _open(now, job, state, jobs, rules, events)
             elif kind == ASK:
                 if attempt == state.attempts[job]:
-                    _ask(now, job, state, jobs, eligible, rules, policy)
+                    _ask(now, job, state, jobs, rules, policy)
                     is_changed = True
             elif kind == REACH:
                 shift = offset
@@ -167,9 +167,7 @@ def run_events(
 
 
 @njit(cache=True, error_model="numpy")
-def _open(
-    now: float, job: int, state: State, jobs: JobTable, rules: Rules, events: Events
-) -> None:
+def _open(now: float, job: int, state: State, jobs: JobTable, rules: Rules, events: Events) -> None:
     """Begin a round."""
     state.attempts[job] += 1
     attempt = state.attempts[job]
@@ -192,7 +190,6 @@ def _ask(
     job: int,
     state: State,
     jobs: JobTable,
-    eligible: Bools,
     rules: Rules,
     policy: PolicyNumbers,
 ) -> None:

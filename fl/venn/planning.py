@@ -36,7 +36,7 @@ LEAST_SUPPLY = 1e-9
 
 
 @njit(cache=True, error_model="numpy")
-def plan_intersections(
+def plan_intersections(  # noqa: PLR0912 - the algorithm's two passes
     supply: Floats, eligible: Bools, demands: Floats, starts: Ints, weights: Floats
 ) -> Ints:
     """Return the group that each atom's devices go to: ``owners[atom]``, or ``NOBODY``.
@@ -151,7 +151,7 @@ def queue_by_group(wanted: Ints, groups: Ints, num_groups: int) -> tuple[Floats,
 
 
 @njit(cache=True, error_model="numpy")
-def choose_heads(
+def choose_heads(  # noqa: PLR0912 - loops over jobs, then over atoms and tiers
     keys: Floats,
     wanted: Ints,
     groups: Ints,

@@ -164,9 +164,7 @@ def simulate(
     if policy.sharing == Sharing.PUBLISHED and not rules.is_published:
         raise ConfigError(f"policy {policy.name!r} wants the published rules of rounds")
     table = job_table(trace, jobs)
-    state = new_state(
-        len(jobs), trace.eligible, policy.num_tiers, int(rules.num_days * 24) + 2
-    )
+    state = new_state(len(jobs), trace.eligible, policy.num_tiers, int(rules.num_days * 24) + 2)
     numbers = Rules(
         rules.is_published,
         rules.quorum,

@@ -178,7 +178,11 @@ def load_trace(sessions: Path, capacities: Path) -> Trace:
 
 
 def _assemble(
-    starts: NDArray[Any], lengths: NDArray[Any], computation: Floats, communication: Floats, origin: str
+    starts: NDArray[Any],
+    lengths: NDArray[Any],
+    computation: Floats,
+    communication: Floats,
+    origin: str,
 ) -> Trace:
     order = np.argsort(starts, kind="stable")
     starts = starts[order].astype(np.float64)
@@ -199,7 +203,9 @@ def phone_models() -> tuple[NDArray[np.int32], Bools]:
         ``[models]``, and ``[classes, types]``.
     """
     rows = read_table("venn_device_eligibility.csv")
-    masks = np.array([sum(int(row[name]) << bit for bit, name in enumerate(CLASSES)) for row in rows])
+    masks = np.array(
+        [sum(int(row[name]) << bit for bit, name in enumerate(CLASSES)) for row in rows]
+    )
     types, models = np.unique(masks, return_inverse=True)
     eligible = (types[None, :] >> np.arange(len(CLASSES))[:, None] & 1).astype(np.bool_)
     return models.astype(np.int32), eligible
@@ -215,7 +221,11 @@ def _columns(path: Path, names: tuple[str, ...]) -> dict[str, Floats]:
         )
     try:
         found = np.loadtxt(
-            path, delimiter=",", skiprows=1, usecols=[heading.index(name) for name in names], ndmin=2
+            path,
+            delimiter=",",
+            skiprows=1,
+            usecols=[heading.index(name) for name in names],
+            ndmin=2,
         )
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -83,7 +83,7 @@ class Workload:
                 f"got {num_jobs} and {round_share}"
             )
         # The old generator: with it, a seed gives the jobs that the published code draws.
-        generator = np.random.RandomState(self.seed if seed is None else seed)  # noqa: NPY002
+        generator = np.random.RandomState(self.seed if seed is None else seed)
         gaps = generator.exponential(scale=MEAN_GAP_SECONDS, size=num_jobs - 1)
         arrivals = FIRST_ARRIVAL_SECONDS + np.concatenate([[0.0], np.cumsum(gaps)])
         shares = np.array(self.is_drawn, np.float64)

@@ -128,6 +128,8 @@ TABLE = (
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
+    Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
