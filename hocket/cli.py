@@ -24,6 +24,7 @@ from hocket.commands import (
     search,
     simulate,
     targets,
+    venn,
     verify,
 )
 from hocket.commands.terminal import log_console
@@ -120,4 +121,5 @@ app.command("inspect")(inspect.inspect_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
+app.add_typer(venn.app, name="venn")
 app.command("doctor")(doctor.doctor_command)

@@ -113,8 +113,17 @@ class Outcome:
     @property
     def mean_seconds(self) -> float:
         """Mean completion time of the jobs that ended; NaN if none did."""
-        ended = self.completion_seconds[np.isfinite(self.completion_seconds)]
-        return float(ended.mean()) if ended.size else float("nan")
+        return _mean(self.completion_seconds)
+
+    @property
+    def mean_scheduling_seconds(self) -> float:
+        """Mean over jobs of a round's time until its cohort was complete; NaN of none."""
+        return _mean(self.scheduling_seconds)
+
+    @property
+    def mean_response_seconds(self) -> float:
+        """Mean over jobs of a round's time from then to its quorum; NaN of none."""
+        return _mean(self.response_seconds)
 
     @property
     def fair_share(self) -> float:
@@ -136,6 +145,11 @@ class Outcome:
     def checkins_per_second(self) -> float:
         """Check-ins simulated in a second of wall time."""
         return self.num_checkins / self.wall_seconds
+
+
+def _mean(values: Floats) -> float:
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if there.size else float("nan")
 
 
 def simulate(

@@ -142,6 +142,7 @@ TABLE = (
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
+    Row("hocket.venn_plotting", EVERYTHING, ("matplotlib", "numpy")),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),
     Row("hocket.cli", EVERYTHING, ("typer", "rich")),

@@ -57,7 +57,7 @@ def plan_of(supply: np.ndarray, eligible: np.ndarray, wanted: np.ndarray, groups
 
 @given(contentions())
 def test_the_plan_is_a_partition_of_what_queued_groups_may_use(contention) -> None:
-    supply, eligible, wanted, groups = contention
+    _, eligible, wanted, groups = contention
     owners = plan_of(*contention)
     queued = {int(group) for group, count in zip(groups, wanted, strict=True) if count}
     for atom, owner in enumerate(owners):
@@ -66,9 +66,7 @@ def test_the_plan_is_a_partition_of_what_queued_groups_may_use(contention) -> No
 
 
 @given(contentions(), st.integers(1, 3))
-def test_heads_are_eligible_and_no_device_is_idle_while_somebody_wants_it(
-    contention, tiers
-) -> None:
+def test_no_device_is_idle_while_an_eligible_job_wants_it(contention, tiers) -> None:
     _, eligible, wanted, groups = contention
     heads = np.zeros((eligible.shape[1], tiers), np.int64)
     accepts = np.full(wanted.size, ALL_TIERS, np.int64)
