@@ -126,7 +126,11 @@ def run_events(  # noqa: PLR0912, PLR0915 - one loop, so that nothing is passed 
                 continue
             end = sessions.ends[index] + shift
             _reach(reached_at, job, end, sessions.task_seconds[index], tier, state, jobs, events)
-            is_changed = _count(now, job, tier, state, jobs, rules, policy, events)
+            state.wanted[job] -= 1
+            is_changed = False
+            # Not for every device: to call a function with the state takes longer than all else.
+            if state.wanted[job] == 0 or policy.matching == Matching.LOSSES:
+                is_changed = _count(now, job, tier, state, jobs, rules, policy, events)
         else:
             now, kind, job, attempt, detail = heapq.heappop(events)
             if job == NOBODY:
@@ -146,6 +150,7 @@ def run_events(  # noqa: PLR0912, PLR0915 - one loop, so that nothing is passed 
                 end, task = sessions.ends[detail] + shift, sessions.task_seconds[detail]
                 tier = sessions.tiers[detail]
                 _reach(now, job, end, task, tier, state, jobs, events)
+                state.wanted[job] -= 1
                 is_changed = _count(now, job, tier, state, jobs, rules, policy, events)
             elif kind == LOSE:
                 state.answered[detail] -= LEARNING_RATE * state.answered[detail]
@@ -230,7 +235,7 @@ def _is_first(job: int, state: State, jobs: JobTable) -> bool:
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", inline="always")
 def _reach(
     now: float,
     job: int,
@@ -265,8 +270,7 @@ def _count(
     policy: PolicyNumbers,
     events: Events,
 ) -> bool:
-    """Count a device for its cohort; return whether the plan has changed by that."""
-    state.wanted[job] -= 1
+    """Have a cohort one device larger; return whether the plan has changed by that."""
     is_changed = False
     if policy.matching == Matching.LOSSES:
         state.lost[job] += 1 - state.answered[tier]
@@ -297,7 +301,7 @@ def _fill(now: float, job: int, state: State, jobs: JobTable, events: Events) ->
     heapq.heappush(events, (deadline, CLOSE, job, state.attempts[job], 0))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", inline="always")
 def _respond(
     job: int, attempt: int, detail: int, state: State, jobs: JobTable, rules: Rules
 ) -> bool:
