@@ -1,8 +1,8 @@
 """How soon are many jobs done on one population of devices, by policy?
 
-The workloads of Venn's evaluation with a tenth of the rounds, on traces drawn from 100 real FedScale
-clients with 1.4 times the check-ins of Venn's file: a SURROGATE, as the whole traces could not be
-obtained. Simulated, not timed, but for the last notes.
+The workloads of Venn's evaluation with a tenth of the rounds, on traces drawn from 100 real
+FedScale clients with 1.4 times the check-ins of Venn's file: a SURROGATE, as the whole traces could
+not be obtained. Simulated, not timed, but for the last notes.
 
 Columns: mean job completion time over seeds of jobs and devices, and its standard deviation; how
 many times faster than random and than venn (intersections alone), as the mean over seeds; the
