@@ -249,14 +249,14 @@ def _reach(
     """Have a device begin its task, which comes to nothing if its session ends before."""
     state.reached[job] += 1
     state.served[job] += 1
-    attempt = state.attempts[job]
+    attempt = int(state.attempts[job])
     if now + task_seconds <= end:
-        detail = np.int64(tier + state.answered.size * bin_of(task_seconds))
+        detail = int(tier + state.answered.size * bin_of(task_seconds))
         heapq.heappush(events, (now + task_seconds, RESPOND, job, attempt, detail))
     else:
         state.failed[job] += 1
         # Nobody tells that a device has left: it is missed when its round's deadline is over.
-        heapq.heappush(events, (now + jobs.deadlines[job], LOSE, job, attempt, np.int64(tier)))
+        heapq.heappush(events, (now + jobs.deadlines[job], LOSE, job, attempt, int(tier)))
 
 
 @njit(cache=True, error_model="numpy")
@@ -315,14 +315,14 @@ def _respond(
         state.late[job] += 1
         return False
     state.responses[job] += 1
-    return state.responses[job] >= jobs.demands[job] * rules.quorum
+    return bool(state.responses[job] >= jobs.demands[job] * rules.quorum)
 
 
 @njit(cache=True, error_model="numpy")
 def _is_enough(job: int, state: State, jobs: JobTable, rules: Rules) -> bool:
     """Published rules at a deadline: a cohort nearly complete of which most have answered."""
     cohort = min(state.reached[job], jobs.demands[job])
-    return (
+    return bool(
         state.reached[job] >= jobs.demands[job] * rules.quorum
         and state.responses[job] >= cohort * rules.quorum
     )

@@ -39,7 +39,7 @@ class Sessions(NamedTuple):
     ends: Floats
     task_seconds: Floats
     atoms: SmallInts
-    tiers: SmallInts
+    tiers: Ints
 
 
 class JobTable(NamedTuple):
@@ -200,5 +200,5 @@ def percentile_of(counts: Floats, share: float) -> float:
     for number in range(counts.size):
         seen += counts[number]
         if seen >= target:
-            return 2.0 ** ((number + 1) / BINS_AN_OCTAVE)
-    return 2.0 ** (counts.size / BINS_AN_OCTAVE)
+            return float(2.0 ** ((number + 1) / BINS_AN_OCTAVE))
+    return float(2.0 ** (counts.size / BINS_AN_OCTAVE))

@@ -121,8 +121,8 @@ def _num_affected(
     for position in range(starts[taker], starts[taker + 1]):
         waited += demands[position] / taken
         if waited > delay:
-            return max(position - starts[taker], 1)
-    return starts[taker + 1] - starts[taker]
+            return int(max(position - starts[taker], 1))
+    return int(starts[taker + 1] - starts[taker])
 
 
 @njit(cache=True, error_model="numpy")

@@ -279,7 +279,7 @@ class VennScheduler:
             weights = np.ones(num_groups)
             for group in set(groups.tolist()):
                 mean = np.mean([s for s, g in zip(shares, groups, strict=True) if g == group])
-                weights[group] = float(max(mean, 1e-6)) ** -self._policy.fairness
+                weights[group] = max(float(mean), 1e-6) ** -self._policy.fairness
             owners = plan_intersections(supply, eligible, demands, starts, weights)
         heads = np.full((num_atoms, 1), NOBODY, np.int64)
         accepts = np.full(len(entries), ALL_TIERS, np.int64)

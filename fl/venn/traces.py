@@ -83,7 +83,7 @@ class Trace:
         cuts = np.quantile(self.task_seconds, np.arange(1, num_tiers) / num_tiers)
         tiers = num_tiers - 1 - np.searchsorted(cuts, self.task_seconds)
         return Sessions(
-            self.starts, self.ends, self.task_seconds, self.atoms, tiers.astype(np.int32)
+            self.starts, self.ends, self.task_seconds, self.atoms, tiers.astype(np.int64)
         )
 
     @property
