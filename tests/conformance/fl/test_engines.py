@@ -36,10 +36,18 @@ def ray_engine(clients: ClientFactory) -> Engine:
     return RayEngine(clients, 2, WallClock())
 
 
+def flower_engine(clients: ClientFactory) -> Engine:
+    """Return a simulated federation with one node a device."""
+    from hocket.fl.engines.flower.simulation import FlowerSimulation
+
+    return FlowerSimulation(clients, 2, WallClock())
+
+
 ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
     "in process": lambda clients: InProcessEngine(clients, WallClock()),
     "processes": lambda clients: ProcessEngine(clients, 2, WallClock()),
     "ray": ray_engine,
+    "flower": flower_engine,
 }
 # Those that can stop a client that hangs, and outlive one that takes its process with it.
 ISOLATING = [name for name in ENGINES if name != "in process"]
