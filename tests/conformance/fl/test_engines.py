@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from support.federation import Clients, SoftmaxRegression, StandingClock
@@ -19,11 +20,9 @@ from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Kind, 
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
 
 
-def ray_engine(clients: ClientFactory) -> Engine:
-    """Return an engine on a cluster that all tests share, as it takes seconds to start."""
+def share_cluster() -> None:
+    """Start a cluster that all tests share, as it takes seconds to start."""
     import ray
-
-    from hocket.fl.engines.ray import RayEngine
 
     if not ray.is_initialized():
         path = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -33,6 +32,12 @@ def ray_engine(clients: ClientFactory) -> Engine:
             log_to_driver=False,
             runtime_env={"env_vars": path},
         )
+
+
+def ray_engine(clients: ClientFactory) -> Engine:
+    from hocket.fl.engines.ray import RayEngine
+
+    share_cluster()
     return RayEngine(clients, 2, WallClock())
 
 
@@ -40,7 +45,13 @@ def flower_engine(clients: ClientFactory) -> Engine:
     """Return a simulated federation with one node a device."""
     from hocket.fl.engines.flower.simulation import FlowerSimulation
 
-    return FlowerSimulation(clients, 2, WallClock())
+    class OnSharedCluster(FlowerSimulation):
+        def close(self) -> None:
+            with mock.patch("ray.shutdown"):  # as Flower stops what it has not started
+                super().close()
+
+    share_cluster()
+    return OnSharedCluster(clients, 2, WallClock())
 
 
 ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
