@@ -32,7 +32,7 @@ def coordinator(engine: Engine, store: Store | None = None) -> Coordinator:
     training = LocalTraining(epochs=2, batch_size=4, learning_rate=0.3)
     return Coordinator(
         Plan("engines", num_rounds=3, seed=7, evaluate_every=3),
-        FederatedAveraging(training=training),
+        FederatedAveraging(training=training, fraction_evaluate=1.0),
         engine,
         FifoScheduler(),
         store or MemoryStore(),

@@ -116,9 +116,7 @@ def deploy(num_nodes: int) -> Iterator[str]:
         yield address
 
 
-def run_app(
-    app: DeployedApp, address: str, echo: Callable[[str], None] = _logger.info
-) -> None:
+def run_app(app: DeployedApp, address: str, echo: Callable[[str], None] = _logger.info) -> None:
     """Run apps on a SuperLink, and wait for their end.
 
     Args:
@@ -179,7 +177,7 @@ def _running(
     """Run one of Flower's servers, in a group with the processes that it starts."""
     place = ("--insecure", "--host", _LOOPBACK, "--port", str(port))
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - Flower's own command
             [_script(command[0]), *command[1:], *place],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -231,7 +229,8 @@ def _write_project(app: DeployedApp, folder: Path) -> None:
     imports = []
     for role, reference in (("client", app.client), ("server", app.server)):
         module, _, name = reference.partition(":")
-        imports.append(f"from {module} import {name} as {role}\n")
+        # Assigned, as Flower reads the file for the names without running it.
+        imports.append(f"from {module} import {name} as _{role}\n\n{role} = _{role}\n")
     (folder / "federation_apps.py").write_text("".join(imports), encoding="utf-8")
 
 
@@ -253,7 +252,7 @@ def _toml(value: Setting) -> str:
 
 
 def _lines_of(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - Flower's own command
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -282,7 +281,7 @@ def _status_of(run_id: str, environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _call(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - Flower's own command
         [_script("flwr"), *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -104,12 +104,15 @@ class FlowerEngine:
         started = self._clock.now()
         waiting: dict[str, list[ClientTask]] = {}
         arrays = encode_parameters(parameters)
+        ttl = DEFAULT_TTL if timeout_seconds is None else timeout_seconds + _TTL_MARGIN_SECONDS
         for (node, kind), group in self._spread(tasks, nodes).items():
             message = Message(
                 encode_tasks(group, arrays, timeout_seconds),
                 dst_node_id=node,
                 message_type=kind,
-                ttl=DEFAULT_TTL if timeout_seconds is None else timeout_seconds + _TTL_MARGIN_SECONDS,
+                ttl=DEFAULT_TTL
+                if timeout_seconds is None
+                else timeout_seconds + _TTL_MARGIN_SECONDS,
                 group_id=str(group[0].round),
             )
             pushed = [name for name in self._grid.push_messages([message]) if name]

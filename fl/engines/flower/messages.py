@@ -55,13 +55,11 @@ def encode_tasks(
         parameters: That all begin with.
         seconds: After which whoever is still at it is to be stopped; None for never.
     """
-    limits = {} if seconds is None else {_SECONDS: seconds}
-    records = RecordDict({_PARAMETERS: parameters, _LIMITS: ConfigRecord(limits)})
+    limits = ConfigRecord() if seconds is None else ConfigRecord({_SECONDS: seconds})
+    records = RecordDict({_PARAMETERS: parameters, _LIMITS: limits})
     for index, task in enumerate(tasks):
         settings = {f"{_SETTING}{name}": value for name, value in task.config.items()}
-        records[f"task-{index}"] = ConfigRecord(
-            {**_identity(task), "seed": task.seed, **settings}  # type: ignore[dict-item]
-        )
+        records[f"task-{index}"] = ConfigRecord({**_identity(task), "seed": task.seed, **settings})
     return records
 
 
@@ -74,7 +72,7 @@ def decode_tasks(records: RecordDict) -> tuple[list[ClientTask], Parameters, flo
     if _PARAMETERS not in records.array_records or _LIMITS not in records.config_records:
         raise UpdateError("message: it holds no tasks; want one that FlowerEngine has sent")
     parameters = decode_parameters(records.array_records[_PARAMETERS], "message")
-    tasks = []
+    tasks: list[ClientTask] = []
     while f"task-{len(tasks)}" in records.config_records:
         tasks.append(_decode_task(records.config_records[f"task-{len(tasks)}"]))
     seconds = records.config_records[_LIMITS].get(_SECONDS)
@@ -131,9 +129,9 @@ def _decode_reply(records: RecordDict, index: int, task: ClientTask) -> Reply:
     answer = records.config_records.get(f"answer-{index}")
     if answer is None:
         raise UpdateError(f"{origin}: its node's reply holds no answer of it")
-    for name, value in _identity(task).items():
-        if answer.get(name) != value:
-            raise UpdateError(f"{origin}: want {name} {value!r}, got {answer.get(name)!r}")
+    for name, wanted in _identity(task).items():
+        if answer.get(name) != wanted:
+            raise UpdateError(f"{origin}: want {name} {wanted!r}, got {answer.get(name)!r}")
     if "failure" in answer:
         return failure(task, str(answer["failure"]))
     num_examples = answer.get("num-examples")

@@ -79,10 +79,12 @@ def test_deployed_by_flower(wanted: Progress, tmp_path: Path) -> None:
     app = DeployedApp("support.flower_apps:server", "support.flower_apps:client", settings)
     with deploy(flower_apps.NUM_NODES) as address:
         run_app(app, address)
-        left = flower_apps.coordinator(InProcessEngine(Clients(), WallClock()), FolderStore(tmp_path))
+        left = flower_apps.coordinator(
+            InProcessEngine(Clients(), WallClock()), FolderStore(tmp_path)
+        )
         check_same(left.resume(), wanted)
         failing = DeployedApp("support.flower_apps:failing_server", app.client)
-        with pytest.raises(FederationError, match="(?s)failed.*the server has no disk left"):
+        with pytest.raises(FederationError, match=r"(?s)failed.*the server has no disk left"):
             run_app(failing, address)
     assert processes_of(address) == []
 

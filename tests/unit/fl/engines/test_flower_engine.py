@@ -82,9 +82,7 @@ class DirectGrid(Grid):
 
 
 def engine_on(grid: Grid, clients: Clients | None = None, **settings: Any) -> FlowerEngine:
-    return FlowerEngine(
-        grid, clients or Clients(), StandingClock(), poll_seconds=0.0, **settings
-    )
+    return FlowerEngine(grid, clients or Clients(), StandingClock(), poll_seconds=0.0, **settings)
 
 
 def tasks_for(engine: FlowerEngine, kind: Any = "train") -> list[ClientTask]:

@@ -67,7 +67,9 @@ def test_tasks_come_back_as_they_were(
     assert digest_of(arrays) == digest_of(parameters)
     assert limit == seconds
     for one, other in zip(found, tasks, strict=True):
-        kinds = [{name: type(value) for name, value in each.config.items()} for each in (one, other)]
+        kinds = [
+            {name: type(value) for name, value in each.config.items()} for each in (one, other)
+        ]
         assert kinds[0] == kinds[1]
 
 
@@ -157,7 +159,9 @@ def test_the_answer_without_changes_is_an_update() -> None:
             answer(parameters=array_of(header((3,)) + bytes(25))), "got 25", id="too many bytes"
         ),
         pytest.param(
-            answer(parameters=array_of(header((3,), "|O") + bytes(24))), "want numbers", id="objects"
+            answer(parameters=array_of(header((3,), "|O") + bytes(24))),
+            "want numbers",
+            id="objects",
         ),
     ],
 )
