@@ -110,9 +110,7 @@ class FlowerEngine:
                 encode_tasks(group, arrays, timeout_seconds),
                 dst_node_id=node,
                 message_type=kind,
-                ttl=DEFAULT_TTL
-                if timeout_seconds is None
-                else timeout_seconds + _TTL_MARGIN_SECONDS,
+                ttl=ttl,
                 group_id=str(group[0].round),
             )
             pushed = [name for name in self._grid.push_messages([message]) if name]
