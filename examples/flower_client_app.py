@@ -9,7 +9,6 @@ It needs the extras ``fl``, ``data`` and ``flower``.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -86,10 +85,8 @@ def load_partition(context: Context, *, is_training: bool) -> Examples:
     from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)
-    first, step = (
-        int(context.node_config["partition-id"]),
-        int(context.node_config["num-partitions"]),
-    )
+    first = int(context.node_config["partition-id"])
+    step = int(context.node_config["num-partitions"])
     rows = (images[first::step] / 16).astype(np.float32).reshape(-1, 8, 8)
     is_held_out = np.arange(len(rows)) % 5 == 0
     chosen = ~is_held_out if is_training else is_held_out
@@ -162,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
