@@ -24,7 +24,7 @@ from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.data import Examples
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
+os.environ.setdefault("FLWR_LOG_LEVEL", "ERROR")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
