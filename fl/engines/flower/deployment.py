@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 import time
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from hocket.fl.core.errors import ConfigError, FederationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from hocket.fl.core.types import Setting
 
@@ -136,11 +136,12 @@ def run_app(app: DeployedApp, address: str, echo: Callable[[str], None] = _logge
         run_id = ""
         command = [_script("flwr"), "run", str(folder / "app"), "here", "--stream"]
         try:
-            for line in _lines_of(command, environment):
-                lines.append(line)
-                echo(line)
-                if not run_id and (started := _STARTED.search(line)):
-                    run_id = started[1]
+            with closing(_lines_of(command, environment)) as said:
+                for line in said:
+                    lines.append(line)
+                    echo(line)
+                    if not run_id and (started := _STARTED.search(line)):
+                        run_id = started[1]
             status, details = _status_of(run_id, environment) if run_id else ("never started", "")
         except BaseException:
             if run_id:
@@ -251,7 +252,7 @@ def _toml(value: Setting) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _lines_of(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
+def _lines_of(command: Sequence[str], environment: Mapping[str, str]) -> Generator[str, None, None]:
     with subprocess.Popen(  # noqa: S603 - Flower's own command
         command,
         env=environment,

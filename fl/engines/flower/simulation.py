@@ -34,8 +34,8 @@ class FlowerSimulation:
     """Runs tasks on the simulated nodes of a Flower federation, in Ray's worker processes.
 
     In Flower the ServerApp has the main loop; this one hands its grid over and waits for ``close``.
-    Worker processes keep their client, and one that ends is replaced. Flower stops Ray in the end,
-    also if it ran before. Its telemetry is off unless ``FLWR_TELEMETRY_ENABLED`` asks for it, and
+    Worker processes keep their client, and one that ends is replaced. There can be one simulation
+    at a time in a process, and Flower stops Ray in the end, also if it ran before. Its telemetry is off unless ``FLWR_TELEMETRY_ENABLED`` asks for it, and
     its log is silent unless ``FLWR_LOG_LEVEL`` is set: what goes wrong is in the replies.
 
     Args:
@@ -102,7 +102,7 @@ class FlowerSimulation:
         return self._engine.run(tasks, parameters, timeout_seconds)
 
     def close(self) -> None:
-        """End the simulation, after the tasks that run."""
+        """End the simulation, after the tasks that run: only a round's time-out stops them."""
         self._is_closed.set()
         self._thread.join()
 
