@@ -35,8 +35,10 @@ class FlowerSimulation:
 
     In Flower the ServerApp has the main loop; this one hands its grid over and waits for ``close``.
     Worker processes keep their client, and one that ends is replaced. There can be one simulation
-    at a time in a process, and Flower stops Ray in the end, also if it ran before. Its telemetry is off unless ``FLWR_TELEMETRY_ENABLED`` asks for it, and
-    its log is silent unless ``FLWR_LOG_LEVEL`` is set: what goes wrong is in the replies.
+    at a time in a process, and Flower stops Ray in the end, also if it ran before.
+
+    Flower's telemetry is off unless ``FLWR_TELEMETRY_ENABLED`` asks for it, and its log is silent
+    unless ``FLWR_LOG_LEVEL`` is set: what goes wrong is in the replies.
 
     Args:
         make_client: Called once in each worker, which must be able to import what it needs.
