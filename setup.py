@@ -38,6 +38,8 @@ DEMO = [
 ]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
+# It brings the Ray that its simulation goes with. How it is started changes between minor versions.
+FLOWER = ["flwr[simulation]>=1.41,<1.42"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -61,6 +63,7 @@ DEV = [
     *DATA,
     *DEMO,
     *EXACT,
+    *FLOWER,
     *RAY,
     *ZOO,
 ]
@@ -93,6 +96,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

@@ -131,7 +131,7 @@ TABLE = (
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
-    Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr"), is_planned=True),
+    Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
     Row("hocket.verification", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
