@@ -138,7 +138,7 @@ TABLE = (
     Row("hocket.calibration", EVERYTHING, ("numpy", "numba")),
     Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
-    Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba")),
+    Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),
