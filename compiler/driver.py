@@ -51,7 +51,7 @@ def compile_model(
     model: Model,
     *,
     target: str | os.PathLike[str] | HardwareModel = HOST,
-    dims: Mapping[str, int | Span] | None = None,
+    dims: Mapping[str, int | str | Span] | None = None,
     options: CompileOptions | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -61,7 +61,8 @@ def compile_model(
         model: Path or bytes of an ONNX file, or a model in memory, which is left as it is.
         target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
         dims: Size of each open dimension of the inputs, by name or by ``INPUT:AXIS``; two sizes,
-            the least and the largest, for one that is to stay open.
+            the least and the largest, for one that is to stay open; text for one that is a sum of
+            others, such as ``past + new``, where the file does not say so.
         options: Further choices.
         progress: Called as ``progress(what, done, total)`` as the work goes on.
 
@@ -113,15 +114,15 @@ def compile_model(
 
 
 def split_dims(
-    dims: Mapping[str, int | Span],
-) -> tuple[dict[str, int], dict[str, Span]]:
-    """Return the dimensions that have one size, and those that stay open."""
+    dims: Mapping[str, int | str | Span],
+) -> tuple[dict[str, int | str], dict[str, Span]]:
+    """Return the dimensions that have one size or are a sum of others, and those that stay open."""
     fixed = {name: size for name, size in dims.items() if not isinstance(size, tuple)}
     return fixed, {name: size for name, size in dims.items() if isinstance(size, tuple)}
 
 
 def cut_model(
-    model: Model, dims: Mapping[str, int] | None = None, *, keeps_quantization: bool = False
+    model: Model, dims: Mapping[str, int | str] | None = None, *, keeps_quantization: bool = False
 ) -> tuple[str, PartitionedModel]:
     """Return what messages call a model, and the model cut into attention and host regions.
 

@@ -69,6 +69,9 @@ class ScoreRules:
         has_kv_lengths: Whether an operand says how many keys of each batch are seen.
         counts_from_end: With lengths, ``query_offset`` counts from where the queries are the last
             of the keys that are seen.
+        mask_hides_rest: Whether the mask itself hides, by a finite number, what causality and
+            windows rule out. A row that it hides throughout sees all keys alike, and is computed
+            as if there were neither.
 
     Raises:
         ValueError: A number is out of range, or the rules contradict each other.
@@ -80,6 +83,7 @@ class ScoreRules:
     softcap: float = 0.0
     has_kv_lengths: bool = False
     counts_from_end: bool = False
+    mask_hides_rest: bool = False
 
     def __post_init__(self) -> None:
         check_integer("query_offset", self.query_offset, -MAX_EXTENT, MAX_EXTENT)
@@ -180,6 +184,8 @@ class AttentionProblem:
             raise ValueError(f"dtype must be a floating-point type, got {self.dtype}")
         if (self.mask is MaskKind.NONE) != (self.mask_shape is None):
             raise ValueError(f"mask {self.mask} does not go with mask_shape {self.mask_shape}")
+        if self.rules.mask_hides_rest and self.mask is MaskKind.NONE:
+            raise ValueError("mask_hides_rest is for a problem with a mask")
         if self.mask_shape is not None:
             for given, full in zip(self.mask_shape, self.scores_shape, strict=True):
                 if given not in (1, full):

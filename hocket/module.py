@@ -81,7 +81,7 @@ class CompiledModule:
 def compile(  # noqa: A001 (hocket.compile is the name of the field)
     model: str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model,
     target: str | os.PathLike[str] | HardwareModel = "host",
-    dims: Mapping[str, int | tuple[int, int]] | None = None,
+    dims: Mapping[str, int | str | tuple[int, int]] | None = None,
     *,
     num_threads: int | None = None,
     options: CompileOptions | None = None,
@@ -93,7 +93,8 @@ def compile(  # noqa: A001 (hocket.compile is the name of the field)
         model: Path or bytes of an ONNX file, or a model in memory, which is left as it is.
         target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
         dims: A size for each symbolic dimension of the inputs; two sizes, the least and the
-            largest, for one that is to stay open: the module then takes any size between them.
+            largest, for one that is to stay open: the module then takes any size between them; text
+            for one that is a sum of others (``past + new``), where the file has a name of its own.
         num_threads: Threads that the compiled module is tuned for; all cores by default.
         options: The finer switches of the compiler.
         progress: Called as ``progress(what, done, total)`` as the work goes on.

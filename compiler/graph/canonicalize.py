@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -21,7 +24,9 @@ from hocket.compiler.graph.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+logger = logging.getLogger(__name__)
 
 _MAX_FILLED_ELEMENTS = 1024
 _SMALL_TENSOR_BYTES = 1000
@@ -124,9 +129,35 @@ class FoldConstantsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold one round, in the order of the nodes."""
-        return optimizer.fold_constants_ir(
-            model, onnx_shape_inference=True, should_fold=self._should_fold
-        )
+        # As infinities in what it computes are no concern of who compiles.
+        with _failures_as_debug(), np.errstate(all="ignore"):
+            return optimizer.fold_constants_ir(
+                model, onnx_shape_inference=True, should_fold=self._should_fold
+            )
+
+
+_FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
+_FAILURE = "Evaluation failed: %s"
+
+
+@contextlib.contextmanager
+def _failures_as_debug() -> Iterator[None]:
+    """Log for those who debug what the folder warns of where it cannot compute a node.
+
+    It leaves the node as it is then, which harms nobody: the host computes it.
+    """
+
+    def is_no_failure(record: logging.LogRecord) -> bool:
+        if record.msg != _FAILURE:
+            return True
+        logger.debug("left as it is: %s", record.getMessage())
+        return False
+
+    _FOLDER.addFilter(is_no_failure)
+    try:
+        yield
+    finally:
+        _FOLDER.removeFilter(is_no_failure)
 
 
 class InferShapesPass(ir.passes.InPlacePass):

@@ -18,12 +18,13 @@ DOMAIN = "hocket.definition"
 
 
 def has_standard_attention(model: ir.Model) -> bool:
-    """Whether there is an ``Attention`` operator in the main graph of a model."""
-    return any(is_op(node, "Attention") for node in model.graph)
+    """Whether there is an ``Attention`` operator in a model, its branches and bodies included."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return any(is_op(node, "Attention") for node in nodes)
 
 
 def write_out_attention(model: ir.Model) -> ir.Model:
-    """Replace every ``Attention`` operator of the main graph by its definition.
+    """Replace every ``Attention`` operator by its definition.
 
     Before and after::
 
@@ -38,7 +39,7 @@ def write_out_attention(model: ir.Model) -> ir.Model:
         The same model.
     """
     version = model.opset_imports.get("", 0)
-    for number, node in enumerate(tuple(model.graph)):
+    for number, node in enumerate(tuple(ir.traversal.RecursiveGraphIterator(model.graph))):
         if not is_op(node, "Attention"):
             continue
         schema = onnx.defs.get_schema("Attention", version)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _EXAMPLE_SIZES = (1, 128)
+_EXAMPLE_RANGE = (1, 512)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,59 @@ def bind_dimensions(
         raise _missing_error(missing, source)
     _substitute(model, by_name, by_position)
     return bound
+
+
+def tie_dimensions(model: ir.Model, sums: Mapping[str, str], source: str) -> None:
+    """Make open dimensions follow from others, in place, as if the file had named them so.
+
+    Before and after, with ``{"total": "past + new"}``::
+
+        past_key: [batch, 2, past, 64]    mask: [batch, total]         ids: [batch, new]
+        past_key: [batch, 2, past, 64]    mask: [batch, past + new]    ids: [batch, new]
+
+    Args:
+        model: Changed in place: wherever a tied name occurs.
+        sums: What each dimension is, by its name or by ``INPUT:AXIS``.
+        source: The name of the model, for messages.
+
+    Raises:
+        DimensionError: A dimension is unknown, or what it is to be speaks of unknown ones.
+    """
+    axes = _open_axes(model.graph)
+    keys = {axis.key: axis.name for axis in axes}
+    known = {name for axis in axes if axis.name for name in (axis.name, *_symbols(axis.name))}
+    renamed: dict[str, str] = {}
+    for label, text in sums.items():
+        if label not in known and label not in keys:
+            raise unknown_dimension(label, sorted(known | set(keys)), source)
+        symbols = _symbols(text)
+        if not symbols or (text.isidentifier() and text not in known):
+            raise DimensionError(
+                f"{source}: the size of dimension {label!r} must be a whole number, or a sum of "
+                f"dimensions such as 'past + new', got {text!r}"
+            )
+        for symbol in sorted(symbols):
+            if symbol not in known or symbol in sums:
+                raise unknown_dimension(symbol, sorted(known - set(sums)), source)
+        renamed[label if label in known else keys[label] or label] = text
+    _rename(model, renamed)
+
+
+def _rename(model: ir.Model, renamed: Mapping[str, str]) -> None:
+    def named(size: int | ir.SymbolicDim, key: str) -> int | ir.SymbolicDim:
+        if isinstance(size, int):
+            return ir.SymbolicDim(renamed[key]) if key in renamed else size
+        text = renamed.get(key) or renamed.get(size.value or "")
+        return size if text is None else ir.SymbolicDim(text)
+
+    values = [*model.graph.inputs, *model.graph.outputs]
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        values += node.outputs
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [named(size, f"{name_of(value)}:{n}") for n, size in enumerate(value.shape.dims)]
+            )
 
 
 def _open_axes(graph: ir.Graph) -> list[_Axis]:
@@ -175,21 +229,28 @@ def _flags_for(axis: _Axis) -> tuple[str, ...]:
 
 def _missing_error(missing: dict[str, list[str]], source: str) -> DimensionError:
     lines = []
-    flags = []
+    flags, ranges = [], []
+    example = next(reversed(missing))
     for index, (label, places) in enumerate(missing.items()):
         where = ", ".join(
             f"axis {place.rpartition(':')[2]} of {place.rpartition(':')[0]!r}" for place in places
         )
         lines.append(f"  {label}: {where}")
         size = _EXAMPLE_SIZES[min(index, len(_EXAMPLE_SIZES) - 1)]
-        flag = f"{label}={size}"
-        flags.append(f'--dim "{flag}"' if " " in flag else f"--dim {flag}")
+        flags.append(_flag(f"{label}={size}"))
+        ranges.append(_flag(f"{label}={_EXAMPLE_RANGE[0]}..{_EXAMPLE_RANGE[1]}"))
     count = "1 dimension has" if len(missing) == 1 else f"{len(missing)} dimensions have"
     return DimensionError(
         f"{source}: {count} no size\n"
         + "\n".join(lines)
-        + f"\ngive each one the size to compile for, for example: {' '.join(flags)}"
+        + f"\ngive each one the size to compile for, for example: {' '.join(flags)}\n"
+        f"or a range, for a module that takes any size in it: {' '.join(ranges)} "
+        f'(in Python, dims={{"{example}": (1, {_EXAMPLE_RANGE[1]})}})'
     )
+
+
+def _flag(given: str) -> str:
+    return f'--dim "{given}"' if " " in given else f"--dim {given}"
 
 
 def unknown_dimension(label: str, known: list[str], source: str) -> DimensionError:

@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx_ir.passes.common import CheckerPass, RemoveInitializersFromInputsPass
 
 from hocket.compiler.errors import ModelError
-from hocket.compiler.graph.dimensions import bind_dimensions
+from hocket.compiler.graph.dimensions import bind_dimensions, tie_dimensions
 from hocket.compiler.graph.values import DTYPES, describe_node, name_of
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ class LoadedModel:
 
 
 def load_model(
-    source: ModelSource, dims: Mapping[str, int] | None = None, *, leaves_open: bool = False
+    source: ModelSource, dims: Mapping[str, int | str] | None = None, *, leaves_open: bool = False
 ) -> LoadedModel:
     """Read a model, check it, and bind its dimensions.
 
     Args:
         source: A path, the bytes of a file, or a model in memory, which is left as it is.
         dims: Size of each open dimension of the inputs, by name (``batch_size``) or by place
-            (``input_ids:0``).
+            (``input_ids:0``); or text, the sum of others that it is (``past + new``).
         leaves_open: Whether dimensions that are not given stay open, instead of being asked for.
 
     Returns:
@@ -78,8 +78,30 @@ def load_model(
     """
     model, name = _read(source)
     _check_signature(model.graph, name)
-    bound = bind_dimensions(model, dims or {}, name, leaves_open=leaves_open)
+    sums = {label: text for label, text in (dims or {}).items() if isinstance(text, str)}
+    tie_dimensions(model, sums, name)
+    sizes = {label: size for label, size in (dims or {}).items() if not isinstance(size, str)}
+    bound = bind_dimensions(model, sizes, name, leaves_open=leaves_open)
     return LoadedModel(model, bound, name, _forget_shapes(model))
+
+
+def bind_copy(
+    loaded: LoadedModel, dims: Mapping[str, int], *, leaves_open: bool = False
+) -> LoadedModel:
+    """Return a copy of a loaded model with dimensions bound that were left open.
+
+    Args:
+        loaded: Left as it is.
+        dims, leaves_open: As for ``load_model``.
+
+    Raises:
+        DimensionError: As for ``load_model``.
+    """
+    model = _copy(loaded.model)
+    for value in model.graph.outputs:
+        value.shape = loaded.declared_outputs.get(name_of(value), value.shape)
+    bound = bind_dimensions(model, dims, loaded.source, leaves_open=leaves_open)
+    return LoadedModel(model, loaded.dims | bound, loaded.source, _forget_shapes(model))
 
 
 def _read(source: ModelSource) -> tuple[ir.Model, str]:
@@ -108,6 +130,7 @@ def _read(source: ModelSource) -> tuple[ir.Model, str]:
         )
     RemoveInitializersFromInputsPass()(model)
     _reject_unknown_domains(model, name)
+    _reject_complex(model, name)
     return model, name
 
 
@@ -272,6 +295,34 @@ def _reject_unknown_domains(model: ir.Model, name: str) -> None:
                 f"{name}: node {describe_node(node)}: neither ONNX nor onnxruntime has operators "
                 f"of domain {node.domain!r}; give the model with it written as a function"
             )
+
+
+_COMPLEX = (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
+
+
+def _reject_complex(model: ir.Model, name: str) -> None:
+    """Refuse complex numbers that something computes with, which onnxruntime does not have."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)):
+        found = next((dtype for dtype in _COMPLEX if dtype in _types_named(node)), None)
+        if found is not None:
+            made = "" if node.name else f" of {name_of(node.outputs[0])!r}"
+            raise ModelError(
+                f"{name}: node {describe_node(node)}{made} computes with {found.name.lower()}, for "
+                "which onnxruntime has no operators; export the model with real and imaginary "
+                "parts along an axis of their own"
+            )
+
+
+def _types_named(node: ir.Node) -> set[int]:
+    """Return the element types that a node's inputs, outputs and attributes are known to have."""
+    found = {int(value.dtype) for value in (*node.inputs, *node.outputs) if value and value.dtype}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.TENSOR:
+            found.add(int(attribute.as_tensor().dtype))
+        elif attribute.name in ("to", "dtype") and attribute.type == ir.AttributeType.INT:
+            found.add(attribute.as_int())
+    return found
 
 
 def _check_signature(graph: ir.Graph, name: str) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _WHY_LEFT = "hocket/why left"
+_FOR_GOOD = "hocket/left for good"
 _MADE_OF = "hocket/made of"
 
 
@@ -23,6 +24,17 @@ def why_left(node: ir.Node) -> str | None:
     """Return why an operator was not written out; None if nobody tried."""
     reason = node.meta.get(_WHY_LEFT)
     return reason if isinstance(reason, str) else None
+
+
+def note_left_for_good(node: ir.Node, reason: str) -> None:
+    """Write on an operator that it is not to be written out, even where it could be, and why."""
+    note_why_left(node, reason)
+    node.meta[_FOR_GOOD] = True
+
+
+def is_left_for_good(node: ir.Node) -> bool:
+    """Whether an operator is not to be written out, even where it could be."""
+    return node.meta.get(_FOR_GOOD) is True
 
 
 def note_made_of(node: ir.Node, operator: str) -> None:

@@ -18,15 +18,17 @@ from hocket.compiler.graph.canonicalize import (
     LiftWeightsPass,
     NodeNames,
 )
+from hocket.compiler.graph.contrib.sizes import find_types
 from hocket.compiler.graph.contrib.write_out import WriteOutContribPass, num_contrib_nodes
 from hocket.compiler.graph.definitions import has_standard_attention, write_out_attention
 from hocket.compiler.graph.einsum import EinsumProductsPass
-from hocket.compiler.graph.values import name_of
+from hocket.compiler.graph.values import name_of, static_shape
 from hocket.compiler.graph.widen import widen_bfloat16
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hocket.compiler.graph.contrib.recipes import Recipe
     from hocket.compiler.graph.load import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,13 @@ class NamedPass:
     run: ir.passes.PassBase
 
 
-def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model:
+def prepare_model(
+    loaded: LoadedModel,
+    dump_dir: Path | None = None,
+    *,
+    recipes: dict[str, Recipe] | None = None,
+    is_sample: bool = False,
+) -> ir.Model:
     """Make the graph of a loaded model plain: no functions, no shape arithmetic, sizes known.
 
     Before and after, with the batch bound to 1 and 128 tokens::
@@ -59,6 +67,10 @@ def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model
     Args:
         loaded: Its model is changed in place.
         dump_dir: A folder for the text of the graph after each pass; None for no such text.
+        recipes: Takes what each of onnxruntime's operators was written out as, by its name; None
+            if nobody wants to know.
+        is_sample: Whether sizes are bound to see what the model does at any. Then only nodes that
+            are the same at all of them are merged, before sizes are known.
 
     Returns:
         The same model.
@@ -69,26 +81,39 @@ def prepare_model(loaded: LoadedModel, dump_dir: Path | None = None) -> ir.Model
     """
     model = loaded.model
     weights = frozenset(model.graph.initializers)
-    run_passes(model, _first_passes(), loaded.source, dump_dir)
+    merging = (_merge_pass(),)
+    first, last = (merging, ()) if is_sample else ((), merging)
+    run_passes(model, (*_first_passes(), *first), loaded.source, dump_dir)
     weights = weights | frozenset(model.graph.initializers)
-    _fold(model, weights, loaded.source, dump_dir)
+    _fold(model, _folding_passes(weights, recipes), loaded.source, dump_dir)
     _restore_declared_shapes(model.graph, loaded.declared_outputs)
-    run_passes(model, _last_passes(weights, loaded), loaded.source, dump_dir)
+    run_passes(model, _last_passes(weights, loaded, last), loaded.source, dump_dir)
     return model
 
 
-def _fold(model: ir.Model, weights: frozenset[str], source: str, dump_dir: Path | None) -> None:
-    """Fold until nothing changes, or for some rounds after the last operator was written out.
+def _fold(
+    model: ir.Model, passes: tuple[NamedPass, ...], source: str, dump_dir: Path | None
+) -> None:
+    """Fold until nothing changes, or for some rounds after the last time that helped.
 
-    What follows such an operator has known sizes only then.
+    What follows an operator that was written out, or whose sizes were found, has known sizes only
+    then.
     """
     round_index, rounds_left = 0, _FOLD_ROUNDS
+    unknown = _num_unknown(model)
     while rounds_left:
-        before = num_contrib_nodes(model)
-        if not run_passes(model, _folding_passes(weights), source, dump_dir, round_index):
+        modified = run_passes(model, passes, source, dump_dir, round_index)
+        before, unknown = unknown, _num_unknown(model)
+        has_helped = unknown < before
+        if not modified and not has_helped:
             return
-        has_written = num_contrib_nodes(model) < before
-        round_index, rounds_left = round_index + 1, _FOLD_ROUNDS if has_written else rounds_left - 1
+        round_index, rounds_left = round_index + 1, _FOLD_ROUNDS if has_helped else rounds_left - 1
+
+
+def _num_unknown(model: ir.Model) -> int:
+    """Return how many operators may yet be written out, and how many values have no known sizes."""
+    values = (value for node in model.graph for value in node.outputs)
+    return num_contrib_nodes(model) + sum(static_shape(value) is None for value in values)
 
 
 def prepare_unbound(loaded: LoadedModel) -> ir.Model:
@@ -106,8 +131,13 @@ def prepare_unbound(loaded: LoadedModel) -> ir.Model:
         CompileError: A pass failed; the message names it.
     """
     model = loaded.model
-    passes = (*_first_passes(), NamedPass("infer types", common.ShapeInferencePass()))
+    passes = (
+        *_first_passes(),
+        _merge_pass(),
+        NamedPass("infer types", common.ShapeInferencePass()),
+    )
     run_passes(model, passes, loaded.source)
+    find_types(model)
     return model
 
 
@@ -192,22 +222,29 @@ def _first_passes() -> tuple[NamedPass, ...]:
     )
 
 
-def _folding_passes(weights: frozenset[str]) -> tuple[NamedPass, ...]:
+def _folding_passes(
+    weights: frozenset[str], recipes: dict[str, Recipe] | None = None
+) -> tuple[NamedPass, ...]:
     return (
         NamedPass("fold constants", FoldConstantsPass(weights)),
-        NamedPass("write out onnxruntime's attention", WriteOutContribPass()),
+        NamedPass("write out onnxruntime's attention", WriteOutContribPass(recipes)),
         NamedPass("infer shapes", InferShapesPass()),
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
     )
 
 
-def _last_passes(weights: frozenset[str], loaded: LoadedModel) -> tuple[NamedPass, ...]:
+def _merge_pass() -> NamedPass:
+    merge = common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
+    return NamedPass("merge equal nodes", merge)
+
+
+def _last_passes(
+    weights: frozenset[str], loaded: LoadedModel, merging: tuple[NamedPass, ...]
+) -> tuple[NamedPass, ...]:
     return (
         NamedPass("einsum products", EinsumProductsPass()),
         NamedPass("constants to nodes", ConstantsToNodesPass(weights)),
-        NamedPass(
-            "merge equal nodes", common.CommonSubexpressionEliminationPass(size_limit=_MAX_MERGED)
-        ),
+        *merging,
         NamedPass("remove unused nodes", common.RemoveUnusedNodesPass()),
         NamedPass("remove unused opsets", common.RemoveUnusedOpsetsPass()),
         NamedPass("name nodes and values", common.NameFixPass(NodeNames())),

@@ -15,20 +15,25 @@ import onnx_ir as ir
 
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.attention_node import is_attention_node, problem_from_node
+from hocket.compiler.graph.contrib.open_sizes import write_out_open
 from hocket.compiler.graph.dimensions import unknown_dimension
-from hocket.compiler.graph.load import load_model
+from hocket.compiler.graph.load import bind_copy, load_model
+from hocket.compiler.graph.names import FreshNames
 from hocket.compiler.graph.partition import partition
 from hocket.compiler.graph.pipeline import prepare_for_host, prepare_model, prepare_unbound
 from hocket.compiler.graph.recognize import recognize_attention
+from hocket.compiler.graph.recognize.open_causality import open_position_finder
 from hocket.compiler.graph.regions import AttentionRegion, HostRegion
 from hocket.compiler.graph.samples import choose_samples, fit_size
+from hocket.compiler.graph.size_nodes import SizeEmitter
 from hocket.compiler.graph.unbound import Recognized, carry_over, replace_shapes
 from hocket.compiler.graph.values import name_of, static_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hocket.compiler.graph.load import ModelSource
+    from hocket.compiler.graph.load import LoadedModel, ModelSource
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.rules import RecognitionResult
     from hocket.compiler.graph.regions import PartitionedModel
     from hocket.compiler.graph.samples import Span
@@ -69,25 +74,38 @@ class ResizableModel:
 
 
 @dataclass(frozen=True)
+class _Bound:
+    """A model with sizes bound.
+
+    Attributes:
+        dims: What was bound.
+        model: Prepared for recognition.
+        shapes: Sizes of every value, by name.
+    """
+
+    dims: dict[str, int]
+    model: ir.Model
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class _Sample:
     """A model recognised with sizes bound.
 
     Attributes:
         dims: What was bound.
-        shapes: Sizes of every value before recognition, by name.
-        recognized: The graph after it.
+        recognized: The graph after recognition.
         result: What was taken and what was not.
     """
 
     dims: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
     recognized: Recognized
     result: RecognitionResult
 
 
 def cut_resizable(
     source: ModelSource,
-    dims: Mapping[str, int],
+    dims: Mapping[str, int | str],
     spans: Mapping[str, Span],
     accept: Callable[[AttentionProblem], str | None],
     *,
@@ -97,30 +115,36 @@ def cut_resizable(
 
     Args:
         source: As for ``load_model``.
-        dims: Sizes of the other dimensions.
+        dims: Sizes of the other dimensions, or what sum of others they are.
         spans: Least and largest size of each dimension that stays open.
         accept, keeps_quantization: As for ``recognize_attention``.
 
     Raises:
         ModelError: The model cannot be read or compiled, or not for any size; the message says why.
     """
-    loaded = load_model(source, dims, leaves_open=True)
+    sums = {label: text for label, text in dims.items() if isinstance(text, str)}
+    loaded = load_model(source, sums, leaves_open=True)
+    sizes_given = {label: size for label, size in dims.items() if not isinstance(size, str)}
     name = loaded.source
-    places = _places_of(loaded.model.graph, spans, name)
+    places = _places_of(bind_copy(loaded, sizes_given, leaves_open=True).model.graph, spans, name)
     # A first axis is the batch, most often.
     singles = frozenset(dim for dim, (_, axis) in places.items() if axis == 0)
+    chosen = choose_samples(spans, singles)
+    loaded = write_out_open(loaded, chosen, sizes_given, places)
+    models = [_bind(bind_copy(loaded, {**sizes_given, **sample})) for sample in chosen]
+    unbound = prepare_unbound(bind_copy(loaded, sizes_given, leaves_open=True))
+    seen = [_completed(unbound, bound.shapes) for bound in models]
+    fitted = _fit_all(seen, chosen)
+    sizes = SizeEmitter(unbound.graph, FreshNames(unbound.graph), places)
+    replace_shapes(unbound.graph, fitted, sizes)
+    find = open_position_finder(unbound.graph, fitted, spans)
     samples = [
-        _recognize({**dims, **sample}, source, accept, keeps_quantization=keeps_quantization)
-        for sample in choose_samples(spans, singles)
+        _recognize(bound, accept, find, keeps_quantization=keeps_quantization) for bound in models
     ]
     _check_same(samples, name)
-    unbound = prepare_unbound(loaded)
     first = samples[0]
-    dims_seen = [sample.dims for sample in samples]
-    seen = [_completed(unbound, sample.shapes) for sample in samples]
-    replace_shapes(unbound.graph, _fit_all(seen, dims_seen), places)
     rest = [sample.recognized for sample in samples[1:]]
-    carry_over(first.recognized, rest, unbound.graph, name)
+    carry_over(first.recognized, rest, chosen, unbound.graph, sizes, name)
     if first.result.taken:
         unbound.opset_imports.update(first.recognized.model.opset_imports)
     ir.passes.common.RemoveUnusedNodesPass()(unbound)
@@ -132,27 +156,29 @@ def cut_resizable(
     _annotate(unbound.graph, seen[0])
     cut = partition(unbound, first.result.not_taken, first.dims)
     cut = _with_open_regions(cut)
-    values, problems = _read_sizes(cut, samples, _fit_all(seen, dims_seen), name)
+    values, problems = _read_sizes(cut, samples, chosen, _fit_all(seen, chosen), name)
     return name, ResizableModel(cut, dict(spans), values, problems)
 
 
+def _bind(loaded: LoadedModel) -> _Bound:
+    model = prepare_model(loaded, is_sample=True)
+    return _Bound(loaded.dims, model, _shapes_of(model.graph))
+
+
 def _recognize(
-    dims: dict[str, int],
-    source: ModelSource,
+    bound: _Bound,
     accept: Callable[[AttentionProblem], str | None],
+    find: PositionFinder,
     *,
     keeps_quantization: bool,
 ) -> _Sample:
-    model = prepare_model(load_model(source, dims))
-    shapes = _shapes_of(model.graph)
+    model = bound.model
     before = set(model.graph)
-    result = recognize_attention(
-        model, accept, keeps_quantization=keeps_quantization, proves_masks=False
-    )
+    result = recognize_attention(model, accept, keeps_quantization=keeps_quantization, find=find)
     inserted = tuple(
         node for node in model.graph if node not in before and not is_attention_node(node)
     )
-    return _Sample(dims, shapes, Recognized(model, inserted), result)
+    return _Sample(bound.dims, Recognized(model, inserted), result)
 
 
 def _shapes_of(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
@@ -247,11 +273,11 @@ def _with_open_regions(cut: PartitionedModel) -> PartitionedModel:
 def _read_sizes(
     cut: PartitionedModel,
     samples: Sequence[_Sample],
+    dims: Sequence[Mapping[str, int]],
     fitted: Mapping[str, tuple[Size | None, ...]],
     source: str,
 ) -> tuple[dict[str, tuple[Size, ...]], dict[str, ProblemSizes]]:
     """Return the formulas of the values at borders, and of the attention problems."""
-    dims = [sample.dims for sample in samples]
     values: dict[str, tuple[Size, ...]] = {}
     for name, info in cut.values.items():
         known = tuple(size for size in fitted.get(name, ()) if size is not None)

@@ -76,8 +76,8 @@ def _sizes_from(low: int, high: int, taken: set[int]) -> Iterator[int]:
 def fit_size(sizes: Sequence[int], samples: Sequence[Mapping[str, int]]) -> Size | None:
     """Return the formula of a size, from what it was with each sample; None if none is known.
 
-    The simplest that fits them all: a number, a multiple of one dimension, of two, or a sum of two,
-    each with a number added.
+    The simplest that fits them all: a number, a multiple of one dimension, of two, a sum of two, or
+    a difference, each with a number added.
 
     Example:
         >>> samples = [{"past": 128, "new": 3}, {"past": 7, "new": 5}, {"past": 11, "new": 2}]
@@ -95,13 +95,16 @@ def fit_size(sizes: Sequence[int], samples: Sequence[Mapping[str, int]]) -> Size
             factor, added = found
             terms = [(factor, product)] + ([(added, ())] if added else [])
             return SizeExpression(tuple(terms))
-    for one, other in itertools.combinations(names, 2):
+    sums = [(1, one, other) for one, other in itertools.combinations(names, 2)]
+    differences = [(-1, one, other) for one, other in itertools.permutations(names, 2)]
+    for sign, one, other in (*sums, *differences):
         rest = {
-            size - sample[one] - sample[other] for size, sample in zip(sizes, samples, strict=True)
+            size - sample[one] - sign * sample[other]
+            for size, sample in zip(sizes, samples, strict=True)
         }
         if len(rest) == 1:
             added = rest.pop()
-            both = [(1, (one,)), (1, (other,))]
+            both = [(1, (one,)), (sign, (other,))]
             return SizeExpression(tuple([*both, (added, ())] if added else both))
     return None
 

@@ -14,13 +14,16 @@ import onnx_ir as ir
 
 from hocket.compiler.errors import ModelError
 from hocket.compiler.graph.attention_node import is_attention_node
-from hocket.compiler.graph.names import FreshNames
+from hocket.compiler.graph.samples import fit_size
 from hocket.compiler.graph.values import constant_array, is_op, name_of, values_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from hocket.hwmodels.sizes import Size, SizeExpression
+    from numpy.typing import NDArray
+
+    from hocket.compiler.graph.size_nodes import SizeEmitter
+    from hocket.hwmodels.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,28 @@ class Recognized:
 
 
 def carry_over(
-    found: Recognized, others: Sequence[Recognized], graph: ir.Graph, source: str
+    found: Recognized,
+    others: Sequence[Recognized],
+    dims: Sequence[Mapping[str, int]],
+    graph: ir.Graph,
+    sizes: SizeEmitter,
+    source: str,
 ) -> None:
     """Put the attention nodes of a bound graph into the unbound one, and what they need.
 
     Args:
         found: With the sizes that the nodes are to have.
-        others: With other sizes, of which the inserted nodes must be the same.
+        others: With other sizes, of which the inserted nodes must be the same, but for constants
+            that are sizes.
+        dims: What was bound for each of them, ``found`` first.
         graph: Changed in place.
+        sizes: Makes nodes for sizes, in that graph.
         source: What messages call the model.
 
     Raises:
         ModelError: Something is not in the unbound graph, or depends on sizes.
     """
-    _check_alike(found, others, source)
+    formulas = _fit_constants(found, others, dims, source)
     values = {name_of(value): value for value in graph.inputs}
     values |= {name_of(value): value for value in graph.initializers.values()}
     values |= {name_of(value): value for node in graph for value in node.outputs}
@@ -69,6 +80,12 @@ def carry_over(
                 f"{source}: the attention at {node.name!r} reads {missing[0]!r}, which is not "
                 "there before sizes are bound; give each dimension one size"
             )
+        if node in formulas:
+            made = constant_array(node.outputs[0])
+            shape = () if made is None else made.shape
+            value = sizes.shaped(formulas[node], shape, ir.DataType.INT64)
+            values[name_of(node.outputs[0])] = value
+            continue
         copy = ir.Node(
             node.domain,
             node.op_type,
@@ -121,25 +138,57 @@ def _remove_unread(last: Sequence[ir.Node], graph: ir.Graph) -> None:
         pending += [producer for producer in before if producer is not None]
 
 
-def _check_alike(found: Recognized, others: Sequence[Recognized], source: str) -> None:
-    """Refuse inserted nodes whose constants are others with other sizes."""
-    for other in others:
-        if len(other.inserted) != len(found.inserted):
-            raise ModelError(f"{source}: what is attention depends on sizes; give each one size")
-        for one, same in zip(found.inserted, other.inserted, strict=True):
-            array, as_well = (constant_array(node.outputs[0]) for node in (one, same))
-            is_same = array is None or (as_well is not None and np.array_equal(array, as_well))
-            if one.op_type != same.op_type or not is_same:
-                raise ModelError(
-                    f"{source}: what node {one.name!r} must be depends on sizes; give each "
-                    "dimension one size"
-                )
+def _fit_constants(
+    found: Recognized,
+    others: Sequence[Recognized],
+    dims: Sequence[Mapping[str, int]],
+    source: str,
+) -> dict[ir.Node, tuple[Size, ...]]:
+    """Return the formulas of inserted constants that are sizes, and are others with other sizes.
+
+    Raises:
+        ModelError: What else is inserted depends on sizes.
+    """
+    if any(len(other.inserted) != len(found.inserted) for other in others):
+        raise ModelError(f"{source}: what is attention depends on sizes; give each one size")
+    formulas = {}
+    for alike in zip(found.inserted, *(other.inserted for other in others), strict=True):
+        first, arrays = alike[0], [constant_array(node.outputs[0]) for node in alike]
+        is_same = all(node.op_type == first.op_type for node in alike)
+        if is_same and all(_is_equal(arrays[0], array) for array in arrays[1:]):
+            continue
+        formula = _fit_sizes(arrays, dims) if is_same else None
+        if formula is None:
+            raise ModelError(
+                f"{source}: what node {first.name!r} must be depends on sizes; give each "
+                "dimension one size"
+            )
+        formulas[first] = formula
+    return formulas
+
+
+def _is_equal(one: NDArray[np.generic] | None, other: NDArray[np.generic] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
+def _fit_sizes(
+    arrays: Sequence[NDArray[np.generic] | None], dims: Sequence[Mapping[str, int]]
+) -> tuple[Size, ...] | None:
+    """Return the formulas of what is a vector of sizes; None where it is none."""
+    seen = [array.tolist() for array in arrays if array is not None and array.dtype == np.int64]
+    if len(seen) < len(arrays) or len({np.shape(sizes) for sizes in seen}) > 1:
+        return None
+    if np.ndim(seen[0]) != 1:
+        return None
+    fitted = [fit_size(sizes, dims) for sizes in zip(*seen, strict=True)]
+    known = tuple(size for size in fitted if size is not None)
+    return known if len(known) == len(fitted) else None
 
 
 def replace_shapes(
-    graph: ir.Graph,
-    sizes: Mapping[str, tuple[Size | None, ...]],
-    places: Mapping[str, tuple[str, int]],
+    graph: ir.Graph, sizes: Mapping[str, tuple[Size | None, ...]], emitter: SizeEmitter
 ) -> None:
     """Compute the shapes of values from those of the inputs, so that nobody needs the values.
 
@@ -151,11 +200,9 @@ def replace_shapes(
     Args:
         graph: Changed in place.
         sizes: The shape of each value, by its name; None for a size that follows no formula.
-        places: An input and an axis of it for each dimension.
+        emitter: Makes nodes for sizes, in that graph.
     """
-    names = FreshNames(graph)
     inputs = {name_of(value) for value in graph.inputs}
-    emitter = _SizeEmitter(graph, names, places)
     for node in tuple(graph):
         if not is_op(node, "Shape", "Size") or node.inputs[0] is None:
             continue
@@ -172,90 +219,3 @@ def replace_shapes(
         new = emitter.product(known) if node.op_type == "Size" else emitter.vector(known)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-
-
-class _SizeEmitter:
-    """Makes nodes that compute sizes from the shapes of inputs, at the head of a graph."""
-
-    def __init__(
-        self, graph: ir.Graph, names: FreshNames, places: Mapping[str, tuple[str, int]]
-    ) -> None:
-        self._graph = graph
-        self._names = names
-        self._places = places
-        self._last: ir.Node | None = None
-        self._made: dict[object, ir.Value] = {}
-
-    def vector(self, sizes: Sequence[Size]) -> ir.Value:
-        """Return int64 ``[len(sizes)]``."""
-        return self._once(
-            tuple(sizes),
-            lambda: (
-                self._add("Concat", [self._size(size) for size in sizes], {"axis": 0})
-                if sizes
-                else self._constant([])
-            ),
-        )
-
-    def product(self, sizes: Sequence[Size]) -> ir.Value:
-        """Return the product of sizes, an int64 scalar."""
-
-        def make() -> ir.Value:
-            total = self._constant([1])
-            for size in sizes:
-                total = self._add("Mul", [total, self._size(size)])
-            return self._add("Squeeze", [total])
-
-        return self._once(("product", *sizes), make)
-
-    def _size(self, size: Size) -> ir.Value:
-        """Return int64 ``[1]``."""
-        if isinstance(size, int):
-            return self._once(("number", size), lambda: self._constant([size]))
-        return self._once(("size", size), lambda: self._sum(size))
-
-    def _sum(self, size: SizeExpression) -> ir.Value:
-        total: ir.Value | None = None
-        for factor, dims in size.terms:
-            term = self._size(factor)
-            for number, name in enumerate(dims):
-                dim = self._dimension(name)
-                term = dim if number == 0 and factor == 1 else self._add("Mul", [term, dim])
-            total = term if total is None else self._add("Add", [total, term])
-        if total is None:
-            raise ValueError("a size has terms")
-        return total
-
-    def _dimension(self, name: str) -> ir.Value:
-        def make() -> ir.Value:
-            source, axis = self._places[name]
-            value = next(each for each in self._graph.inputs if name_of(each) == source)
-            shape = self._once(("shape", source), lambda: self._add("Shape", [value]))
-            return self._add("Gather", [shape, self._constant([axis])], {"axis": 0})
-
-        return self._once(("dimension", name), make)
-
-    def _once(self, key: object, make: Callable[[], ir.Value]) -> ir.Value:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-    def _constant(self, content: Sequence[int]) -> ir.Value:
-        attribute = ir.AttrTensor("value", ir.tensor(np.array(content, np.int64)))
-        return self._insert(ir.Node("", "Constant", [], [attribute]))
-
-    def _add(
-        self, op_type: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int] | None = None
-    ) -> ir.Value:
-        return self._insert(ir.node(op_type, inputs, dict(attributes or {})))
-
-    def _insert(self, node: ir.Node) -> ir.Value:
-        node.name = self._names.make(f"hocket/{node.op_type}")
-        node.outputs[0].name = self._names.make(f"hocket/size/{node.op_type}")
-        node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-        if self._last is None:
-            self._graph.insert_before(next(iter(self._graph)), node)
-        else:
-            self._graph.insert_after(self._last, node)
-        self._last = node
-        return node.outputs[0]

@@ -48,9 +48,10 @@ def attention_compute(step: AttentionStep, output_shape: tuple[int, ...]) -> Com
         mask: torch.Tensor | None,
         kv_lengths: torch.Tensor | None,
     ) -> torch.Tensor:
-        query = query.reshape(parameters.query_shape)
-        key = key.reshape(parameters.key_shape)
-        value = value.reshape(parameters.value_shape)
+        # Here and not in the operator: what the backward pass keeps must not be copied once more.
+        query = query.reshape(parameters.query_shape).contiguous()
+        key = key.reshape(parameters.key_shape).contiguous()
+        value = value.reshape(parameters.value_shape).contiguous()
         if parameters.query_layout == "bnhd":
             query = query.transpose(1, 2)
         if parameters.key_layout == "bnhd":

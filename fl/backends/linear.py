@@ -52,6 +52,13 @@ def _product(
     return found
 
 
+def _weight_gradient(gradient: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return ``gradient.T @ rows``; the product copies its first operand, so the narrower goes."""
+    if gradient.shape[1] <= rows.shape[1]:
+        return _product(gradient.t(), rows.t())
+    return _product(rows.t(), gradient.t()).t()
+
+
 class _Linear(torch.autograd.Function):
     """The product and its gradients, which are products, too."""
 
@@ -73,6 +80,6 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
             _product(gradient, weight.t()).reshape(ctx.shape) if wants_x else None,
-            _product(gradient.t(), rows.t()) if wants_weight else None,
+            _weight_gradient(gradient, rows) if wants_weight else None,
             gradient.sum(0) if wants_bias else None,
         )

@@ -45,9 +45,11 @@ def mean_parameters(updates: Sequence[ClientUpdate]) -> dict[str, NDArray[Any]]:
     total = sum(update.num_examples for update in ordered)
     mean = {}
     for name, like in ordered[0].parameters.items():
-        summed = np.zeros(like.shape, np.float64)
-        for update in ordered:
-            summed += (update.num_examples / total) * update.parameters[name].astype(np.float64)
+        first, *others = (
+            (update.num_examples / total) * update.parameters[name].astype(np.float64)
+            for update in ordered
+        )
+        summed = np.asarray(sum(others, start=first))
         mean[name] = (summed.round() if like.dtype.kind in "iu" else summed).astype(like.dtype)
     return mean
 

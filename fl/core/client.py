@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.backend import LocalTraining
-from hocket.fl.core.types import ClientFailure, ClientUpdate
+from hocket.fl.core.engine import failure
+from hocket.fl.core.types import ClientUpdate
 
 if TYPE_CHECKING:
     from hocket.fl.core.backend import Backend
@@ -69,5 +70,4 @@ def run_safely(client: Client, task: ClientTask, parameters: Parameters) -> Repl
     try:
         return client.run(task, parameters)
     except Exception as error:  # noqa: BLE001 - a client may raise anything; the failure says what
-        reason = f"{type(error).__name__}: {error}"
-        return ClientFailure(task.round, task.device_id, task.kind, reason)
+        return failure(task, error)

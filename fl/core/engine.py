@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from hocket.fl.core.types import ClientFailure, Device
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hocket.fl.core.client import ClientFactory
     from hocket.fl.core.parameters import Parameters
-    from hocket.fl.core.types import ClientTask, Device, Reply
+    from hocket.fl.core.types import ClientTask, Reply
 
 
 class Engine(Protocol):
@@ -39,3 +42,28 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop what it has started. Closing twice is closing once."""
         ...
+
+
+def named_devices(
+    make_client: ClientFactory, attributes: Mapping[str, Mapping[str, float]] | None = None
+) -> list[Device]:
+    """Return the devices that a factory's clients can stand for, by name.
+
+    Args:
+        make_client: The factory.
+        attributes: Of each device, by its name; devices not named have none.
+    """
+    known = attributes or {}
+    return [Device(name, dict(known.get(name, {}))) for name in sorted(make_client.device_ids())]
+
+
+def failure(task: ClientTask, reason: object) -> ClientFailure:
+    """Return that a task came to nothing, and why."""
+    text = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+    return ClientFailure(task.round, task.device_id, task.kind, text)
+
+
+def lateness(task: ClientTask) -> ClientFailure:
+    """Return that a task was not done in time."""
+    reason = "it was not done in time"
+    return ClientFailure(task.round, task.device_id, task.kind, reason, is_late=True)

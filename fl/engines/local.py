@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pebble import ProcessExpired, ProcessPool
 
 from hocket.fl.core.client import run_safely
+from hocket.fl.core.engine import failure, lateness, named_devices
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.parameters import decode_arrays, encode_arrays
-from hocket.fl.core.types import ClientFailure, Device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.client import Client, ClientFactory
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.parameters import Parameters
-    from hocket.fl.core.types import ClientTask, Reply
-
-LATE = "it was not done in time"
+    from hocket.fl.core.types import ClientTask, Device, Reply
 
 # Of a worker process: how to make its client, that client, and the parameters of the round with the
 # file they came from.
@@ -53,7 +51,7 @@ class InProcessEngine:
     ) -> None:
         self._make_client = make_client
         self._clock = clock
-        self._devices = _named_devices(make_client, attributes or {})
+        self._devices = named_devices(make_client, attributes)
         self._client: Client | None = None
 
     def devices(self) -> list[Device]:
@@ -69,7 +67,7 @@ class InProcessEngine:
         """Yield one reply for each task, in their order."""
         started = self._clock.now()
         for task in tasks:
-            reply: Reply = _late(task)
+            reply: Reply = lateness(task)
             if not _is_over(self._clock, started, timeout_seconds):
                 if self._client is None:
                     self._client = self._make_client()
@@ -108,7 +106,7 @@ class ProcessEngine:
         if num_workers < 1:
             raise ConfigError(f"num_workers must be 1 or more, got {num_workers}")
         self._clock = clock
-        self._devices = _named_devices(make_client, attributes or {})
+        self._devices = named_devices(make_client, attributes)
         self._folder = tempfile.TemporaryDirectory(prefix="hocket-rounds-")
         self._pool = ProcessPool(
             num_workers,
@@ -148,7 +146,7 @@ class ProcessEngine:
                 for future in done:
                     yield _reply_of(future, tasks_of[future])
             for future in waiting:
-                yield _late(tasks_of[future])
+                yield lateness(tasks_of[future])
         finally:
             for future in waiting:
                 future.cancel()  # stops a worker that is at it; a new one takes its place
@@ -161,31 +159,18 @@ class ProcessEngine:
         self._folder.cleanup()
 
 
-def _named_devices(
-    make_client: ClientFactory, attributes: Mapping[str, Mapping[str, float]]
-) -> list[Device]:
-    names = sorted(make_client.device_ids())
-    return [Device(name, dict(attributes.get(name, {}))) for name in names]
-
-
 def _is_over(clock: Clock, started: float, timeout_seconds: float | None) -> bool:
     return timeout_seconds is not None and clock.now() - started > timeout_seconds
-
-
-def _late(task: ClientTask) -> ClientFailure:
-    return ClientFailure(task.round, task.device_id, task.kind, LATE, is_late=True)
 
 
 def _reply_of(future: Future[Any], task: ClientTask) -> Reply:
     try:
         reply: Reply = future.result()
     except ProcessExpired as error:
-        reason = f"its process ended with code {error.exitcode}"
+        return failure(task, f"its process ended with code {error.exitcode}")
     except Exception as error:  # noqa: BLE001 - of making the client, or of sending the reply
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        return reply
-    return ClientFailure(task.round, task.device_id, task.kind, reason)
+        return failure(task, error)
+    return reply
 
 
 def _start_worker(make_client: ClientFactory) -> None:

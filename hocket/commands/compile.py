@@ -47,7 +47,8 @@ def compile_command(
             "--dim",
             "-d",
             metavar="NAME=SIZE",
-            help="Size of an open dimension, or NAME=LEAST..LARGEST to leave it open; repeat it.",
+            help="Size of an open dimension, NAME=LEAST..LARGEST to leave it open, or "
+            '"NAME=ONE + OTHER" for one that is a sum of others; repeat it.',
         ),
     ] = None,
     threads: ThreadsOption = 0,

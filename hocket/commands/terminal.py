@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ AgainstOption = Annotated[
     ),
 ]
 
+
+# A sum of dimensions, at least one of which has a name.
+_SUM = re.compile(r"(?=.*[A-Za-z_])[\w.]+(\s*[+-]\s*[\w.]+)+")
 
 # Largest size of a model's dimension.
 MAX_DIM = 2**31 - 1
@@ -150,14 +154,17 @@ def parse_dims(texts: list[str]) -> dict[str, int]:
     return dims
 
 
-def parse_open_dims(texts: list[str]) -> dict[str, int | tuple[int, int]]:
-    """Read ``--dim name=size`` and ``--dim name=least..largest`` texts.
+def parse_open_dims(texts: list[str]) -> dict[str, int | str | tuple[int, int]]:
+    """Read ``--dim name=size``, ``--dim name=least..largest`` and ``--dim "name=one + other"``.
 
     Raises:
         typer.BadParameter: A size is not a positive integer, or out of all range.
     """
-    dims: dict[str, int | tuple[int, int]] = {}
+    dims: dict[str, int | str | tuple[int, int]] = {}
     for name, value in parse_pairs(texts, "--dim").items():
+        if _SUM.fullmatch(value):
+            dims[name] = value
+            continue
         least, dots, largest = value.partition("..")
         if not dots:
             dims |= parse_dims([f"{name}={value}"])

@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING
 
 from hocket.hwmodels.units import align_up, ceil_div
 from hocket.runtime.kernels.decode_state import row_vectors, state_vectors
-from hocket.runtime.kernels.plan import SCRATCH_ALIGNMENT, plan_sizes
+from hocket.runtime.kernels.plan import MOST_QUERY_ROWS, SCRATCH_ALIGNMENT, plan_sizes
 from hocket.runtime.kernels.storage import STORAGE_BYTES
 
 if TYPE_CHECKING:
     from hocket.runtime.kernels.parameters import AttentionParameters
     from hocket.runtime.kernels.plan import KernelForm
-
-MOST_QUERY_ROWS = {"float64": 16, "float32": 16, "bfloat16": 12}
-"""Query rows up to which there are too few of them to fill lanes, by the product in lanes.
-
-Up to these this kernel takes less time, measured with 8 and 16 lanes, with columns from 64 to
-128 and any number of heads that share keys. Pairs of bfloat16 make up for more empty lanes.
-"""
 
 COUNTER_BYTES = 8
 """Bytes of the number that counts the parts of a head that are done."""

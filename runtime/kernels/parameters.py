@@ -40,6 +40,7 @@ _FLAGS = (
     "is_causal",
     "has_kv_lengths",
     "counts_from_end",
+    "mask_hides_rest",
     "has_slopes",
     "saves_log_sum_exp",
 )
@@ -75,6 +76,9 @@ class AttentionParameters:
             keys of a batch are seen, from the first on.
         counts_from_end: With lengths, ``query_offset`` counts from where the queries are the last
             of the keys: row ``i`` stands at key ``i + kv_length - query_length + query_offset``.
+        mask_hides_rest: Whether the mask itself hides, by a finite number of -1e30 or less, what
+            causality and windows rule out: these then only save work. A row that it hides
+            throughout sees all keys alike, those too.
         has_slopes: Whether there is an operand ``slopes``, float32 ``[query_heads]``: a head's
             slope times the distance of key from query is added to the scores (ALiBi).
         saves_log_sum_exp: Whether there is an output ``log_sum_exp``, of ``computed_dtype`` and
@@ -111,6 +115,7 @@ class AttentionParameters:
     softcap: float = 0.0
     has_kv_lengths: bool = False
     counts_from_end: bool = False
+    mask_hides_rest: bool = False
     has_slopes: bool = False
     saves_log_sum_exp: bool = False
 
@@ -178,6 +183,8 @@ class AttentionParameters:
             )
         if self.counts_from_end and not self.has_kv_lengths:
             raise UnsupportedError("counts_from_end is for has_kv_lengths; set query_offset")
+        if self.mask_hides_rest and (self.mask == "none" or self.saves_log_sum_exp):
+            raise UnsupportedError("mask_hides_rest is for a mask, where no gradients are wanted")
 
     def _check_mask_shape(self) -> None:
         shape = self.mask_shape

@@ -67,6 +67,13 @@ REAL_NAMES = ("query_factor", "score_factor", "masked_value", "softcap", "slope_
 ARGUMENT_NAMES = (*OPERANDS, *SIZE_NAMES, *REAL_NAMES)
 """Order of the int64 array of arguments that a kernel is called with."""
 
+MOST_QUERY_ROWS = {"float64": 16, "float32": 16, "bfloat16": 12}
+"""Query rows up to which there are too few of them to fill lanes, by the product in lanes.
+
+Up to these the kernel for few rows takes less time, measured with 8 and 16 lanes, with columns from
+64 to 128 and any number of heads that share keys. Pairs of bfloat16 make up for more empty lanes.
+"""
+
 STATISTICS = ("largest", "previous", "shift", "factors", "sums", "ones")
 """Vectors that a kernel keeps for each query of a piece, in their order in scratch."""
 
@@ -99,6 +106,7 @@ class KernelForm:
         mask_axes: What a mask entry belongs to: "none", "key", "query" or "both".
         masked_rows: "nan" or "zero".
         has_end, has_start: Whether a query does not see keys far after, or far before, it.
+        tries_again: Whether queries that see no key are to be done once more, with all keys.
         has_softcap, has_kv_lengths, counts_from_end, has_slopes, saves_log_sum_exp: As in
             ``AttentionParameters``.
     """
@@ -116,6 +124,7 @@ class KernelForm:
     masked_rows: str
     has_end: bool
     has_start: bool
+    tries_again: bool
     has_softcap: bool
     has_kv_lengths: bool
     counts_from_end: bool
@@ -150,6 +159,7 @@ class KernelForm:
             for name in (
                 "has_end",
                 "has_start",
+                "tries_again",
                 "has_softcap",
                 "has_kv_lengths",
                 "counts_from_end",
@@ -225,22 +235,28 @@ def kernel_form(parameters: AttentionParameters, cpu: CpuFeatures) -> KernelForm
     storage = parameters.dtype.value
     has_pairs = storage == "bfloat16" and "avx512bf16" in cpu.extensions
     additive = parameters.mask == "additive"
-    product = computed_in(storage)
-    lanes = cpu.vector_lanes * STORAGE_BYTES["float32"] // STORAGE_BYTES[product]
+    computed = computed_in(storage)
+    product = "bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else computed
+    # Few rows see nearly all keys; where the mask says which, nothing else need.
+    by_mask = parameters.mask_hides_rest and parameters.query_length <= MOST_QUERY_ROWS[product]
+    has_end = parameters.last_ahead is not None and not by_mask
+    has_start = parameters.left_window is not None and not by_mask
+    lanes = cpu.vector_lanes * STORAGE_BYTES["float32"] // STORAGE_BYTES[computed]
     return KernelForm(
         lanes=lanes,
         tile_rows=tile_rows(lanes, cpu.num_vector_registers),
         head_dim=parameters.head_dim,
         value_dim=parameters.value_dim,
         storage=storage,
-        product="bfloat16" if has_pairs and parameters.head_dim % 2 == 0 else product,
+        product=product,
         base="e" if additive else "2",
-        has_scaling="avx512dq" in cpu.extensions and product == "float32",
+        has_scaling="avx512dq" in cpu.extensions and computed == "float32",
         mask=parameters.mask_element.value if additive else parameters.mask,
         mask_axes=_mask_axes(parameters),
         masked_rows=parameters.masked_rows,
-        has_end=parameters.last_ahead is not None,
-        has_start=parameters.left_window is not None,
+        has_end=has_end,
+        has_start=has_start,
+        tries_again=parameters.mask_hides_rest and (has_end or has_start),
         has_softcap=parameters.softcap > 0,
         has_kv_lengths=parameters.has_kv_lengths,
         counts_from_end=parameters.counts_from_end,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from hocket.runtime.kernels.plan import KernelForm
 
+HIDDEN_SCORE = -1e29
+"""Below this are scores that a mask hides, whatever they were and in whatever unit."""
+
 WIDTHS = tuple(range(MAX_VECTORS, 0, -1))
 """Vectors of queries that tiles are made for, the most first."""
 
@@ -44,9 +47,13 @@ def piece_lines(form: KernelForm) -> list[str]:
     if form.has_end:
         # The first key that the piece's first query does not see.
         lines.append("beyond = first + stands + right_window + 1")
+        if form.tries_again:
+            lines += ["if sees_all:", "    beyond = kv_length"]
         keys_end = f"min({keys_end}, beyond + last)"
     if form.has_start:
         lines.append("foremost = first + stands - left_window")
+        if form.tries_again:
+            lines += ["if sees_all:", f"    foremost = -{MAX_VECTORS * lanes}"]
         keys_begin = "max(0, foremost)"
     lines += [
         f"keys_end = {keys_end}",
@@ -57,6 +64,7 @@ def piece_lines(form: KernelForm) -> list[str]:
         *indent(2, _softmax_lines(form)),
         *indent(1, _weigh_lines(form)),
         "    ahead += rows",
+        *(_again_lines(form) if form.tries_again else []),
         "for column in range(vectors):",
         f"    at = column * {vector_bytes}",
         f"    row = first + column * {lanes}",
@@ -70,6 +78,25 @@ def piece_lines(form: KernelForm) -> list[str]:
             f"                  min(last - column * {lanes}, {lanes - 1}))",
         ]
     return [*lines, "first = after"]
+
+
+def _again_lines(form: KernelForm) -> list[str]:
+    """Return the lines that do a piece once more with all keys, if a query saw none so far.
+
+    Its mask hides all it looked at by a number that swallows scores. So is all else, which has the
+    same weight then.
+    """
+    load = "load_float" if form.element == "float32" else "load_real"
+    return [
+        "has_seen_all = sees_all",
+        "sees_all = 0",
+        "if has_seen_all == 0:",
+        "    for row in range(last + 1):",
+        f"        if {load}(largest, row) < {HIDDEN_SCORE}:",
+        "            sees_all = 1",
+        "    if sees_all:",
+        "        continue",
+    ]
 
 
 def _score_lines(form: KernelForm) -> list[str]:

@@ -70,10 +70,9 @@ def _tile_lines(form: KernelForm) -> list[str]:
     if form.has_softcap:
         lines.append(f"cap = vector.cap_tile({plain})")
     if form.has_slopes:
-        lines += [
-            f"add_slope = vector.slope_tile({plain})",
-            "load_float = work.load_float()",
-        ]
+        lines.append(f"add_slope = vector.slope_tile({plain})")
+    if form.has_slopes or (form.tries_again and form.element == "float32"):
+        lines.append("load_float = work.load_float()")
     if form.mask_axes == "both":
         finds = form.last_step == "mask"
         lines += [
@@ -202,4 +201,5 @@ def _item_lines(form: KernelForm) -> list[str]:
         *lines,
         "first = block * block_rows",
         "end = min(first + block_rows, query_length)",
+        *(["sees_all = 0"] if form.tries_again else []),
     ]

@@ -83,3 +83,18 @@ def test_quantized_attention(tmp_path: Path) -> None:
         differences = np.abs(mine.astype(np.float64) - theirs)
         assert differences.max(initial=0.0) < 2e-2
         assert differences.mean() < 1e-3
+
+
+@pytest.mark.parametrize("multi_head", [False, True])
+def test_fused_attention_at_any_length(tmp_path: Path, multi_head: bool) -> None:
+    path = fused_model(tmp_path, multi_head=multi_head)
+    spans = {"batch_size": (1, 8), "sequence_length": (1, 512)}
+    module = hocket.compile(path, "host", spans)
+    assert len(module.artifact.attention_steps) == 3
+    assert module.artifact.left_to_host == ()
+    reference = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for length in (48, 9):
+        given = {name: array[:, :length] for name, array in feeds().items()}
+        ours, theirs = (engine.run(None, given) for engine in (module.session(), reference))
+        for mine, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=2e-5, atol=2e-5)

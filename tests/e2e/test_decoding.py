@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from support.onnx_models import GraphBuilder
 
 import hocket
 from hocket.runtime.errors import FeedError
@@ -116,3 +117,68 @@ def test_arrays_that_cannot_be_written_to_are_named() -> None:
         session.run_with_iobinding(binding)
     with pytest.raises(FeedError, match="want a numpy array, got list"):
         binding.bind_output("y", [1.0])  # type: ignore[arg-type]
+
+
+def scattering_step(operator: str) -> onnx.ModelProto:
+    """Write a step as older op sets do: rows are scattered, a mask hides what is not filled yet."""
+    build = GraphBuilder(18)
+    cache, new = (1, HEADS, CAPACITY, DIM), (1, HEADS, 1, DIM)
+    query, *rows = (build.input(name, new) for name in ("query", "new_key", "new_value"))
+    place = build.op(
+        "Reshape", build.input("place", (1,), "int64"), build.constant([1, 1, 1, 1], "int64")
+    )
+    caches = []
+    for name, row in zip(("keys", "values"), rows, strict=True):
+        past = build.input(name, cache)
+        if operator == "ScatterElements":
+            index = build.op("Expand", place, build.constant(new, "int64"))
+            build.op(operator, past, index, row, axis=2, name=f"all_{name}")
+        else:
+            heads = np.zeros((1, HEADS, 1, 3), np.int64)
+            heads[0, :, 0, 1] = np.arange(HEADS)
+            along = build.op("Mul", place, build.constant([0, 0, 1], "int64"))
+            index = build.op("Add", along, build.constant(heads, "int64"))
+            build.op(operator, past, index, row, name=f"all_{name}")
+        caches.append(build.output(f"all_{name}", cache))
+    keep = build.op("LessOrEqual", build.constant(np.arange(CAPACITY), "int64"), place)
+    scores = build.op("MatMul", query, build.op("Transpose", caches[0], perm=[0, 1, 3, 2]))
+    scores = build.op("Where", keep, scores, build.constant(-np.inf))
+    build.op("MatMul", build.op("Softmax", scores, axis=-1), caches[1], name="y")
+    build.output("y", new)
+    return build.build()
+
+
+@pytest.mark.parametrize("operator", ["ScatterElements", "ScatterND"])
+def test_rows_scattered_into_bound_caches(operator: str) -> None:
+    """Only new rows are written, and keys are counted by what the mask is made of."""
+    model = scattering_step(operator)
+    module = hocket.compile(model, num_threads=1)
+    (step,) = module.artifact.attention_steps
+    assert step.kv_lengths is not None
+    assert step.mask is None
+    session, rng = module.session(intra_op_num_threads=1), np.random.default_rng(0)
+    feeds = {spec.name: np.zeros(spec.shape, spec.dtype.to_numpy()) for spec in module.inputs}
+    # What was never written is no number: it would show in any key that is read before its time.
+    for name in ("keys", "values"):
+        feeds[name][...] = np.nan
+    y = np.zeros((1, HEADS, 1, DIM), np.float32)
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    for name, array in (("y", y), ("all_keys", feeds["keys"]), ("all_values", feeds["values"])):
+        binding.bind_output(name, array)
+    filled = {name: np.zeros((CAPACITY, HEADS, DIM), np.float32) for name in ("key", "value")}
+    for token in range(12):
+        for name in ("query", "new_key", "new_value"):
+            feeds[name][...] = rng.standard_normal(feeds[name].shape, np.float32)
+        feeds["place"][0] = token
+        for name, rows in filled.items():
+            rows[token] = feeds[f"new_{name}"][0, :, 0]
+        session.run_with_iobinding(binding)
+        keys, values = (rows[: token + 1] for rows in filled.values())
+        powers = np.exp(np.einsum("hd,khd->hk", feeds["query"][0, :, 0], keys))
+        weights = powers / powers.sum(axis=-1, keepdims=True)
+        right = np.einsum("hk,khd->hd", weights, values)
+        np.testing.assert_allclose(y[0, :, 0], right, atol=1e-5)
+        np.testing.assert_array_equal(feeds["keys"][0, :, : token + 1], keys.transpose(1, 0, 2))
+        assert np.isnan(feeds["keys"][0, :, token + 1 :]).all()

@@ -14,8 +14,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from hocket.hwmodels.dtypes import DType
-from hocket.runtime.kernels.decode_plan import MOST_QUERY_ROWS
 from hocket.runtime.kernels.parameters import LAYOUTS, AttentionParameters
+from hocket.runtime.kernels.plan import MOST_QUERY_ROWS
 
 FEW_LENGTHS = (1, min(MOST_QUERY_ROWS.values()))
 """Query lengths that the kernel for few query rows is for."""

@@ -104,7 +104,8 @@ def compute_attention(
     if problem.rules.softcap:
         scores = problem.rules.softcap * np.tanh(scores / problem.rules.softcap)
     scores = _masked(scores, problem, None if region.mask is None else values[region.mask])
-    scores = np.where(_seen(problem, lengths), scores, -np.inf)
+    if not problem.rules.mask_hides_rest:
+        scores = np.where(_seen(problem, lengths), scores, -np.inf)
     output = _softmax(scores, problem.masked_rows) @ value
     if region.output_layout == "bnhd":
         output = output.transpose(0, 2, 1, 3)

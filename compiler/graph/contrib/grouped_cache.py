@@ -82,11 +82,11 @@ class Cache:
             if past is not None and self.past_length:
                 parts.insert(0, write.slice(past, 2, 0, self.past_length))
             return self._filled_up(write, write.concat(parts, axis=2))
-        rows = self._column(write, self.present_length)
+        rows = self._column(write, 0, self.present_length)
         start = write.reshape(self._start(write), (self.new_shape[0], 1, 1, 1))
-        end = write.add(start, write.constant(self.rows, ir.DataType.INT32))
+        end = write.add(start, write.sizes(self.rows, ir.DataType.INT32))
         if self.rows > 1:
-            new = write.gather(new, self._nearest_new_row(write), axis=2)
+            new = self._moved(write, new)
         zero = write.number(0.0, new)
         behind = write.where(write.less(rows, end), new, zero)
         before = zero if past is None else self._filled_up(write, past)
@@ -101,17 +101,23 @@ class Cache:
         zeros = write.expand(write.number(0.0, value), (batch, heads, missing, columns))
         return write.concat([value, zeros], axis=2)
 
-    def _nearest_new_row(self, write: NodeWriter) -> ir.Value:
-        """Return for each row of the present which new row to take, if one at all, ``[rows]``."""
-        if self.new_shape[0] > 1:
-            raise Refusal("it has several rows behind pasts of different lengths")
-        rows = write.constant(np.arange(self.present_length, dtype=np.int32))
-        index = write.subtract(rows, self._start(write))
+    def _moved(self, write: NodeWriter, new: ir.Value) -> ir.Value:
+        """Return new rows where they stand in the present, and copies of some around them."""
+        batch, rows, heads, columns = self.new_shape
+        places = write.positions(0, self.present_length, ir.DataType.INT32)
+        start = write.reshape(self._start(write), (batch, 1))
         zero, count, last = (
-            write.constant(np.int32(number)) for number in (0, self.rows, self.rows - 1)
+            write.sizes(number, ir.DataType.INT32) for number in (0, rows, rows - 1)
         )
+        index = write.subtract(places, start)
         index = write.where(write.less(index, zero), zero, index)
-        return write.where(write.less(index, count), index, last)
+        index = write.where(write.less(index, count), index, last)
+        # The rows of all batches one behind the other, as one Gather takes them.
+        first = write.multiply(write.positions(0, batch, ir.DataType.INT32), count)
+        index = write.add(index, write.reshape(first, (batch, 1)))
+        flat = write.reshape(write.transpose(new, 0, 2, 1, 3), (batch * rows, heads * columns))
+        shape = (batch, self.present_length, heads, columns)
+        return write.transpose(write.reshape(write.gather(flat, index, axis=0), shape), 0, 2, 1, 3)
 
     def positions(self, write: NodeWriter, given: ir.Value | None) -> ir.Value:
         """Return the positions of the new rows, ``[rows]`` or ``[batch, rows]``.
@@ -120,14 +126,14 @@ class Cache:
             write: Makes the nodes.
             given: ``position_ids``, of which a first prompt follows the first one alone.
         """
-        rows = write.constant(np.arange(self.rows), ir.DataType.INT64)
+        rows = write.positions(0, self.rows, ir.DataType.INT64)
         if given is not None and not self.is_prompt:
             return given
         if given is not None:
             first = write.slice(write.slice(given, 0, 0, 1), 1, 0, 1)
             return write.add(rows, write.cast(write.reshape(first, (1,)), ir.DataType.INT64))
         if self.past_length is not None:
-            return write.constant(np.arange(self.rows) + self.past_length, ir.DataType.INT64)
+            return write.positions(self.past_length, self.rows, ir.DataType.INT64)
         start = write.cast(self._start(write), ir.DataType.INT64)
         return write.add(rows, write.reshape(start, (self.new_shape[0], 1)))
 
@@ -138,15 +144,15 @@ class Cache:
             write: Makes the nodes.
             window: How many keys it sees, its own included; 0 for all.
         """
-        ends = np.arange(1, self.rows + 1, dtype=np.int32).reshape(self.rows, 1)
-        if self.past_length is not None:
-            if self.num_keys == 1 or (self.rows == 1 and not window):
-                return None
-            end = write.constant(ends + np.int32(self.past_length))
-        else:
+        past = self.past_length
+        if past is not None and (self.num_keys == 1 or (self.rows == 1 and not window)):
+            return None
+        first_end = 1 if past is None else 1 + past
+        end = self._column(write, first_end, self.rows)
+        if past is None:
             start = write.reshape(self._start(write), (self.new_shape[0], 1, 1, 1))
-            end = write.add(start, write.constant(ends))
-        keys = write.constant(np.arange(self.num_keys, dtype=np.int32))
+            end = write.add(start, end)
+        keys = write.positions(0, self.num_keys, ir.DataType.INT32)
         seen = write.less(keys, end)
         if window:
             first = write.subtract(end, write.constant(np.int32(window)))
@@ -160,17 +166,17 @@ class Cache:
         known = constant_array(self.lengths)
         if known is not None and bool(np.all(known + 1 >= self.num_keys)):
             return None
-        keys = write.constant(np.arange(self.num_keys, dtype=np.int32))
+        keys = write.positions(0, self.num_keys, ir.DataType.INT32)
         last = write.reshape(self.lengths, (self.new_shape[0], 1, 1, 1))
         return write.less(keys, write.add(last, write.constant(np.int32(1))))
 
     def _start(self, write: NodeWriter) -> ir.Value:
         """Return how many keys stand before the new rows, int32 ``[batch]``."""
-        return write.add(self.lengths, write.constant(np.int32(1 - self.rows)))
+        return write.add(self.lengths, write.sizes(1 - self.rows, ir.DataType.INT32))
 
     @staticmethod
-    def _column(write: NodeWriter, length: int) -> ir.Value:
-        return write.constant(np.arange(length, dtype=np.int32).reshape(length, 1))
+    def _column(write: NodeWriter, start: int, length: int) -> ir.Value:
+        return write.reshape(write.positions(start, length, ir.DataType.INT32), (length, 1))
 
 
 def read_cache(operator: Operator, write: NodeWriter, new_shape: tuple[int, ...]) -> Cache:

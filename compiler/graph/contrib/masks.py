@@ -123,7 +123,7 @@ def _padding(
             f"its mask {mask.name!r} of shape {list(shape)} is in no form that is understood for "
             f"batch {batch}, {rows} rows and {columns} keys"
         )
-    positions = write.constant(np.arange(columns, dtype=np.int32))
+    positions = write.positions(0, columns, ir.DataType.INT32)
     ends = write.reshape(write.slice(mask, 0, 0, batch), (batch, 1, 1, 1))
     keep = write.less(positions, ends)
     if has_starts:
@@ -137,14 +137,14 @@ def _triangle(
 ) -> ir.Value | None:
     """Return which keys a row sees that sees none ahead, None where that is all of them."""
     _, _, rows, columns = scores
-    ends = np.arange(rows) + past_length + 1
-    # The last row is never masked, which makes a difference only where there are more keys than
-    # rows and past.
-    ends[-1] = columns
     if rows == 1:
         return None
-    positions = write.constant(np.arange(columns))
-    return write.less(positions, write.constant(ends.reshape(rows, 1)))
+    ends = write.positions(past_length + 1, rows - 1, ir.DataType.INT64)
+    # The last row is never masked, which makes a difference only where there are more keys than
+    # rows and past.
+    ends = write.concat([ends, write.sizes([columns])], axis=0)
+    positions = write.positions(0, columns, ir.DataType.INT64)
+    return write.less(positions, write.reshape(ends, (rows, 1)))
 
 
 def check_bias(bias: ir.Value, scores: tuple[int, int, int, int], dtype: ir.DataType) -> None:

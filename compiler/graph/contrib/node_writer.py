@@ -6,6 +6,7 @@ the same pass.
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,21 +23,34 @@ OLDEST_OPSET = 11
 _SPLIT_TAKES_SIZES_AS_INPUT = 13
 
 
+class ConstantKind(enum.Enum):
+    """How a constant follows from the sizes that an operator was written out with.
+
+    SIZES are sizes, or sums of them, each by itself. POSITIONS are whole numbers one after the
+    other, as many as a size says.
+    """
+
+    SIZES = "sizes"
+    POSITIONS = "positions"
+
+
 class NodeWriter:
     """Makes nodes that are not part of a graph yet.
 
     Attributes:
         nodes: Made so far, in order. Their names, and those of their outputs, may be taken.
+        kinds: Of constants that follow from sizes: how.
 
     Example:
         >>> write = NodeWriter("attention", opset=17)
-        >>> rows = write.constant(np.arange(3))
+        >>> rows = write.positions(0, 3, ir.DataType.INT64)
         >>> str(write.less(rows, write.reshape(rows, (3, 1))).shape)
         '[3,3]'
     """
 
     def __init__(self, name: str, opset: int) -> None:
         self.nodes: list[ir.Node] = []
+        self.kinds: dict[ir.Node, ConstantKind] = {}
         self._name = name
         self._opset = opset
 
@@ -46,6 +60,7 @@ class NodeWriter:
             for index in range(len(node.inputs)):
                 node.replace_input_with(index, None)
         self.nodes.clear()
+        self.kinds.clear()
 
     def constant(self, content: Any, dtype: ir.DataType | None = None) -> ir.Value:
         """Return a constant, of the element type of its array if none is given."""
@@ -55,6 +70,20 @@ class NodeWriter:
         attribute = ir.AttrTensor("value", tensor)
         return self._add("Constant", [], array.shape, tensor.dtype, {"value": attribute})
 
+    def sizes(
+        self, content: int | Sequence[int], dtype: ir.DataType = ir.DataType.INT64
+    ) -> ir.Value:
+        """Return sizes, or what sums of them are: another constant where sizes are others."""
+        value = self.constant(content, dtype)
+        self.kinds[self.nodes[-1]] = ConstantKind.SIZES
+        return value
+
+    def positions(self, start: int, count: int, dtype: ir.DataType) -> ir.Value:
+        """Return as many whole numbers as a size says, from another on, ``[count]``."""
+        value = self.constant(np.arange(start, start + count), dtype)
+        self.kinds[self.nodes[-1]] = ConstantKind.POSITIONS
+        return value
+
     def number(self, content: float, like: ir.Value) -> ir.Value:
         """Return a single number of the element type of another value."""
         return self.constant(content, like.dtype)
@@ -63,7 +92,7 @@ class NodeWriter:
         """Return the same numbers in another shape."""
         if sizes_of(value, "operand") == shape:
             return value
-        return self._add("Reshape", [value, self.constant(shape, ir.DataType.INT64)], shape)
+        return self._add("Reshape", [value, self.sizes(shape)], shape)
 
     def transpose(self, value: ir.Value, *permutation: int) -> ir.Value:
         """Return a value with its axes in another order."""
@@ -142,7 +171,7 @@ class NodeWriter:
         """Return a value broadcast to a shape."""
         if sizes_of(value, "operand") == shape:
             return value
-        return self._add("Expand", [value, self.constant(shape, ir.DataType.INT64)], shape)
+        return self._add("Expand", [value, self.sizes(shape)], shape)
 
     def identity(self, value: ir.Value) -> ir.Value:
         """Return a value under another name."""
@@ -172,7 +201,7 @@ class NodeWriter:
         if (start, stop) == (0, shape[axis]):
             return value
         shape[axis] = stop - start
-        bounds = [self.constant([number], ir.DataType.INT64) for number in (start, stop, axis)]
+        bounds = [self.sizes([number]) for number in (start, stop, axis)]
         return self._add("Slice", [value, *bounds], tuple(shape))
 
     def split(self, value: ir.Value, axis: int, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
@@ -182,7 +211,7 @@ class NodeWriter:
         inputs = [value]
         attributes: dict[str, Any] = {"axis": axis}
         if self._opset >= _SPLIT_TAKES_SIZES_AS_INPUT:
-            inputs.append(self.constant(list(sizes), ir.DataType.INT64))
+            inputs.append(self.sizes(list(sizes)))
         else:
             attributes["split"] = list(sizes)
         outputs = []

@@ -55,6 +55,35 @@ def find_sizes(node: ir.Node, opsets: Mapping[str, int]) -> None:
             _set(value, shape, ir.DataType(proto.tensor_type.elem_type))
 
 
+def find_types(model: ir.Model) -> None:
+    """Give values element types behind operators of onnxruntime, also where no size is known.
+
+    In the order of the nodes of the main graph; what is known already is left as it is.
+    """
+    for node in model.graph:
+        if all(value.type is not None for value in node.outputs if value.name):
+            continue
+        if node.domain == DOMAIN:
+            for value, rule in zip(node.outputs, _RULES.get(node.op_type, ()), strict=False):
+                dtype = ir.DataType.INT32 if rule is _lengths else _element_type(node)
+                if value.type is None and dtype is not None:
+                    value.type = ir.TensorType(dtype)
+            continue
+        version = model.opset_imports.get(node.domain)
+        if version is None or not onnx.defs.has(node.op_type, version, node.domain):
+            continue
+        if any(subgraphs(node)) or any(v.type is None for v in node.inputs if v is not None):
+            continue
+        try:
+            found = infer_outputs(node, version)
+        except (onnx.shape_inference.InferenceError, RuntimeError):
+            continue
+        for value in node.outputs:
+            proto = found.get(value.name or "")
+            if value.type is None and proto is not None and proto.HasField("tensor_type"):
+                value.type = ir.TensorType(ir.DataType(proto.tensor_type.elem_type))
+
+
 def _sizes_in(proto: onnx.TypeProto) -> tuple[int, ...] | None:
     """Return the sizes that a type names, None if not all of them."""
     if not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):

@@ -19,11 +19,16 @@ from hocket.compiler.graph.recognize.match import MaskRole, MaskTerm, mask_shape
 from hocket.compiler.problem import NO_RULES, ScoreRules
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from hocket.hwmodels.dtypes import DType
 
     Truth = NDArray[np.bool_]
+    Floats = NDArray[np.float64]
+    Scores = tuple[int, int, int, int]
+    PositionFinder = Callable[[tuple[MaskTerm, ...], Scores, DType], "Positions"]
 
 # A key whose mask is above this has a score that no swallowing value comes near.
 _ALIVE = -1e20
@@ -45,8 +50,8 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class _Proof:
-    """What is known of a mask, each ``[batch, heads, rows, columns]`` or broadcast to that.
+class MaskProof:
+    """What is known of entries of a mask, each ``[batch, heads, rows, columns]`` or alike.
 
     Attributes:
         hides: Entries that are hidden whatever the inputs.
@@ -64,13 +69,7 @@ class _Proof:
     is_hard: bool
 
 
-def find_positions(
-    terms: tuple[MaskTerm, ...],
-    scores: tuple[int, int, int, int],
-    dtype: DType,
-    *,
-    proves: bool = True,
-) -> Positions:
+def find_positions(terms: tuple[MaskTerm, ...], scores: Scores, dtype: DType) -> Positions:
     """Take causality and windows out of masks, as far as they can be proved.
 
     Before and after, for 4 queries and keys::
@@ -79,16 +78,14 @@ def find_positions(
         is_causal, scores where keep, else -inf      (without the padding: no mask at all)
 
     A row may be hidden throughout by a finite number, and then sees all keys alike, those ahead
-    too; so unless hidden scores are minus infinity, some key of each row must be proved visible.
+    too. So unless hidden scores are minus infinity, or some key of each row is proved visible,
+    masks stay as they are, and causality only tells kernels where to look first.
 
     Args:
         terms: In the order in which they act.
         scores: Batch, heads, rows and columns of the scores.
         dtype: Element type of the scores where they are masked.
-        proves: Whether to look at all; without, masks are left as they are.
     """
-    if not proves:
-        return Positions(terms)
     finder = BoundFinder()
     proofs = [_prove(term, scores, dtype, finder) for term in terms]
     left = tuple(
@@ -103,50 +100,73 @@ def find_positions(
     for offset in dict.fromkeys((0, max(columns - rows, 0))):
         ahead = np.arange(columns) - np.arange(rows)[:, None] - offset
         for proof in known:
-            window = _window(proof, known, ahead)
-            if window is None:
+            seen = _seen(proof, known, ahead)
+            if seen is None:
                 continue
-            left_window = None if window >= rows - 1 + offset else window
-            is_hidden = (ahead > 0) | (-ahead > window)
-            left = tuple(
-                term
-                for term, other in zip(terms, known, strict=True)
-                if term in left and not bool(np.all(np.where(is_hidden, other.hides, other.shows)))
-            )
+            is_hidden = (ahead > 0) | (-ahead > seen.window)
+            if not seen.mask_hides_rest:
+                left = tuple(
+                    term
+                    for term, other in zip(terms, known, strict=True)
+                    if not bool(np.all(np.where(is_hidden, other.hides, other.shows)))
+                )
             rules = ScoreRules(
                 query_offset=offset,
-                left_window=left_window,
+                left_window=None if seen.window >= rows - 1 + offset else seen.window,
                 right_window=0 if offset else None,
+                mask_hides_rest=seen.mask_hides_rest,
             )
             return Positions(left, is_causal=not offset, rules=rules)
     return Positions(left)
 
 
-def _window(proof: _Proof, all_proofs: list[_Proof], ahead: NDArray[np.intp]) -> int | None:
-    """Return how far back a causal mask lets rows see, None for a mask that is not causal."""
+@dataclass(frozen=True)
+class _Seen:
+    """Which keys a causal mask lets rows see.
+
+    Attributes:
+        window: Keys behind its own that a row sees at most.
+        mask_hides_rest: As in ``ScoreRules``.
+    """
+
+    window: int
+    mask_hides_rest: bool
+
+
+def _seen(proof: MaskProof, all_proofs: list[MaskProof], ahead: NDArray[np.intp]) -> _Seen | None:
+    """Return which keys a mask lets rows see, None for one that is not causal."""
     is_future = ahead > 0
     if not is_future.any() or not bool(np.all(proof.hides | ~is_future)):
         return None
-    if not proof.is_hard:
-        alive = ~is_future
-        for other in all_proofs:
-            alive = alive & other.is_alive
-            if not bool(np.all(other.is_tame | ~is_future)):
-                return None
-        if not bool(np.all(alive.any(axis=-1))):
-            return None
     may_be_seen = ~is_future & ~np.all(proof.hides, axis=(0, 1))
-    return int(np.max(np.where(may_be_seen, -ahead, 0)))
+    window = int(np.max(np.where(may_be_seen, -ahead, 0)))
+    if proof.is_hard:
+        return _Seen(window, mask_hides_rest=False)
+    alive = ~is_future
+    is_hidden = is_future | (-ahead > window)
+    for other in all_proofs:
+        alive = alive & other.is_alive
+        if not bool(np.all(other.is_tame | ~is_hidden)):
+            return None
+    return _Seen(window, mask_hides_rest=not bool(np.all(alive.any(axis=-1))))
 
 
-def _prove(
-    term: MaskTerm, scores: tuple[int, int, int, int], dtype: DType, finder: BoundFinder
-) -> _Proof | None:
+def _prove(term: MaskTerm, scores: Scores, dtype: DType, finder: BoundFinder) -> MaskProof | None:
     bounds = finder.find(term.value)
     if bounds is None:
         return None
     shape = mask_shape_for(term, scores)
-    low, high = bounds.low.reshape(shape), bounds.high.reshape(shape)
+    return judge_mask(term, bounds.low.reshape(shape), bounds.high.reshape(shape), dtype)
+
+
+def judge_mask(term: MaskTerm, low: Floats, high: Floats, dtype: DType) -> MaskProof:
+    """Return what a mask does to scores, from bounds of its entries.
+
+    Args:
+        term: The mask.
+        low, high: What its entries are at least and at most.
+        dtype: Element type of the scores where they are masked.
+    """
     if term.role is MaskRole.ADD:
         # Never zero, so that infinity times it is no NaN.
         low, high = low * term.factor, high * term.factor
@@ -157,11 +177,11 @@ def _prove(
             swallows = swallows | (high <= -1e30)
         is_hard = bool(np.all(high[swallows] == -math.inf))
         shows = (low == 0) & (high == 0)
-        return _Proof(swallows, shows, low > _ALIVE, high < -_ALIVE, is_hard)
+        return MaskProof(swallows, shows, low > _ALIVE, high < -_ALIVE, is_hard)
     hides, shows = high == 0, low == 1
     if term.role is MaskRole.DROP:
         hides, shows = shows, hides
     alive = shows
     if not is_swallowing(term.masked_value, dtype):
         hides = np.zeros_like(hides)
-    return _Proof(hides, shows, alive, np.ones_like(shows), term.masked_value == -math.inf)
+    return MaskProof(hides, shows, alive, np.ones_like(shows), term.masked_value == -math.inf)

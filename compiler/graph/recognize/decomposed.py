@@ -22,7 +22,19 @@ from hocket.compiler.graph.recognize.axes import (
     find_source,
     find_target,
 )
-from hocket.compiler.graph.recognize.causality import find_positions
+from hocket.compiler.graph.recognize.causality import Positions, find_positions
+from hocket.compiler.graph.recognize.lengths import (
+    KeyLengths,
+    find_lengths,
+    make_lengths,
+    merge_rules,
+)
+from hocket.compiler.graph.recognize.many_axes import (
+    MOST_AXES,
+    Operands,
+    find_operands,
+    reshaped,
+)
 from hocket.compiler.graph.recognize.masks import spread_masks, summarize_masks
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal, sizes_of
 from hocket.compiler.graph.recognize.probabilities import follow_probabilities
@@ -32,16 +44,17 @@ from hocket.compiler.problem import AttentionProblem, MaskedRows
 from hocket.hwmodels.dtypes import DType
 
 if TYPE_CHECKING:
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.graph.recognize.probabilities import Probabilities
     from hocket.compiler.graph.recognize.scores import Scores
 
 
-def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
+def match_decomposed(softmax: ir.Node, find: PositionFinder = find_positions) -> AttentionMatch:
     """Return the attention that a Softmax is part of.
 
     Args:
         softmax: Where to look.
-        proves_masks: Whether masks may become causality.
+        find: Finds what masks say of positions.
 
     Raises:
         Refusal: It is part of none, or of one that is not understood.
@@ -50,7 +63,7 @@ def match_decomposed(softmax: ir.Node, *, proves_masks: bool = True) -> Attentio
     tail = follow_probabilities(softmax)
     product, scores = trace_scores(softmax)
     _check_guard(tail, scores)
-    return _assemble(softmax, product, scores, tail, proves_masks=proves_masks)
+    return _assemble(softmax, product, scores, tail, find)
 
 
 def _check_axis(softmax: ir.Node) -> None:
@@ -86,68 +99,105 @@ def _assemble(
     product: ir.Node,
     scores: Scores,
     tail: Probabilities,
-    *,
-    proves_masks: bool,
+    find: PositionFinder,
 ) -> AttentionMatch:
     """Make the match of the three operands and what lies between them."""
     query, key, value = product.inputs[0], product.inputs[1], tail.product.inputs[1]
     if query is None or key is None or value is None:
         raise Refusal("one of its products lacks an input")
-    query_axes, kv_length, value_dim = _sizes(
-        query, key, tail.product.inputs[0], value, scores.heads
-    )
     dtype = _common_dtype(query, key, value, scores.dtypes | tail.dtypes)
-    query_operand = _query_of(query, query_axes, product, scores)
-    key_operand, permutation, value_operand, copies = _keys_and_values(
-        key, value, replace(query_axes, n=kv_length), value_dim
-    )
-    output_axes = replace(query_axes, d=value_dim)
-    made = tail.product.outputs[0]
-    output = find_target(made, _groups(output_axes, made), output_axes)
-    if output is None:
-        raise Refusal(f"its output {made.name!r} has a shape that is not known")
-    shape = (query_axes.b, query_axes.h, query_axes.n, kv_length)
+    operands = _find_operands(query, key, value, product, scores, tail)
+    axes, kv_length = operands.axes, operands.kv_length
+    shape = (axes.b, axes.h, axes.n, kv_length)
     mask_dtype = scores.masked_dtype or dtype
     terms, spreading = spread_masks(tuple(reversed(scores.masks)), shape)
-    found = find_positions(terms, shape, mask_dtype, proves=proves_masks)
+    # Where sizes are open, that a constant counts the keys at those that are bound proves nothing.
+    lengths = find_lengths(terms, shape) if find is find_positions else KeyLengths(terms)
+    found = Positions(lengths.terms)
+    if not lengths.has_positions:
+        found = find(lengths.terms, shape, mask_dtype)
     summary = summarize_masks(found.terms, shape, mask_dtype)
     try:
         problem = AttentionProblem(
-            batch=query_axes.b,
-            query_heads=query_axes.h,
-            kv_heads=query_axes.h // copies,
-            query_length=query_axes.n,
+            batch=axes.b,
+            query_heads=axes.h,
+            kv_heads=axes.h // operands.copies,
+            query_length=axes.n,
             kv_length=kv_length,
-            head_dim=query_axes.d,
-            value_dim=value_dim,
+            head_dim=axes.d,
+            value_dim=operands.value_dim,
             dtype=dtype,
-            scale=scores.scale * query_operand.scale * key_operand.scale,
+            scale=scores.scale * operands.query.scale * operands.key.scale,
             mask=summary.kind,
             mask_shape=summary.shape,
             masked_value=summary.masked_value,
             masked_rows=tail.masked_rows,
             is_causal=found.is_causal,
-            rules=replace(found.rules, softcap=scores.softcap),
+            rules=merge_rules(found.rules, lengths.rules, scores.softcap),
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
     # Last, for nodes are readers of the query from when they are made.
+    kv_lengths, counting = make_lengths(lengths)
     before = _multiply(query, scores)
     if before:
-        query_operand = replace(query_operand, value=before[-1].outputs[0])
+        multiplied = replace(operands.query, value=before[-1].outputs[0])
+        operands = replace(operands, query=multiplied)
+    operands, reshaping = reshaped(operands)
     return AttentionMatch(
         anchor=softmax,
-        form=_describe_form(softmax, query_operand, key_operand, scores, tail, problem),
+        form=_describe_form(softmax, operands.query, operands.key, scores, tail, problem),
         problem=problem,
-        query=query_operand,
-        key=key_operand,
-        key_permutation=permutation,
-        value=value_operand,
+        query=operands.query,
+        key=operands.key,
+        key_permutation=operands.key_permutation,
+        value=operands.value,
         mask=found.terms,
         mask_dtype=mask_dtype,
-        output=output,
+        output=operands.output,
+        kv_lengths=kv_lengths,
+        output_shape=operands.output_shape,
         leaves_out_rounding=scores.is_rounded or tail.is_rounded,
-        before=(*spreading, *before),
+        before=(*spreading, *counting, *before),
+        reshaping=tuple(reshaping),
+    )
+
+
+def _find_operands(
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    product: ir.Node,
+    scores: Scores,
+    tail: Probabilities,
+) -> Operands:
+    """Return what to read and write."""
+    made, probabilities = tail.product.outputs[0], tail.product.inputs[0]
+    if len(sizes_of(query, "query")) > MOST_AXES:
+        if scores.factors:
+            _check_factors(query, product, scores)
+        return find_operands(
+            query, key, probabilities, value, made, scales_query=not scores.factors
+        )
+    axes, kv_length, value_dim = _sizes(query, key, probabilities, value, scores.heads)
+    query_operand = _query_of(query, axes, product, scores)
+    key_operand, permutation, value_operand, copies = _keys_and_values(
+        key, value, replace(axes, n=kv_length), value_dim
+    )
+    output_axes = replace(axes, d=value_dim)
+    output = find_target(made, _groups(output_axes, made), output_axes)
+    if output is None:
+        raise Refusal(f"its output {made.name!r} has a shape that is not known")
+    return Operands(
+        axes=axes,
+        kv_length=kv_length,
+        value_dim=value_dim,
+        copies=copies,
+        query=query_operand,
+        key=key_operand,
+        value=value_operand,
+        output=output,
+        key_permutation=permutation,
     )
 
 
@@ -168,7 +218,7 @@ def _sizes(
     p = sizes_of(probabilities, "probabilities")
     rank = len(q)
     if rank not in (3, 4):
-        raise Refusal(f"its query {query.name!r} has rank {rank}; 3 and 4 are understood")
+        raise Refusal(f"its query {query.name!r} has rank {rank}; from 3 on they are understood")
     batch, count = q[0], q[1] if rank == 4 else 1
     if rank == 3 and heads is not None and math.prod(heads) == batch:
         batch, count = heads
@@ -217,15 +267,20 @@ def _query_of(query: ir.Value, axes: Axes, product: ir.Node, scores: Scores) -> 
     """Return what to read as query; where factors act on its rows, the query itself."""
     if not scores.factors:
         return _source_of(query, axes, scaled=True)
+    _check_factors(query, product, scores)
+    layout = find_layout(_groups(axes, query), axes, sizes_of(query, "query"))
+    if layout is None:
+        raise Refusal(f"the axes of {query.name!r} are in no order that kernels read")
+    return Operand(query, layout)
+
+
+def _check_factors(query: ir.Value, product: ir.Node, scores: Scores) -> None:
+    """Refuse factors of rows that cannot act on the query."""
     made = static_shape(product.outputs[0])
     if any(factor.scores_shape != made for factor in scores.factors):
         raise Refusal("a factor of rows acts on scores that are cut otherwise than their product")
     if any(element_type(factor.value) is not element_type(query) for factor in scores.factors):
         raise Refusal("a factor of rows has another element type than the query")
-    layout = find_layout(_groups(axes, query), axes, sizes_of(query, "query"))
-    if layout is None:
-        raise Refusal(f"the axes of {query.name!r} are in no order that kernels read")
-    return Operand(query, layout)
 
 
 def _multiply(query: ir.Value, scores: Scores) -> tuple[ir.Node, ...]:
@@ -292,6 +347,8 @@ def _describe_form(
         words.append(f"{problem.group_size} copies of each key-value head left out")
     if scores.is_rounded or tail.is_rounded:
         words.append("its quantisation of scores or probabilities left out")
+    if problem.rules.has_kv_lengths:
+        words.append("its mask says how many keys there are")
     if problem.is_causal or problem.rules.right_window == 0:
         words.append("its mask is causal")
     operator = made_of(softmax)

@@ -65,7 +65,7 @@ class BoundFinder:
         return self._found[value]
 
     def _compute(self, value: ir.Value, shape: tuple[int, ...], depth: int) -> Bounds:
-        constant = _fixed_array(value)
+        constant = fixed_array(value)
         if constant is not None:
             numbers = constant.astype(np.float64).reshape(shape)
             return _checked(value, numbers, numbers)
@@ -82,7 +82,7 @@ class BoundFinder:
         return _checked(value, low, high)
 
 
-def _fixed_array(value: ir.Value) -> NDArray[Any] | None:
+def fixed_array(value: ir.Value) -> NDArray[Any] | None:
     """Return the array of a constant; of floats that training may change, none."""
     array = constant_array(value)
     if array is None or array.dtype.kind in "OSU":

@@ -74,8 +74,10 @@ class AttentionMatch:
         mask: Its masks, in the order in which they act.
         mask_dtype: Element type of the scores where the masks act.
         output: What to write.
+        output_shape: The shape that is written, for the host to reshape it; None for the output's.
         kv_lengths: How many keys of each batch are seen, int64 ``[batch]``; None for all.
         before: Nodes that make operands, to be inserted in front, in their order.
+        reshaping: Nodes that reshape operands, to be inserted behind all of these.
         leaves_out_rounding: Whether the model rounds scores or probabilities to few bits, which
             kernels do not.
         replaced: Other outputs of the anchor, each with the value that takes its place.
@@ -91,8 +93,10 @@ class AttentionMatch:
     mask: tuple[MaskTerm, ...]
     mask_dtype: DType
     output: Operand
+    output_shape: tuple[int, ...] | None = None
     kv_lengths: ir.Value | None = None
     before: tuple[ir.Node, ...] = ()
+    reshaping: tuple[ir.Node, ...] = ()
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
     leaves_out_rounding: bool = False
 

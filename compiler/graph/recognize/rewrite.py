@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from hocket.compiler.graph.attention_node import Layouts, make_node
+from hocket.compiler.graph.recognize.many_axes import reshape_nodes
 from hocket.compiler.graph.recognize.masks import build_mask
 from hocket.compiler.graph.values import static_shape, values_read
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hocket.compiler.graph.names import FreshNames
     from hocket.compiler.graph.recognize.match import AttentionMatch
 
@@ -39,10 +42,7 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
         raise ValueError(
             f"the output {old.name!r} of {match.anchor.name!r} has no node or no shape"
         )
-    for value in (value for node in match.before for value in node.outputs):
-        value.name = names.make(value.name or "hocket/value")
-    for node in match.before:
-        node.name = names.make(f"hocket/{node.op_type}")
+    _name([*match.before, *match.reshaping], names)
     graph.insert_before(match.anchor, match.before)
     mask, nodes = build_mask(match.mask, match.problem.scores_shape, match.mask_dtype, names.make)
     key = match.key.value
@@ -57,12 +57,18 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
         inputs,
         mask=mask,
         kv_lengths=match.kv_lengths,
-        output_shape=shape,
+        output_shape=match.output_shape or shape,
         form=match.form,
         name=match.anchor.name or names.make("attention"),
     )
     new = attention.outputs[0]
-    graph.insert_after(last, [*nodes, attention])
+    behind: list[ir.Node] = []
+    if match.output_shape is not None:
+        new.name = names.make(f"{old.name}/written")
+        behind = list(reshape_nodes(new, shape))
+        _name(behind, names)
+        new = behind[-1].outputs[0]
+    graph.insert_after(last, [*match.reshaping, *nodes, attention, *behind])
     pairs = [(old, new), *match.replaced]
     for one, other in pairs:
         one.replace_all_uses_with(other, replace_graph_outputs=True)
@@ -70,6 +76,13 @@ def rewrite(match: AttentionMatch, graph: ir.Graph, names: FreshNames) -> ir.Nod
     for one, other in pairs:
         other.name = one.name
     return attention
+
+
+def _name(nodes: Iterable[ir.Node], names: FreshNames) -> None:
+    for node in nodes:
+        node.name = names.make(f"hocket/{node.op_type}")
+        for value in node.outputs:
+            value.name = names.make(value.name or "hocket/value")
 
 
 def _transpose(value: ir.Value, permutation: tuple[int, ...], names: FreshNames) -> ir.Node:

@@ -12,16 +12,18 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from hocket.compiler.graph.attention_node import DOMAIN, VERSION, is_attention_node
 from hocket.compiler.graph.names import FreshNames
 from hocket.compiler.graph.notes import why_left
+from hocket.compiler.graph.recognize.causality import find_positions
 from hocket.compiler.graph.recognize.decomposed import match_decomposed
 from hocket.compiler.graph.recognize.match import AttentionMatch, Refusal
 from hocket.compiler.graph.recognize.rewrite import rewrite
 from hocket.compiler.graph.recognize.standard import match_standard
 from hocket.compiler.graph.regions import NotTaken
-from hocket.compiler.graph.values import describe_op, subgraphs
+from hocket.compiler.graph.values import describe_node, describe_op, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hocket.compiler.graph.recognize.causality import PositionFinder
     from hocket.compiler.problem import AttentionProblem
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def recognize_attention(
     accept: Callable[[AttentionProblem], str | None] = accept_all,
     *,
     keeps_quantization: bool = False,
-    proves_masks: bool = True,
+    find: PositionFinder = find_positions,
 ) -> RecognitionResult:
     """Replace every attention that is understood and accepted by one node.
 
@@ -105,8 +107,8 @@ def recognize_attention(
         accept: Asked for each problem; returns None to take it, or why it cannot be lowered.
         keeps_quantization: Whether an attention whose scores or probabilities the model rounds to
             few bits stays with the host, which rounds them, too.
-        proves_masks: Whether masks may become causality. What holds with the sizes that are bound
-            is no proof for others.
+        find: Finds what masks say of positions. What the default finds with the sizes that are
+            bound is no proof for others.
 
     Returns:
         The same model, and what was taken and what was not.
@@ -118,7 +120,7 @@ def recognize_attention(
         matcher = MATCHERS.get((node.domain, node.op_type))
         if node.graph is not graph or matcher is None:
             continue
-        match = _understand(node, matcher, proves_masks=proves_masks)
+        match = _understand(node, matcher, find)
         if isinstance(match, AttentionMatch) and match.leaves_out_rounding and keeps_quantization:
             match = "its scores or probabilities are quantised, which is to be kept"
         reason = match if isinstance(match, str) else accept(match.problem)
@@ -129,7 +131,11 @@ def recognize_attention(
             not_taken.append(_not_taken(node, reason))
     not_taken += list(_contrib_nodes(graph))
     not_taken += [
-        _not_taken(inner, f"it is inside a graph of {describe_op(outer)} {outer.name!r}")
+        _not_taken(
+            inner,
+            f"it is inside a graph of {describe_node(outer)}, which onnxruntime runs as a whole; "
+            "only attention of the main graph is compiled",
+        )
         for outer, inner in _nodes_in_subgraphs(graph)
     ]
     RemoveUnusedNodesPass()(model)
@@ -140,11 +146,11 @@ def recognize_attention(
 
 
 def _understand(
-    node: ir.Node, matcher: Callable[..., AttentionMatch], *, proves_masks: bool
+    node: ir.Node, matcher: Callable[..., AttentionMatch], find: PositionFinder
 ) -> AttentionMatch | str:
     """Return the attention at a node, or why it is none that is understood."""
     try:
-        return matcher(node, proves_masks=proves_masks)
+        return matcher(node, find)
     except Refusal as refusal:
         logger.debug("%s %r not taken: %s", describe_op(node), node.name, refusal)
         return str(refusal)

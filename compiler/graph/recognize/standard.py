@@ -37,6 +37,8 @@ from hocket.hwmodels.dtypes import DType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hocket.compiler.graph.recognize.causality import PositionFinder
+
 _MASK, _PAST_KEY, _PAST_VALUE, _LENGTHS = 3, 4, 5, 6
 _PRESENT_KEY, _PRESENT_VALUE, _SCORES = 1, 2, 3
 
@@ -61,12 +63,12 @@ class _Cache:
     replaced: tuple[tuple[ir.Value, ir.Value], ...] = ()
 
 
-def match_standard(node: ir.Node, *, proves_masks: bool = True) -> AttentionMatch:
+def match_standard(node: ir.Node, find: PositionFinder = find_positions) -> AttentionMatch:
     """Return the attention that an ``Attention`` node computes.
 
     Args:
         node: The node.
-        proves_masks: Whether masks may become causality.
+        find: Finds what masks say of positions.
 
     Raises:
         Refusal: It asks for something that no kernel computes.
@@ -81,8 +83,10 @@ def match_standard(node: ir.Node, *, proves_masks: bool = True) -> AttentionMatc
     is_causal, rules = _positions(node, cache.past_length)
     scores = (axes.b, axes.h, axes.n, kv_length)
     terms, padding = _mask_terms(node, dtype, scores)
-    if proves_masks:
-        terms, is_causal, rules = _proved(terms, scores, dtype, is_causal=is_causal, rules=rules)
+    if terms and not is_causal and replace(rules, softcap=0.0) == NO_RULES:
+        found = find(terms, scores, dtype)
+        terms, is_causal = found.terms, found.is_causal
+        rules = replace(found.rules, softcap=rules.softcap)
     summary = summarize_masks(terms, scores, dtype)
     query_operand = _source_of(query, axes, scaled=True)
     try:
@@ -289,21 +293,6 @@ def _mask_terms(
     mask = builder.padded(mask, kv_length, 0.0 if is_boolean else -math.inf)
     role = MaskRole.KEEP if is_boolean else MaskRole.ADD
     return (MaskTerm(role, mask, scores, -math.inf if is_boolean else 0.0),), builder.nodes
-
-
-def _proved(
-    terms: tuple[MaskTerm, ...],
-    scores: tuple[int, int, int, int],
-    dtype: DType,
-    *,
-    is_causal: bool,
-    rules: ScoreRules,
-) -> tuple[tuple[MaskTerm, ...], bool, ScoreRules]:
-    """Return masks, causality and rules with what the masks are proved to say."""
-    if not terms or is_causal or replace(rules, softcap=0.0) != NO_RULES:
-        return terms, is_causal, rules
-    found = find_positions(terms, scores, dtype)
-    return found.terms, found.is_causal, replace(found.rules, softcap=rules.softcap)
 
 
 def _dimensions(value: ir.Value) -> tuple[str, ...]:

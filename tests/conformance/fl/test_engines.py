@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,31 @@ from hocket.fl.core.seeds import derive_seed
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Kind, Reply
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
 
+
+def ray_engine(clients: ClientFactory) -> Engine:
+    """Return an engine on a cluster that all tests share, as it takes seconds to start."""
+    import ray
+
+    from hocket.fl.engines.ray import RayEngine
+
+    if not ray.is_initialized():
+        path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": path},
+        )
+    return RayEngine(clients, 2, WallClock())
+
+
 ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
     "in process": lambda clients: InProcessEngine(clients, WallClock()),
     "processes": lambda clients: ProcessEngine(clients, 2, WallClock()),
+    "ray": ray_engine,
 }
+# Those that can stop a client that hangs, and outlive one that takes its process with it.
+ISOLATING = [name for name in ENGINES if name != "in process"]
 Make = Callable[[Clients], Engine]
 
 
@@ -90,30 +112,26 @@ def test_no_tasks_are_no_replies(make_engine: Make) -> None:
     assert list(make_engine(Clients()).run([], SoftmaxRegression().parameters())) == []
 
 
-def test_a_process_that_ends_takes_only_its_task_with_it() -> None:
-    engine = ProcessEngine(Clients(wrong={"device-02:1": "exit"}), 2, WallClock())
-    try:
-        replies = by_device(engine.run(tasks_for(engine), SoftmaxRegression().parameters()))
-        assert [name for name, each in replies.items() if isinstance(each, ClientFailure)] == [
-            "device-02"
-        ]
-        assert "its process ended with code 9" in str(replies["device-02"])
-    finally:
-        engine.close()
+@pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
+def test_a_process_that_ends_takes_only_its_task_with_it(make_engine: Make) -> None:
+    engine = make_engine(Clients(wrong={"device-02:1": "exit"}))
+    replies = by_device(engine.run(tasks_for(engine), SoftmaxRegression().parameters()))
+    failed = [name for name, each in replies.items() if isinstance(each, ClientFailure)]
+    assert failed == ["device-02"]
+    assert "its process ended" in str(replies["device-02"])
 
 
-def test_who_hangs_is_late_and_is_stopped() -> None:
-    engine = ProcessEngine(Clients(wrong={"device-03:1": "sleep"}), 2, WallClock())
-    try:
-        warm = by_device(engine.run(tasks_for(engine, 7), SoftmaxRegression().parameters()))
-        assert all(isinstance(reply, ClientUpdate) for reply in warm.values())
-        replies = by_device(engine.run(tasks_for(engine), SoftmaxRegression().parameters(), 5.0))
-        late = [r for r in replies.values() if isinstance(r, ClientFailure)]
-        assert [(each.device_id, each.is_late) for each in late] == [("device-03", True)]
-        after = by_device(engine.run(tasks_for(engine, 2), SoftmaxRegression().parameters()))
-        assert all(isinstance(reply, ClientUpdate) for reply in after.values())
-    finally:
-        engine.close()
+@pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
+def test_who_hangs_is_late_and_is_stopped(make_engine: Make) -> None:
+    engine = make_engine(Clients(wrong={"device-03:1": "sleep"}))
+    parameters = SoftmaxRegression().parameters()
+    warm = by_device(engine.run(tasks_for(engine, 7), parameters))
+    assert all(isinstance(reply, ClientUpdate) for reply in warm.values())
+    replies = by_device(engine.run(tasks_for(engine), parameters, 5.0))
+    late = [reply for reply in replies.values() if isinstance(reply, ClientFailure)]
+    assert [(each.device_id, each.is_late) for each in late] == [("device-03", True)]
+    after = by_device(engine.run(tasks_for(engine, 2), parameters))
+    assert all(isinstance(reply, ClientUpdate) for reply in after.values())
 
 
 def test_in_process_what_is_done_too_late_is_late() -> None:
@@ -125,20 +143,37 @@ def test_in_process_what_is_done_too_late_is_late() -> None:
     assert all(reply.is_late for reply in replies if isinstance(reply, ClientFailure))
 
 
-def test_a_client_that_cannot_be_made_is_named() -> None:
-    engine = ProcessEngine(Unmakeable(), 1, WallClock())
-    try:
-        replies = list(engine.run(tasks_for(engine), {}))
-        assert [str(reply).partition("failed: ")[2] for reply in replies] == [
-            "ValueError: no such artifact"
-        ]
-    finally:
-        engine.close()
+@pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
+def test_a_client_that_cannot_be_made_is_named(make_engine: Make) -> None:
+    engine = make_engine(Unmakeable())  # type: ignore[arg-type]
+    replies = list(engine.run(tasks_for(engine), {}))
+    reasons = [str(reply).partition("failed: ")[2] for reply in replies]
+    assert reasons == ["ValueError: no such artifact"]
 
 
 def test_a_pool_of_nobody_is_refused() -> None:
-    with pytest.raises(ConfigError, match="num_workers must be 1 or more"):
-        ProcessEngine(Clients(), 0, WallClock())
+    from hocket.fl.engines.ray import RayEngine
+
+    for engine in (ProcessEngine, RayEngine):
+        with pytest.raises(ConfigError, match="num_workers must be 1 or more"):
+            engine(Clients(), 0, WallClock())
+
+
+def test_a_cluster_of_its_own_is_stopped_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from hocket.fl.engines.ray import RayEngine
+
+    ray.shutdown()
+    # Workers inherit the environment of the cluster, which this process starts.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    engine = RayEngine(Clients(), 1, WallClock())
+    replies = list(engine.run(tasks_for(engine)[:1], SoftmaxRegression().parameters()))
+    assert isinstance(replies[0], ClientUpdate)
+    engine.close()
+    assert not ray.is_initialized()
+    with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
+        RayEngine(Clients(), 1, WallClock(), address="127.0.0.1:9")
 
 
 class Unmakeable:

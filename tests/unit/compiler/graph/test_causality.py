@@ -132,11 +132,12 @@ def test_with_padding_the_mask_stays_beside_causality() -> None:
     assert_same_meaning(model, cut(model))
 
 
-def test_rows_that_padding_may_hide_throughout_prove_nothing() -> None:
+def test_rows_that_padding_may_hide_throughout_keep_their_mask() -> None:
     """Hidden by a finite number, such a row sees all keys alike, those ahead, too."""
     model = model_with(with_padding(FLOAT32_MIN))
     region = region_of(model)
-    assert not region.problem.is_causal
+    assert region.problem.is_causal
+    assert region.problem.rules.mask_hides_rest
     assert region.problem.mask is MaskKind.ADDITIVE
     rng = np.random.default_rng(0)
     feeds = {name: rng.standard_normal((BATCH, HEADS, 5, DIM), np.float32) for name in "qkv"}

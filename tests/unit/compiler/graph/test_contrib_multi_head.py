@@ -84,6 +84,10 @@ def test_padding(form: str, filler: float) -> None:
         mask_filter_value=filler,
     )
     rows = ROWS if form == "flags of rows" else 1
+    if form.startswith("lengths") and filler == -np.inf:
+        assert region.problem.mask is MaskKind.NONE
+        assert region.kv_lengths is not None
+        return
     assert region.problem.mask is MaskKind.ADDITIVE
     assert region.problem.mask_shape == (BATCH, 1, rows, LENGTH)
 
@@ -131,7 +135,8 @@ def test_causality_and_padding(form: str, filler: float) -> None:
         mask_filter_value=filler,
     )
     # What lies ahead is hidden by a finite number, too: a row with nothing else sees it.
-    assert region.problem.is_causal == (filler > -1e20)
+    assert region.problem.is_causal
+    assert region.problem.rules.mask_hides_rest == (filler <= -1e20)
 
 
 def test_a_row_of_padding_sees_what_lies_ahead_if_both_are_as_low() -> None:

@@ -86,7 +86,8 @@ def test_a_mask(form: str, is_causal: int, filler: float) -> None:
         mask_filter_value=filler,
     )
     assert region.problem.mask is MaskKind.ADDITIVE
-    assert region.problem.is_causal == (is_causal == 1 and filler > -1e20)
+    assert region.problem.is_causal == (is_causal == 1)
+    assert region.problem.rules.mask_hides_rest == (is_causal == 1 and filler <= -1e20)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (BATCH, 1)])

@@ -330,13 +330,12 @@ def test_operands_that_are_broadcast_are_left() -> None:
     assert "are broadcast against each other" in refused(build.build()).reason
 
 
-def test_rank_two_and_rank_five_are_left() -> None:
-    for leading in ((), (2, 3, 2)):
-        build = GraphBuilder()
-        q, k = build.input("q", (*leading, 4, 6)), build.input("k", (*leading, 6, 5))
-        build.op("MatMul", softmax_of(build, q, k), build.input("v", (*leading, 5, 7)), name="y")
-        build.output("y", (*leading, 4, 7))
-        assert f"has rank {len(leading) + 2}" in refused(build.build()).reason
+def test_rank_two_is_left() -> None:
+    build = GraphBuilder()
+    q, k = build.input("q", (4, 6)), build.input("k", (6, 5))
+    build.op("MatMul", softmax_of(build, q, k), build.input("v", (5, 7)), name="y")
+    build.output("y", (4, 7))
+    assert "has rank 2; from 3 on they are understood" in refused(build.build()).reason
 
 
 def between(*steps: str) -> onnx.ModelProto:

@@ -24,7 +24,7 @@ def model_with(**inputs: tuple[Dim, ...]) -> onnx.ModelProto:
     return build.build()
 
 
-def shapes(model: onnx.ModelProto, dims: dict[str, int]) -> list[str]:
+def shapes(model: onnx.ModelProto, dims: dict[str, int | str]) -> list[str]:
     return [str(value.shape) for value in load_model(model, dims).model.graph.inputs]
 
 
@@ -70,6 +70,8 @@ def test_all_missing_dimensions_are_listed_with_places_and_flags() -> None:
     assert "batch: axis 0 of 'input_ids', axis 0 of 'attention_mask'" in message
     assert "length: axis 1 of 'input_ids', axis 1 of 'attention_mask'" in message
     assert "--dim batch=1 --dim length=128" in message
+    assert "any size in it: --dim batch=1..512 --dim length=1..512" in message
+    assert 'dims={"length": (1, 512)}' in message
 
 
 def test_the_parts_of_an_expression_are_asked_for() -> None:
@@ -97,3 +99,28 @@ def test_a_fixed_size_cannot_be_another() -> None:
 def test_two_sizes_for_one_dimension_are_refused() -> None:
     with pytest.raises(DimensionError, match="given two sizes, 4 and 5"):
         load_model(model_with(x=("n", 3)), {"n": 4, "x:0": 5})
+
+
+def test_a_dimension_may_be_a_sum_of_others() -> None:
+    model = model_with(x=("new", 3), past=("past", 3), mask=("total", 1))
+    sizes = {"new": 2, "past": 5, "total": "past + new"}
+    assert shapes(model, sizes) == ["[2,3]", "[5,3]", "[7,1]"]
+    assert shapes(model, {"new": 2, "past": 5, "mask:0": "new + past"})[2] == "[7,1]"
+    assert shapes(model, {"new": 2, "past": 5, "total": "past - new + 1"})[2] == "[4,1]"
+
+
+@pytest.mark.parametrize(
+    ("sums", "match"),
+    [
+        ({"totl": "past + new"}, "no input has a dimension 'totl'; did you mean 'total'"),
+        ({"total": "pst + new"}, "no input has a dimension 'pst'; did you mean 'past'"),
+        ({"total": "total + new"}, "no input has a dimension 'total'"),
+        ({"total": "12"}, "must be a whole number, or a sum of"),
+        ({"total": "past new"}, "must be a whole number, or a sum of"),
+        ({"total": ""}, "must be a whole number, or a sum of"),
+    ],
+)
+def test_sums_of_what_is_not_there_are_named(sums: dict[str, str], match: str) -> None:
+    model = model_with(x=("new", 3), past=("past", 3), mask=("total", 1))
+    with pytest.raises(DimensionError, match=match):
+        load_model(model, {"new": 2, "past": 5, **sums})

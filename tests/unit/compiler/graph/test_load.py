@@ -186,3 +186,41 @@ def test_a_weight_that_is_also_an_input_is_a_weight() -> None:
 def test_another_type_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="a model is a path"):
         load_model(3)  # type: ignore[arg-type]
+
+
+def complex_model(place: str) -> onnx.ModelProto:
+    """Write a model with complex numbers that something computes with, or nobody reads."""
+    build = GraphBuilder(17)
+    build.input("x", (2,))
+    weight = build.weight("w", np.array([1 + 2j, 3], np.complex64))
+    if place == "unread":
+        found = "x"
+    elif place == "cast":
+        # What TorchScript's exporter writes for ALiBi of Falcon, though no Cast has it.
+        found = build.op("Cast", "x", to=int(onnx.TensorProto.COMPLEX128))
+    elif place == "constant":
+        found = build.op("Shape", build.constant([1j, 2], "complex128"))
+    else:
+        found = build.op("Shape", build.op("Reshape", weight, build.constant([2], "int64")))
+    build.op("Identity", found, name="y")
+    build.output("y", (None,), "float32" if place == "unread" else "int64")
+    return build.build()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("weight", "Reshape 'n2_Reshape' computes with complex64"),
+        ("constant", "Constant 'n1_Constant' computes with complex128"),
+        ("cast", "Cast 'n1_Cast' computes with complex128"),
+    ],
+)
+def test_complex_numbers_are_refused(place: str, message: str) -> None:
+    with pytest.raises(ModelError, match=f"node {message}, for which onnxruntime has no operators"):
+        load_model(complex_model(place))
+
+
+def test_complex_numbers_that_nobody_reads_are_no_matter() -> None:
+    assert [value.name for value in load_model(complex_model("unread")).model.graph.outputs] == [
+        "y"
+    ]

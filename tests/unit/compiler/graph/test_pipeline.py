@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -193,3 +194,19 @@ def test_host_regions_have_the_weights_they_use_and_no_others() -> None:
     used = [set(region.model.graph.initializers) for region in host_regions(cut(proto, SIZES))]
     assert set().union(*used) == {item.name for item in proto.graph.initializer}
     assert all("layer.1.query.weight" not in names for names in used[2:])
+
+
+def test_what_the_folder_cannot_compute_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    build = GraphBuilder(17)
+    table, far = build.constant([1, 2, 3], "int64"), build.constant([7], "int64")
+    build.op("Add", build.input("x", (1,), "int64"), build.op("Gather", table, far), name="y")
+    build.output("y", (1,), "int64")
+    with caplog.at_level(logging.DEBUG, logger="hocket"):
+        model = prepared(build.build())
+    assert [node.op_type for node in model.graph].count("Gather") == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (left, *_) = [record for record in caplog.records if "left as it is" in record.message]
+    assert "Evaluation failed" in left.message
+    # Others' warnings are not kept back.
+    logging.getLogger("onnxscript.optimizer._constant_folding").warning("another")
+    assert caplog.records[-1].message == "another"

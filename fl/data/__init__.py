@@ -1,0 +1,1 @@
+"""Data sets to train on, and how they are spread over devices."""
