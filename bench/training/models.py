@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants
 from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import onnx_ir as ir
 
 
 class Attention(nn.Module):
@@ -172,15 +175,24 @@ def export(
                 tuple(inputs.values()),
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in names),
-                optimize=True,
+                optimize=not is_training,
                 verbose=False,
                 **settings,
             )
             if program is None:
                 raise RuntimeError("torch's exporter gave nothing")
+            if is_training:
+                # Its own optimisation merges parameters that are equal; without any it writes
+                # sequences of tensors.
+                fold_constants(program.model, should_fold=_has_no_parameter)
             model = program.model_proto
     module.train(was_training)
     return model
+
+
+def _has_no_parameter(node: ir.Node) -> bool | None:
+    is_parameter = (value is not None and value.is_initializer() for value in node.inputs)
+    return False if any(is_parameter) else None
 
 
 @contextmanager
