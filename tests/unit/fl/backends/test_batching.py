@@ -41,7 +41,7 @@ def test_batch_sizes_are_those_of_the_first_axes() -> None:
     fixed = find_batch_sizes(compiled("vit", least=8, most=8))
     assert fixed.is_fixed
     fixed.check(8)
-    with pytest.raises(ConfigError, match="batch_size must be at most 8, got 9.* batches of 8"):
+    with pytest.raises(ConfigError, match=r"batch_size must be at most 8, got 9.* batches of 8"):
         fixed.check(9)
 
 
