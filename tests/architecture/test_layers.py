@@ -44,6 +44,7 @@ GRAPH_MAY = (
 GRAPH_PACKAGES = ("numpy", "onnx", "onnx_ir", "onnxscript")
 ATTENTION_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels")
 ARTIFACT = "hocket.runtime.artifact"
+BACKENDS_MAY = ("hocket.fl.core", "hocket.fl.backends", "hocket.hwmodels", "hocket.runtime")
 EVERYTHING = ("hocket",)
 
 TABLE = (
@@ -109,11 +110,11 @@ TABLE = (
     Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
     Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True),
-    Row(
-        "hocket.fl.backends.compiled",
-        ("hocket.fl.core", "hocket.runtime", "hocket.compiler.driver"),
-        ("numpy", "torch"),
-        is_planned=True,
+    # Made from an artifact alone: it needs no compiler, and ONNX only to read host models.
+    Row("hocket.fl.backends", BACKENDS_MAY, ("numpy", "torch")),
+    *(
+        Row(f"hocket.fl.backends.{name}", BACKENDS_MAY, ("numpy", "onnx", "torch"))
+        for name in ("training_graph", "inference", "onnx_ops.constants")
     ),
     # Torch calls the runtime's kernels as its own: nothing of the federation is in that.
     Row(
