@@ -130,7 +130,7 @@ SECTIONS = (
         training_step,
         "A training step from a compiled module, beside plain torch",
         "Timed in turns in one process; medians. A step is forward, backward and SGD, of a GPT of "
-        "6 layers and 384 columns and of a ViT of DeiT-Tiny's sizes, float32; torch runs the module "
+        "6 layers and 384 columns and of a ViT of DeiT-Tiny's sizes; torch runs the module "
         "that the artifact was made from, with its own attention. On this CPU most of the gain is "
         "from products by oneDNN, which torch has and uses only for compiled inference: with them "
         "switched off the ratio was 1.02 to 1.13.",
