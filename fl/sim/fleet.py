@@ -42,6 +42,11 @@ class ClassSettings(Protocol):
         ...
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory that training may take; 0 for all that the machine has."""
+        ...
+
+    @property
     def download_bytes_per_second(self) -> float:
         """Of its link, to the device."""
         ...
@@ -100,8 +105,8 @@ class SimulatedClass:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that a device has."""
-        return self.machine.memories[0].capacity_bytes
+        """Memory that training may take."""
+        return self.settings.memory_bytes or self.machine.outer_memory.capacity_bytes
 
     @property
     def attributes(self) -> dict[str, float]:
@@ -123,7 +128,7 @@ class SimulatedClass:
         if needed <= self.memory_bytes:
             return ""
         return (
-            f"training needs {needed:,} bytes, {self.machine.name} has {self.memory_bytes:,}; "
+            f"training needs {needed:,} bytes, {self.settings.name} has {self.memory_bytes:,}; "
             "try smaller batches"
         )
 
