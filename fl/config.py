@@ -280,7 +280,7 @@ class FederationConfig(_Section):
 
         What is compiled is left out: the digest of the artifact says it better.
         """
-        found = self.model_dump(mode="json", exclude=_FREE_KEYS)  # type: ignore[arg-type]
+        found = self.model_dump(mode="json", exclude=_FREE_KEYS)
         for name in ("artifact", "onnx", "dims", "target"):
             del found["model"][name]
         for each in found["device_classes"]:

@@ -24,7 +24,7 @@ class TensorBoard(Silent):
     """
 
     def __init__(self, folder: str | os.PathLike[str], last_round: int = 0) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=last_round + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=last_round + 1)
 
     def finished(self, report: RoundReport) -> None:
         """Write the scalars of a round."""
@@ -36,9 +36,9 @@ class TensorBoard(Silent):
             "round/failures": float(report.num_failures),
         }
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, report.round)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, report.round)
+        self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

@@ -338,7 +338,7 @@ def _make_strategy(config: FederationConfig, backend: Backend) -> Strategy:
     section = config.strategy
     settings: dict[str, Any] = {"training": config.training.as_training(), **section.settings}
     # Only models that have them; a strategy of one's own need not know of them.
-    statistics = getattr(backend, "statistics", frozenset())
+    statistics: frozenset[str] = getattr(backend, "statistics", frozenset())
     if statistics:
         settings["averaged"] = statistics
     if ":" in section.name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hocket.diagnosis import usable_cores
 from hocket.fl.core.clock import WallClock
@@ -27,7 +27,8 @@ def launch(federation: Federation, run: Callable[[Engine], T]) -> T:
     with federation.config.naming("engine"):
         if name not in LAUNCHERS:
             raise ConfigError(f"name: no engine {name!r} here; there are {', '.join(LAUNCHERS)}")
-        return LAUNCHERS[name](federation, run)
+        launcher: Callable[[Federation, Callable[[Engine], T]], T] = LAUNCHERS[name]
+        return launcher(federation, run)
 
 
 def _launch_local(federation: Federation, run: Callable[[Engine], T]) -> T:
@@ -63,7 +64,7 @@ def _closing(engine: Engine, run: Callable[[Engine], T]) -> T:
         engine.close()
 
 
-LAUNCHERS: dict[str, Callable[..., object]] = {"local": _launch_local, "ray": _launch_ray}
+LAUNCHERS: dict[str, Callable[..., Any]] = {"local": _launch_local, "ray": _launch_ray}
 """How to have an engine while a federation runs, by name.
 
 An engine that owns its process's main loop, as Flower's server does, calls ``run`` from in there.

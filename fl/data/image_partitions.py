@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -84,8 +84,9 @@ class ImagePartitions:
     def digest(self) -> str:
         """Return the SHA-256 of all images, labels and who has which, in hexadecimal."""
         images, found = _read(self.source), hashlib.sha256()
-        arrays = [images.images, images.labels, images.test_images, images.test_labels]
-        for array in (*arrays, *_split(self.source, self.partitioning)):
+        arrays: list[NDArray[Any]] = [images.images, images.labels]
+        arrays += [images.test_images, images.test_labels]
+        for array in arrays + list(_split(self.source, self.partitioning)):
             found.update(f"{array.dtype.str} {array.shape}\n".encode())
             found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()
