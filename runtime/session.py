@@ -291,7 +291,10 @@ def _as_artifact(
 
 def _check_weights(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> None:
     if arrays.keys() != wanted.keys():
-        missing, unknown = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+        missing, unknown = (
+            sorted(wanted.keys() - arrays.keys()),
+            sorted(arrays.keys() - wanted.keys()),
+        )
         raise FeedError(f"weights: missing {missing}, unknown {unknown}")
     for name, like in wanted.items():
         array = arrays[name]

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants
 from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import onnx_ir as ir
 
 
 class Attention(nn.Module):
@@ -28,6 +31,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return states of the same shape, ``[batch, length, width]``."""
         batch, length, width = states.shape
         query, key, value = (
             part.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
@@ -54,6 +58,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return states of the same shape, ``[batch, length, width]``."""
         states = states + self.attention(self.before_attention(states), mask)
         wide = self.gelu(self.up(self.before_mlp(states)))
         added: torch.Tensor = states + self.dropout(self.down(wide))
@@ -81,6 +86,7 @@ class Vit(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[batch, classes]``."""
         states = self.patches(pixels).flatten(2).transpose(1, 2)
         states = torch.cat([self.first.expand(states.shape[0], -1, -1), states], dim=1)
         states = states + self.positions
@@ -105,8 +111,7 @@ class Gpt(nn.Module):
         super().__init__()
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(positions, width)
         self.blocks = nn.ModuleList(
-            Block(width, heads, is_causal=True, gelu="tanh", dropout=dropout)
-            for _ in range(layers)
+            Block(width, heads, is_causal=True, gelu="tanh", dropout=dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
@@ -114,6 +119,7 @@ class Gpt(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.1)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[batch, length, vocabulary]``."""
         places = torch.arange(ids.shape[1], device=ids.device)
         states = self.tokens(ids) + self.places(places)
         for block in self.blocks:
@@ -175,9 +181,18 @@ def export(
             )
             if program is None:
                 raise RuntimeError("torch's exporter gave nothing")
+            if is_training:
+                # Its own optimisation merges parameters that are equal; without any it writes
+                # sequences of tensors.
+                fold_constants(program.model, should_fold=_has_no_parameter)
             model = program.model_proto
     module.train(was_training)
     return model
+
+
+def _has_no_parameter(node: ir.Node) -> bool | None:
+    is_parameter = (value is not None and value.is_initializer() for value in node.inputs)
+    return False if any(is_parameter) else None
 
 
 @contextmanager

@@ -337,7 +337,11 @@ def _parameters(
     batch, query_heads, query_length, head_dim = query_shape
     _, kv_heads, kv_length, value_dim = key_shape
     is_added = mask is not None and mask[1] is not torch.bool
-    ruled: dict[str, Any] = {"masked_value": "-inf", "masked_rows": "zero", **json.loads(rules or "{}")}
+    ruled: dict[str, Any] = {
+        "masked_value": "-inf",
+        "masked_rows": "zero",
+        **json.loads(rules or "{}"),
+    }
     ruled["masked_value"] = float(ruled["masked_value"])
     return AttentionParameters(
         batch=batch,

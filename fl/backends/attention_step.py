@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import torch
-
 from hocket.fl.backends.attention_op import attention
 
 if TYPE_CHECKING:
+    import torch
+
     from hocket.fl.backends.onnx_ops.node import Compute
     from hocket.runtime.steps import AttentionStep
 
@@ -61,9 +61,10 @@ def attention_compute(step: AttentionStep, output_shape: tuple[int, ...]) -> Com
         if mask is not None and mask_shape is not None:
             mask = mask.reshape(mask_shape)
         if has_rules or kv_lengths is not None:
-            output = attention(query, key, value, mask, is_causal, scale, kv_lengths, text)[0]
+            found = attention(query, key, value, mask, is_causal, scale, kv_lengths, text)
         else:
-            output = attention(query, key, value, mask, is_causal, scale)[0]
+            found = attention(query, key, value, mask, is_causal, scale)
+        output: torch.Tensor = found[0]
         if parameters.output_layout == "bnhd":
             output = output.transpose(1, 2)
         return output.reshape(output_shape)

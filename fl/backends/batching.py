@@ -112,7 +112,10 @@ def size_for(artifact: Artifact, batch: Examples) -> Sized:
     signature = resized_signature(signature, tensors)
     signature.check_feeds(batch.inputs)
     return Sized(
-        tuple(sorted(dims.items())), signature, tensors, resizing.resize_steps(artifact.steps, every)
+        tuple(sorted(dims.items())),
+        signature,
+        tensors,
+        resizing.resize_steps(artifact.steps, every),
     )
 
 

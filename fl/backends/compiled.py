@@ -264,7 +264,9 @@ class CompiledBackend:
             raise ConfigError("there are no examples")
         self._batch_sizes.check(batch_size)
         first = self._filled(examples.take(slice(0, min(batch_size, len(examples)))))
-        shapes = {spec.name: spec.shape for spec in size_for(self._artifact, first).signature.outputs}
+        shapes = {
+            spec.name: spec.shape for spec in size_for(self._artifact, first).signature.outputs
+        }
         check_targets(self._task, examples.targets, shapes[self._output])
 
     def _check_fills(self, batch_size: int, examples: Examples) -> None:
@@ -329,7 +331,9 @@ class CompiledBackend:
         return self._session
 
 
-def make_optimizer(training: LocalTraining, leaves: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+def make_optimizer(
+    training: LocalTraining, leaves: Sequence[torch.Tensor]
+) -> torch.optim.Optimizer:
     """Return torch's optimizer of a training, for some tensors."""
     # One pass over each tensor in place of several.
     is_fused = all(leaf.dtype in (torch.float32, torch.float64) for leaf in leaves)

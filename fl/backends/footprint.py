@@ -109,9 +109,8 @@ def footprint_of(
         optimizer_bytes=optimizer_bytes,
         activation_bytes=activation_bytes,
         peak_bytes=ledger.peak_bytes + kept_bytes,
-        flops=ledger.flops + 2 * (1 + states) * sum(
-            weights[name].numel() for name in weights if name in work.trained
-        ),
+        flops=ledger.flops
+        + 2 * (1 + states) * sum(weights[name].numel() for name in weights if name in work.trained),
         step_seconds=ledger.seconds + attention_seconds + optimizer_seconds,
     )
 
@@ -143,7 +142,9 @@ def _run(
     """Run a step forward and backward; return what is kept between the two."""
     generator = torch.Generator()
     given = {
-        name: torch.empty(work.tensors[name].shape, dtype=_torch_dtype(work.tensors[name]), device="meta")
+        name: torch.empty(
+            work.tensors[name].shape, dtype=_torch_dtype(work.tensors[name]), device="meta"
+        )
         for name in inputs
     }
     program = make_program(

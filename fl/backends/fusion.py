@@ -16,11 +16,11 @@ from hocket.fl.backends.onnx_ops.node import Node
 from hocket.fl.backends.onnx_ops.table import FUSED_DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hocket.fl.backends.training_graph import StepGraph
 
-_SCALAR_OPS = {
+_SCALAR_OPS: dict[str, Callable[..., torch.Tensor]] = {
     "Add": torch.add,
     "Div": torch.div,
     "Erf": torch.erf,
@@ -30,11 +30,9 @@ _SCALAR_OPS = {
     "Sub": torch.sub,
     "Tanh": torch.tanh,
 }
-_CURVES = {
+_CURVES: dict[str, tuple[tuple[str, dict[str, str], Callable[..., torch.Tensor]], ...]] = {
     "Erf": (("Gelu", {"approximate": "none"}, functional.gelu),),
-    "Tanh": (
-        ("Gelu", {"approximate": "tanh"}, lambda x: functional.gelu(x, approximate="tanh")),
-    ),
+    "Tanh": (("Gelu", {"approximate": "tanh"}, lambda x: functional.gelu(x, approximate="tanh")),),
     "Sigmoid": (("Swish", {}, functional.silu),),
 }
 _MOST_STEPS = 6
@@ -104,6 +102,11 @@ class _Work:
         index = self.makers.get(name)
         return None if index is None else self.nodes[index]
 
+    def outputs(self, place: int) -> tuple[str, ...]:
+        """Return what the node at a place makes."""
+        node = self.nodes[place]
+        return () if node is None else node.outputs
+
     def only_reader(self, name: str) -> int | None:
         """Return the place of the one node that reads a value, once; None if there are others."""
         readers = [index for index in self.readers.get(name, []) if self.nodes[index] is not None]
@@ -144,17 +147,29 @@ def _fuse_products(work: _Work, weight_ranks: Mapping[str, int]) -> None:
             weight, kind = turned.inputs[0], "Linear"
         if weight_ranks.get(weight) != 2:
             continue
-        inputs, outputs, gone, last = (node.inputs[0], weight), node.outputs, {place}, place
-        reader = work.only_reader(node.outputs[0])
-        added = None if reader is None else work.nodes[reader]
-        if reader is not None and added is not None and added.op_type == "Add":
-            (bias,) = [name for name in added.inputs if name != node.outputs[0]] or [""]
-            if weight_ranks.get(bias) == 1:
-                inputs, outputs, gone, last = (*inputs, bias), added.outputs, {place, reader}, reader
+        operands: tuple[str, ...] = (node.inputs[0], weight)
+        outputs, gone, last = node.outputs, {place}, place
+        bias, reader = _added_bias(work, node.outputs[0], weight_ranks)
+        if reader is not None:
+            operands += (bias,)
+            outputs, gone, last = work.outputs(reader), {place, reader}, reader
         made = replace(
-            node, op_type=kind, domain=FUSED_DOMAIN, inputs=inputs, outputs=outputs, attributes={}
+            node, op_type=kind, domain=FUSED_DOMAIN, inputs=operands, outputs=outputs, attributes={}
         )
         work.replace(gone, last, made)
+
+
+def _added_bias(
+    work: _Work, product: str, weight_ranks: Mapping[str, int]
+) -> tuple[str, int | None]:
+    """Return the weight that is all that a product is added to, and the place of the sum."""
+    reader = work.only_reader(product)
+    node = None if reader is None else work.nodes[reader]
+    if node is not None and node.op_type == "Add" and not node.domain:
+        for name in node.inputs:
+            if weight_ranks.get(name) == 1:
+                return name, reader
+    return "", None
 
 
 def _fuse_activations(work: _Work) -> None:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from hocket.runtime.steps import HostModel
-
 if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
+    from hocket.runtime.steps import HostModel
 
 _DROPOUT_DATA = 1
 

@@ -17,9 +17,7 @@ _LEAST_MACS = 1 << 20
 """Multiply-accumulates below which the product is no longer most of the time that it takes."""
 
 
-def linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``x @ weight.T + bias``, differentiable once.
 
     Args:
@@ -30,7 +28,7 @@ def linear(
     is_large = x.numel() * weight.shape[0] >= _LEAST_MACS
     if not (is_large and HAS_ONEDNN and x.dtype is torch.float32 is weight.dtype):
         return functional.linear(x, weight, bias)
-    found: torch.Tensor = _Linear.apply(x, weight, bias)
+    found: torch.Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -72,9 +70,7 @@ class _Linear(torch.autograd.Function):
         return _product(rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         gradient = gradient.reshape(-1, gradient.shape[-1])
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad

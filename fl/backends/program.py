@@ -191,9 +191,7 @@ class _Maker:
         kept = {*self._given, *self._known, *wanted, ""}
         calls: list[Call] = []
         for compute, inputs, outputs, label, step in reversed(self._calls):
-            done = [
-                name for name in dict.fromkeys((*inputs, *outputs)) if name not in kept
-            ]
+            done = [name for name in dict.fromkeys((*inputs, *outputs)) if name not in kept]
             kept.update(done)
             calls.append(
                 Call(
@@ -211,7 +209,7 @@ class _Maker:
             if self._places[name] in read or name in wanted:
                 known[self._places[name]] = value
         results = {name: self._places[name] for name in wanted}
-        given = {name: place for name, place in self._given.items()}
+        given = dict(self._given)
         return TrainingProgram(tuple(reversed(calls)), given, results, known)
 
     def _place(self, name: str) -> int:

@@ -11,18 +11,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 # Registers the operators whose work is counted here.
-import hocket.fl.backends.attention_op
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hocket.hwmodels.machine import HardwareModel
 
 _BACKWARD_PRODUCTS = 5
 _FORWARD_PRODUCTS = 2
 
 
-class TensorLedger(TorchDispatchMode):
+class TensorLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that are alive, and the work of all operators.
 
     Within it operators run on fake tensors, which have shapes and lifetimes but no numbers.
@@ -39,7 +36,7 @@ class TensorLedger(TorchDispatchMode):
     """
 
     def __init__(self, machine: HardwareModel) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = 0
         self.flops = 0
         self.seconds = self.attention_seconds = 0.0
@@ -47,7 +44,6 @@ class TensorLedger(TorchDispatchMode):
         self._matrix_flops = 2.0 * per_cycle * machine.num_cores * machine.clock_hz
         self._vector_flops = float(machine.vector_unit.lanes) * machine.num_cores * machine.clock_hz
         self._bandwidth = machine.dma.bandwidth_bytes_per_second
-        self._known: Mapping[int, int] = weakref.WeakValueDictionary()  # type: ignore[assignment]
         self._storages: set[int] = set()
 
     def hold(self, tensor: torch.Tensor) -> None:
@@ -57,7 +53,7 @@ class TensorLedger(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Any,  # noqa: ARG002 - torch's signature
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:

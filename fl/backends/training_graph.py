@@ -59,11 +59,11 @@ def read_steps(artifact: Artifact) -> tuple[StepGraph, ...]:
         for step, body in zip(steps, bodies, strict=True):
             graphs[step.name] = (model.graph, body, opsets)
     found = []
-    for number, step in enumerate(artifact.steps):
-        if isinstance(step, HostStep):
-            found.append(_read_host_step(step, f"step{number}/", *graphs[step.name]))
+    for number, each in enumerate(artifact.steps):
+        if isinstance(each, HostStep):
+            found.append(_read_host_step(each, f"step{number}/", *graphs[each.name]))
         else:
-            found.append(StepGraph(step, (), {}))
+            found.append(StepGraph(each, (), {}))
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import torch
+from support.training_models import Resnet
 from training.models import Gpt, Vit, export
 
 import hocket
@@ -22,7 +23,6 @@ from hocket.fl.backends.task import Task
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.data import Examples
 from hocket.memory_probe import peak_bytes, start_counting
-from support.training_models import Resnet
 
 BATCH = 8
 

@@ -133,9 +133,7 @@ class Llama(nn.Module):
                 layer[name](inner).view(batch, length, -1, self.size).transpose(1, 2)
                 for name in ("query", "key", "value")
             )
-            key, value = (
-                part.repeat_interleave(2, dim=1) for part in (self.rotate(key), value)
-            )
+            key, value = (part.repeat_interleave(2, dim=1) for part in (self.rotate(key), value))
             attended = functional.scaled_dot_product_attention(
                 self.rotate(query), key, value, is_causal=True
             )

@@ -78,7 +78,8 @@ def _identity_like(site: Site) -> Compute:
     def compute(x: torch.Tensor) -> torch.Tensor:
         rows, columns = x.shape
         places = torch.arange(columns)[None, :] - torch.arange(rows)[:, None]
-        return (places == diagonal).to(dtype or x.dtype)
+        is_there: torch.Tensor = places == diagonal
+        return is_there.to(dtype or x.dtype)
 
     return compute
 

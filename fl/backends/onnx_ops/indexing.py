@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from hocket.fl.backends.onnx_ops.node import Operator
-
 if TYPE_CHECKING:
-    from hocket.fl.backends.onnx_ops.node import Compute, Site
+    from hocket.fl.backends.onnx_ops.node import Compute, Operator, Site
 
 
 def _from_the_front(indices: torch.Tensor, size: int) -> torch.Tensor:
@@ -81,9 +79,7 @@ def _scatter_nd(site: Site) -> Compute:
     if how not in ("none", "add"):
         site.refuse(f"reduction {how!r} is none of none, add")
 
-    def compute(
-        x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor
-    ) -> torch.Tensor:
+    def compute(x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
         counted = indices.shape[-1]
         inner = x.shape[counted:]
         places = _flat_places(x, indices).reshape(-1)
@@ -100,9 +96,7 @@ def _scatter_elements(site: Site) -> Compute:
     if how not in ("none", "add"):
         site.refuse(f"reduction {how!r} is none of none, add")
 
-    def compute(
-        x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor
-    ) -> torch.Tensor:
+    def compute(x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
         places = _from_the_front(indices.long(), x.shape[axis])
         if how == "add":
             return x.scatter_add(axis, places, updates)
@@ -114,9 +108,7 @@ def _scatter_elements(site: Site) -> Compute:
 def _one_hot(site: Site) -> Compute:
     axis, depth = site.get("axis", -1), int(site.value(1).reshape(()).item())
 
-    def compute(
-        indices: torch.Tensor, _depth: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
+    def compute(indices: torch.Tensor, _depth: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         places = _from_the_front(indices.long(), depth).unsqueeze(axis)
         shape = [1] * places.dim()
         shape[axis] = depth

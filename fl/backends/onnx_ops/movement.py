@@ -86,15 +86,13 @@ def _split(site: Site) -> Compute:
     axis, sizes = site.get("axis", 0), site.integers(1, "split")
     count = site.get("num_outputs", len(site.node.outputs))
 
-    def compute(
-        x: torch.Tensor, _sizes: torch.Tensor | None = None
-    ) -> Sequence[torch.Tensor]:
+    def compute(x: torch.Tensor, _sizes: torch.Tensor | None = None) -> Sequence[torch.Tensor]:
         parts = sizes
         if parts is None:
             # The last one is smaller where it does not go round.
             each = -(-x.shape[axis] // count)
             parts = [each] * (count - 1) + [x.shape[axis] - each * (count - 1)]
-        return x.split(parts, axis)
+        return torch.split(x, parts, axis)
 
     return compute
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
-
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hocket.fl.core.errors import CapabilityError
+
+if TYPE_CHECKING:
+    import torch
 
 Compute = Callable[..., "torch.Tensor | Sequence[torch.Tensor]"]
 """Computes a node: takes its inputs in order, None for one that is left out."""

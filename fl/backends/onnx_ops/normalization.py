@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from hocket.fl.backends.onnx_ops.node import Operator
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hocket.fl.backends.onnx_ops.node import Compute, Site
+    from hocket.fl.backends.onnx_ops.node import Compute, Operator, Site
 
 
 def _batch(site: Site) -> Compute:
@@ -32,9 +30,7 @@ def _batch(site: Site) -> Compute:
         That variance is the one of a sample, as torch has it (ONNX: of all there is), since the
         model is to become what torch would have made of it.
         """
-        return functional.batch_norm(
-            x, mean, variance, scale, bias, is_training, momentum, epsilon
-        )
+        return functional.batch_norm(x, mean, variance, scale, bias, is_training, momentum, epsilon)
 
     return compute
 
@@ -68,9 +64,7 @@ def _root_mean_square(site: Site) -> Compute:
 
 def _instance(site: Site) -> Compute:
     epsilon = site.get("epsilon", 1e-5)
-    return lambda x, scale, bias: functional.instance_norm(
-        x, weight=scale, bias=bias, eps=epsilon
-    )
+    return lambda x, scale, bias: functional.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
 
 
 def _group(site: Site) -> Compute:

@@ -53,7 +53,7 @@ def _einsum(site: Site) -> Compute:
 def _linear_in_out(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return linear(x, weight.t(), bias)
+    return _linear(x, weight.t(), bias)
 
 
 PRODUCTS: dict[str, Operator] = {

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hocket.fl.backends.onnx_ops.node import Operator
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hocket.fl.backends.onnx_ops.node import Compute, Site
+    from hocket.fl.backends.onnx_ops.node import Compute, Operator, Site
 
     Reduce = Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]
 
