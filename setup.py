@@ -39,6 +39,8 @@ DEMO = [
 TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
+# It brings the Ray that its simulation goes with. How it is started changes between minor versions.
+FLOWER = ["flwr[simulation]>=1.41,<1.42"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -62,6 +64,7 @@ DEV = [
     *DATA,
     *DEMO,
     *EXACT,
+    *FLOWER,
     *RAY,
     *TENSORBOARD,
     *ZOO,
@@ -96,6 +99,7 @@ setup(
         "data": DATA,
         "ray": RAY,
         "tensorboard": TENSORBOARD,
+        "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

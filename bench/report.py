@@ -15,6 +15,7 @@ import attention_cycles
 import attention_peers
 import exact_scheduling
 import kernel_latency
+import model_latency
 import on_chip_size
 import peak_memory
 import search_quality
@@ -109,11 +110,20 @@ SECTIONS = (
         "write it, with its Transposes. Peak is of fused multiply-adds, read of memory.",
     ),
     Section(
+        model_latency,
+        "Whole trained models, beside onnxruntime on the original file",
+        "Timed in turns in one process; medians. Of ours the time in attention, too: the rest is "
+        "onnxruntime's, in our regions. A sentence encoder, a text recogniser of mostly "
+        "convolutions, and a detector of the end of speech whose weights and activations have 8 "
+        "bits. Peak memory is that of session and runs, each in a process of its own; of ours 44 "
+        "MiB are the compiler of the kernels.",
+    ),
+    Section(
         peak_memory,
         "Peak memory of attention, as sequences grow",
         "Measured in processes of their own: what session and runs add to the peak, inputs not "
         "counted. Of ours most is the compiler of the kernels, at work once a machine; predicted "
-        "is what a run needs, outputs with it.",
+        "is what a run needs, outputs with it; of a run is what it took.",
     ),
     Section(
         attention_cycles,

@@ -66,7 +66,11 @@ def assemble_artifact(
     problems = list(plans)  # as planned, without rules
     host_regions = [region for region in model.regions if isinstance(region, HostRegion)]
     hosts = build_host_models(host_regions, num_threads)
-    made = ((number, outputs) for number, host in enumerate(hosts) for outputs in host.outputs)
+    made = {
+        name: (number, outputs)
+        for number, host in enumerate(hosts)
+        for name, outputs in host.outputs.items()
+    }
     steps: list[Step] = []
     for region in model.regions:
         if isinstance(region, AttentionRegion):
@@ -74,8 +78,9 @@ def assemble_artifact(
             mask = model.values[region.mask] if region.mask is not None else None
             steps.append(_attention_step(region, plans[problems[number]], number, mask))
             continue
+        number, outputs = made[region.name]
         steps.append(
-            HostStep(region.name, region.inputs, region.outputs, *next(made), region.num_nodes)
+            HostStep(region.name, region.inputs, region.outputs, number, outputs, region.num_nodes)
         )
     tensors = {name: _spec(info) for name, info in model.values.items()}
     tensors |= {info.name: _spec(info) for info in (*model.inputs, *model.outputs)}

@@ -65,17 +65,32 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a session added to the resident memory of a fresh process.
+
+    Attributes:
+        peak_bytes: The most at any time, while it was created and while it ran.
+        run_bytes: The most that runs added to what it held before the first one.
+    """
+
+    peak_bytes: int
+    run_bytes: int
+
+
+@dataclass(frozen=True)
 class Contender:
     """What was measured of one engine.
 
     Attributes:
         latency: Its timings.
-        peak_memory_bytes: The most that creating a session and running it added to the resident
-            memory of a fresh process; None if it was not measured.
+        memory: What it added; None if it was not measured.
+        predicted_run_bytes: What a run was predicted to take, steps of onnxruntime not counted;
+            None of those that predict nothing.
     """
 
     latency: Latency
-    peak_memory_bytes: int | None
+    memory: Memory | None
+    predicted_run_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ def compare_with_onnxruntime(
         seconds: Time to spend when ``repeats`` is not given.
         seed: Of the feeds.
         dims: Sizes of open dimensions.
-        measures_memory: Whether to measure peak memory, in a fresh process for each.
+        measures_memory: Whether to measure memory, in a fresh process for each.
         progress: Called after each turn with the number of timed runs and the seconds spent.
 
     Raises:
@@ -137,12 +152,12 @@ def compare_with_onnxruntime(
         seconds=seconds,
         progress=progress,
     )
-    memory: dict[str, int | None] = dict.fromkeys(latencies)
+    memory: dict[str, Memory | None] = dict.fromkeys(latencies)
     if measures_memory:
         for engine, path in (("ours", artifact), ("onnxruntime", model)):
-            memory[engine] = measure_peak_memory(engine, path, num_threads, feeds, names)
+            memory[engine] = measure_memory(engine, path, num_threads, feeds, names)
     return Comparison(
-        Contender(latencies["ours"], memory["ours"]),
+        Contender(latencies["ours"], memory["ours"], session.predict_run_bytes(dims)),
         Contender(latencies["onnxruntime"], memory["onnxruntime"]),
         num_threads,
     )
@@ -193,14 +208,14 @@ def _time_runs(run: Callable[[], object], count: int) -> list[float]:
     return seconds
 
 
-def measure_peak_memory(
+def measure_memory(
     engine: str,
     path: str | os.PathLike[str],
     num_threads: int,
     feeds: Mapping[str, NDArray[Any]],
     outputs: Sequence[str],
-) -> int:
-    """Return the bytes that a session and its runs add to a fresh process at their peak.
+) -> Memory:
+    """Return what a session and its runs add to a fresh process.
 
     Args:
         engine: ``ours`` or ``onnxruntime``.
@@ -233,4 +248,4 @@ def measure_peak_memory(
     if result.returncode:
         raise BenchmarkError(f"measuring the memory of {engine} failed: {result.stderr.strip()}")
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return int(answer["peak_bytes"])
+    return Memory(**answer)

@@ -33,6 +33,19 @@ LayerNormalization together took 0.06 (onnxruntime 1.32, one Zen 5 core). On a w
 rewrite rarely applies, because shapes are not known; in our regions they are.
 """
 
+_SPIN_MICROSECONDS = 400
+"""How long threads of host steps stay awake for more work, where kernels want their cores, too.
+
+At once asleep, they take some 50 us to wake with each step: a sentence encoder of three layers and
+192 tokens takes 9 % longer on two cores, one of 384 tokens 1.5 % longer.
+"""
+
+_SPIN_MICROSECONDS_OF_MANY = 50
+"""The same where there are several sessions, whose threads are soon in each other's way.
+
+A text recogniser of three sessions takes 8 % less time so than with 400 us, on two cores.
+"""
+
 
 class HostSessions:
     """The host steps of an artifact, loaded into onnxruntime.
@@ -53,11 +66,9 @@ class HostSessions:
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         weights = artifact.weights if weights is None else weights
-        # Between two turns the threads would spin for work that does not come, on cores that our
-        # kernels need. Where no kernel needs them, they had better be awake.
-        stops_spinning = any(is_worth_sharing(step, has_host=True) for step in artifact.steps)
+        spin_microseconds = _spin_microseconds(artifact)
         self._sessions = [
-            _HostSession(artifact, number, num_threads, stops_spinning, weights)
+            _HostSession(artifact, number, num_threads, spin_microseconds, weights)
             for number in range(len(artifact.host_models))
         ]
 
@@ -71,6 +82,19 @@ class HostSessions:
         return self._sessions[step.model].new_binding(step, tensors)
 
 
+def _spin_microseconds(artifact: Artifact) -> int | None:
+    """Return how long threads stay awake for more work; None for as long as is onnxruntime's way.
+
+    Between two turns they spin for work that does not come, on cores that kernels need, or threads
+    of the next session. Where nobody else needs them, they had better be awake.
+    """
+    if len(artifact.host_models) > 1:
+        return _SPIN_MICROSECONDS_OF_MANY
+    if any(is_worth_sharing(step, has_host=True) for step in artifact.steps):
+        return _SPIN_MICROSECONDS
+    return None
+
+
 class _HostSession:
     """An onnxruntime session for the host steps of one model."""
 
@@ -79,7 +103,7 @@ class _HostSession:
         artifact: Artifact,
         number: int,
         num_threads: int,
-        stops_spinning: bool,
+        spin_microseconds: int | None,
         weights: Mapping[str, NDArray[Any]],
     ) -> None:
         import onnxruntime
@@ -92,8 +116,10 @@ class _HostSession:
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings speak of node names the user never wrote
-        if stops_spinning:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+        if spin_microseconds is not None:
+            options.add_session_config_entry(
+                "session.intra_op.spin_duration_us", str(spin_microseconds)
+            )
         # A product with dequantised weights may be rewritten to one that rounds the activations to
         # int8 as well; level 1 keeps those in float32, as the model says.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

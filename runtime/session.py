@@ -112,6 +112,20 @@ class InferenceSession:
         """
         return self._first.context_bytes
 
+    def predict_run_bytes(self, dims: Mapping[str, int] | None = None) -> int:
+        """Return the bytes that one run takes: its context, and the outputs it makes.
+
+        What onnxruntime takes inside a host step is its own, and not in it.
+
+        Args:
+            dims: Sizes of open dimensions; those not named have the size they were planned for.
+
+        Raises:
+            FeedError: There is no such open dimension, or its size is out of range.
+        """
+        executor = self._executors.sized(dims or {})
+        return executor.context_bytes + sum(spec.nbytes for spec in executor.signature.outputs)
+
     def get_inputs(self) -> list[TensorSpec | OpenSpec]:
         """Return the inputs; each has ``name``, ``type`` and ``shape``."""
         return self._shown(self._executors.signature.inputs)

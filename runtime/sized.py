@@ -69,6 +69,15 @@ class SizedExecutors:
         executor.signature.check_feeds(feeds)
         return executor
 
+    def sized(self, dims: Mapping[str, int]) -> Executor:
+        """Return the executor for these sizes, the module's own for dimensions not named.
+
+        Raises:
+            FeedError: There is no such open dimension, or its size is out of range.
+        """
+        self._check_dims(dims)
+        return self._get({name: dims.get(name, self.dims[name]) for name in self._names})
+
     def take(self, executor: Executor) -> ExecutionContext:
         """Return what one run needs of its own."""
         with self._lock:
@@ -102,14 +111,7 @@ class SizedExecutors:
         Raises:
             FeedError: There is no such open dimension, or its size is out of range.
         """
-        spans = {} if self.resizing is None else self.resizing.dims
-        for name, size in dims.items():
-            if name not in spans:
-                known = f"; open are {', '.join(map(repr, spans))}" if spans else ""
-                raise FeedError(f"the module has no open dimension {name!r}{known}")
-            low, high = spans[name]
-            if not low <= size <= high:
-                raise FeedError(f"dimension {name!r} must be {low} to {high}, got {size}")
+        self._check_dims(dims)
         if self.resizing is None:
             return self.signature.inputs
         sized = {**self.dims, **dims}
@@ -120,6 +122,16 @@ class SizedExecutors:
         """Stop the threads."""
         for executor in self._made.values():
             executor.close()
+
+    def _check_dims(self, dims: Mapping[str, int]) -> None:
+        spans = {} if self.resizing is None else self.resizing.dims
+        for name, size in dims.items():
+            if name not in spans:
+                known = f"; open are {', '.join(map(repr, spans))}" if spans else ""
+                raise FeedError(f"the module has no open dimension {name!r}{known}")
+            low, high = spans[name]
+            if not low <= size <= high:
+                raise FeedError(f"dimension {name!r} must be {low} to {high}, got {size}")
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 import hocket
 from hocket.benchmarking import compare_with_onnxruntime
 from hocket.sampling import edge_case_feeds, random_feeds
 from hocket.verification import ReferenceSession, VerificationError, verify_against_model
 from zoo.exports import export
+from zoo.judge import judge
 from zoo.models import Packaged, ZooError, dims_of
 from zoo.packaged import find_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hocket.runtime.artifact import Artifact
-    from hocket.sampling import Feeds
     from zoo.models import Expected, Model, Size, Variant
-
-
-# Errors of one kind differ by a small factor between ways to sum up.
-_NOISE_FACTOR = 4.0
-
-# The reference evaluator takes minutes for convolutions.
-_MAX_JUDGED_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,8 @@ class Row:
         max_abs_error: Of all outputs over all samples, beside onnxruntime; None if not run.
         worst: Output and sample of that error.
         in_tolerance: Whether ``hocket verify`` would accept it.
-        judged: Of an error out of tolerance, what else computes these numbers differently.
+        is_noise: Of an error out of tolerance, whether ours is as near to the truth as onnxruntime.
+        judged: How that is known.
         latency_ratio, memory_ratio: onnxruntime's over ours; None if not timed.
         problem: Why there is no answer; empty if there is one.
     """
@@ -70,6 +59,7 @@ class Row:
     max_abs_error: float | None = None
     worst: str = ""
     in_tolerance: bool = False
+    is_noise: bool = False
     judged: str = ""
     latency_ratio: float | None = None
     memory_ratio: float | None = None
@@ -194,54 +184,8 @@ def _compare(module: hocket.CompiledModule, path: Path, atol: float) -> dict[str
         return fields
     feeds = edge_case_feeds(module.inputs).get(worst.worst_sample) or random_feeds(module.inputs)
     ours = session.run([worst.name], feeds)[0]
-    return fields | {"judged": judge(path, worst.name, feeds, ours)}
-
-
-def judge(path: Path, output: str, feeds: Feeds, ours: NDArray[Any]) -> str:
-    """Return who else computes other numbers than onnxruntime does.
-
-    Where sums are long or softmax saturates, onnxruntime differs from itself as much, as soon as it
-    fuses less. Where it does not, ONNX's reference evaluator says who is right.
-
-    Args:
-        path: The file.
-        output: The output that is furthest off.
-        feeds: With which it is.
-        ours: What we compute.
-    """
-    theirs = _run_onnxruntime(path, output, feeds, optimizes=True)
-    plain = _run_onnxruntime(path, output, feeds, optimizes=False)
-    noise = _largest(theirs - plain)
-    text = f"onnxruntime is {noise:.1e} from itself without its optimizations"
-    if noise * _NOISE_FACTOR >= _largest(ours - theirs) or path.stat().st_size > _MAX_JUDGED_BYTES:
-        return text
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (truth,) = ReferenceEvaluator(onnx.load(path)).run([output], feeds)
-    return (
-        f"{text}; ONNX's reference evaluator is {_largest(truth - ours):.1e} from ours, "
-        f"{_largest(truth - theirs):.1e} from onnxruntime"
-    )
-
-
-def _run_onnxruntime(path: Path, output: str, feeds: Feeds, *, optimizes: bool) -> NDArray[Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimizes else levels.ORT_DISABLE_ALL
-    )
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([output], feeds)[0])
-
-
-def _largest(difference: NDArray[Any]) -> float:
-    return float(np.max(np.abs(difference), initial=0.0))
+    judgement = judge(path, worst.name, feeds, ours)
+    return fields | {"is_noise": judgement.is_noise, "judged": judgement.reason}
 
 
 def _time(
@@ -250,8 +194,8 @@ def _time(
     with tempfile.TemporaryDirectory(prefix="hocket-zoo-") as folder:
         artifact = module.save(Path(folder) / "model.hkt")
         found = compare_with_onnxruntime(artifact, path, num_threads=num_threads, seconds=seconds)
-    ours, theirs = found.ours.peak_memory_bytes, found.onnxruntime.peak_memory_bytes
+    ours, theirs = found.ours.memory, found.onnxruntime.memory
     return {
         "latency_ratio": found.ratio,
-        "memory_ratio": theirs / ours if ours and theirs else None,
+        "memory_ratio": theirs.peak_bytes / ours.peak_bytes if ours and theirs else None,
     }

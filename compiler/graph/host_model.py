@@ -21,6 +21,9 @@ WEIGHTS_LOCATION = "weights"
 TURNS_OF_ONE_THREAD = 4
 """Host regions in one model where sessions have a single thread."""
 
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv", "ConvInteger"})
+"""Operators whose weights onnxruntime lays out anew, but only in a graph that is no branch."""
+
 _QUANTIZED_OPS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _SEPARABLE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 
@@ -34,31 +37,39 @@ class HostModel:
             and an int64 scalar that says which region's turn it is.
         turn: Name of that input; empty with a single region, which has no turns.
         weights: Initializers that it names but does not hold.
-        outputs: For each region in turn, the model's names of its outputs, in the region's order.
+        outputs: For each region in turn, by its name, the model's names of its outputs, in the
+            region's order.
     """
 
     content: bytes
     turn: str
     weights: Mapping[str, NDArray[Any]]
-    outputs: tuple[tuple[str, ...], ...]
+    outputs: Mapping[str, tuple[str, ...]]
 
 
 def build_host_models(regions: Sequence[HostRegion], num_threads: int) -> list[HostModel]:
-    """Put host regions into ONNX models, in order, for an onnxruntime session each.
+    """Put host regions into ONNX models, for an onnxruntime session each.
 
     A session has threads of its own, which are in each other's way, so several threads get a single
     one. But in a session the regions whose turn it is not are passed over one by one, two
     microseconds each, so with one thread there are only a few in each; that few, because a session
-    takes half a megabyte. ``docs/architecture.md`` has the figures.
+    takes half a megabyte. Convolutions are not as fast in turns, and have a session of their own.
+    ``docs/architecture.md`` has the figures.
 
     Args:
         regions: Host regions, which are not changed.
         num_threads: Threads that sessions will have; 0 if not known.
     """
-    size = TURNS_OF_ONE_THREAD if num_threads == 1 else max(len(regions), 1)
-    return [
-        build_host_model(regions[start : start + size]) for start in range(0, len(regions), size)
-    ]
+    alone = [region for region in regions if _has_convolutions(region)]
+    others = [region for region in regions if not _has_convolutions(region)]
+    size = TURNS_OF_ONE_THREAD if num_threads == 1 else max(len(others), 1)
+    groups = [[region] for region in alone]
+    groups += [others[start : start + size] for start in range(0, len(others), size)]
+    return [build_host_model(group) for group in groups]
+
+
+def _has_convolutions(region: HostRegion) -> bool:
+    return any(node.op_type in _CONVOLUTIONS for node in region.model.graph)
 
 
 def build_host_model(regions: Sequence[HostRegion]) -> HostModel:
@@ -81,13 +92,13 @@ def build_host_model(regions: Sequence[HostRegion]) -> HostModel:
     turn = ""
     if len(regions) == 1:
         model = regions[0].model.clone()
-        outputs = [tuple(regions[0].outputs)]
+        outputs = {regions[0].name: tuple(regions[0].outputs)}
     else:
         prefix = _unused_prefix(regions)
         turn = f"{prefix}turn"
         model, outputs = _merge(regions, prefix, turn)
     weights = _take_weights(model.graph)
-    return HostModel(ir.to_proto(model).SerializeToString(), turn, weights, tuple(outputs))
+    return HostModel(ir.to_proto(model).SerializeToString(), turn, weights, outputs)
 
 
 def _unused_prefix(regions: Sequence[HostRegion]) -> str:
@@ -106,7 +117,7 @@ def _unused_prefix(regions: Sequence[HostRegion]) -> str:
 
 def _merge(
     regions: Sequence[HostRegion], prefix: str, turn_name: str
-) -> tuple[ir.Model, list[tuple[str, ...]]]:
+) -> tuple[ir.Model, dict[str, tuple[str, ...]]]:
     turn = ir.Value(name=turn_name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(()))
     inputs: dict[str, ir.Value] = {}
     initializers: dict[str, ir.Value] = {}
@@ -140,9 +151,10 @@ def _merge(
         opset_imports=opsets,
         name="host",
     )
-    names = [
-        tuple(f"{prefix}{region.name}:{name}" for name in region.outputs) for region in regions
-    ]
+    names = {
+        region.name: tuple(f"{prefix}{region.name}:{name}" for name in region.outputs)
+        for region in regions
+    }
     return ir.Model(graph, ir_version=regions[0].model.ir_version), names
 
 

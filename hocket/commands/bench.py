@@ -1,7 +1,7 @@
 """``hocket bench``: latency and memory beside onnxruntime on the original file."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -21,6 +21,9 @@ from hocket.commands.terminal import (
     print_json,
     progress_bar,
 )
+
+if TYPE_CHECKING:
+    from hocket.benchmarking import Memory
 
 
 def bench_command(
@@ -89,11 +92,18 @@ def bench_command(
 
 
 def _to_json(contender: Any) -> dict[str, Any]:
-    return asdict(contender.latency) | {"peak_memory_bytes": contender.peak_memory_bytes}
+    memory = contender.memory
+    return asdict(contender.latency) | {
+        "peak_memory_bytes": None if memory is None else memory.peak_bytes,
+        "run_memory_bytes": None if memory is None else memory.run_bytes,
+        "predicted_run_memory_bytes": contender.predicted_run_bytes,
+    }
 
 
 def _print_table(result: Any) -> None:
-    table = plain_table("engine", "median", "p10", "p90", "fastest", "runs", "peak memory")
+    table = plain_table(
+        "engine", "median", "p10", "p90", "fastest", "runs", "peak memory", "of a run"
+    )
     for name, contender in (("hocket", result.ours), ("onnxruntime", result.onnxruntime)):
         latency = contender.latency
         table.add_row(
@@ -103,7 +113,7 @@ def _print_table(result: Any) -> None:
             format_seconds(latency.p90_seconds),
             format_seconds(latency.min_seconds),
             f"{latency.repeats}",
-            format_bytes(contender.peak_memory_bytes),
+            *_memory_cells(contender.memory),
         )
     console = answer_console()
     console.print(table)
@@ -117,3 +127,13 @@ def _print_table(result: Any) -> None:
             f"{result.num_threads} thread(s) each",
         )
     )
+    console.print(
+        f"a run of hocket's was predicted to take {format_bytes(result.ours.predicted_run_bytes)}, "
+        "what onnxruntime takes within its steps not counted"
+    )
+
+
+def _memory_cells(memory: "Memory | None") -> tuple[str, str]:
+    if memory is None:
+        return format_bytes(None), format_bytes(None)
+    return format_bytes(memory.peak_bytes), format_bytes(memory.run_bytes)

@@ -149,7 +149,9 @@ def test_bench_compares_with_onnxruntime(folder: Path) -> None:
     for contender in (answer["ours"], answer["peers"]["onnxruntime"]):
         assert 0 < contender["min_seconds"] <= contender["median_seconds"]
         assert contender["p10_seconds"] <= contender["p90_seconds"]
-        assert contender["peak_memory_bytes"] >= 0
+        assert 0 <= contender["run_memory_bytes"] <= contender["peak_memory_bytes"]
+    assert answer["ours"]["predicted_run_memory_bytes"] > 0
+    assert answer["peers"]["onnxruntime"]["predicted_run_memory_bytes"] is None
     ratio = answer["peers"]["onnxruntime"]["median_seconds"] / answer["ours"]["median_seconds"]
     assert answer["ratio"] == pytest.approx(ratio)
 

@@ -159,6 +159,16 @@ class WaywardClient:
         return update
 
 
+class UnmakeableClients:
+    """Makes no client. Here and not in a test, so that other processes can import it."""
+
+    def device_ids(self) -> list[str]:
+        return ["only"]
+
+    def __call__(self) -> WaywardClient:
+        raise ValueError("no such artifact")
+
+
 class StandingClock:
     """A clock that goes on by itself a second each time it is asked."""
 

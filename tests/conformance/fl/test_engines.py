@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
-from support.federation import Clients, SoftmaxRegression, StandingClock
+from support.federation import Clients, SoftmaxRegression, StandingClock, UnmakeableClients
 
 from hocket.fl.core.client import ClientFactory
 from hocket.fl.core.clock import WallClock
@@ -19,11 +19,9 @@ from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Kind, 
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
 
 
-def ray_engine(clients: ClientFactory) -> Engine:
-    """Return an engine on a cluster that all tests share, as it takes seconds to start."""
+def share_cluster() -> None:
+    """Start a cluster that all tests share, as it takes seconds to start."""
     import ray
-
-    from hocket.fl.engines.ray import RayEngine
 
     if not ray.is_initialized():
         path = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -33,24 +31,44 @@ def ray_engine(clients: ClientFactory) -> Engine:
             log_to_driver=False,
             runtime_env={"env_vars": path},
         )
+
+
+def ray_engine(clients: ClientFactory) -> Engine:
+    from hocket.fl.engines.ray import RayEngine
+
+    share_cluster()
     return RayEngine(clients, 2, WallClock())
+
+
+def flower_engine(clients: ClientFactory) -> Engine:
+    """Return a simulated federation with one node a device."""
+    from hocket.fl.engines.flower.simulation import FlowerSimulation
+
+    class OnSharedCluster(FlowerSimulation):
+        def close(self) -> None:
+            with mock.patch("ray.shutdown"):  # as Flower stops what it has not started
+                super().close()
+
+    share_cluster()
+    return OnSharedCluster(clients, 2, WallClock())
 
 
 ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
     "in process": lambda clients: InProcessEngine(clients, WallClock()),
     "processes": lambda clients: ProcessEngine(clients, 2, WallClock()),
     "ray": ray_engine,
+    "flower": flower_engine,
 }
 # Those that can stop a client that hangs, and outlive one that takes its process with it.
 ISOLATING = [name for name in ENGINES if name != "in process"]
-Make = Callable[[Clients], Engine]
+Make = Callable[[ClientFactory], Engine]
 
 
 @pytest.fixture(params=ENGINES)
 def make_engine(request: pytest.FixtureRequest) -> Iterator[Make]:
     made: list[Engine] = []
 
-    def make(clients: Clients) -> Engine:
+    def make(clients: ClientFactory) -> Engine:
         made.append(ENGINES[request.param](clients))
         return made[-1]
 
@@ -145,7 +163,7 @@ def test_in_process_what_is_done_too_late_is_late() -> None:
 
 @pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
 def test_a_client_that_cannot_be_made_is_named(make_engine: Make) -> None:
-    engine = make_engine(Unmakeable())  # type: ignore[arg-type]
+    engine = make_engine(UnmakeableClients())
     replies = list(engine.run(tasks_for(engine), {}))
     reasons = [str(reply).partition("failed: ")[2] for reply in replies]
     assert reasons == ["ValueError: no such artifact"]
@@ -174,11 +192,3 @@ def test_a_cluster_of_its_own_is_stopped_again(monkeypatch: pytest.MonkeyPatch) 
     assert not ray.is_initialized()
     with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
         RayEngine(Clients(), 1, WallClock(), address="127.0.0.1:9")
-
-
-class Unmakeable:
-    def device_ids(self) -> list[str]:
-        return ["only"]
-
-    def __call__(self) -> Any:
-        raise ValueError("no such artifact")

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from model_coverage import COLUMNS, MODELS, PAGE, QUICK, RESULT, shown_row, with_kept, work_of
 from support.modules import tiny_artifact
 from support.tiny_encoder import make_tiny_encoder
 from zoo import exports
 from zoo.definitions import DEFINITIONS
+from zoo.judge import evaluate_in_double, judge
 from zoo.models import Definition, Expected, Input, Packaged, Variant, ZooError, dims_of, shape_at
 from zoo.packaged import PACKAGED, find_file
 from zoo.page import group_rows, make_page, summarize
-from zoo.survey import Row, describe_recognition, judge, survey
+from zoo.survey import Row, describe_recognition, survey
 
 DEFINITION = Definition(
     "tiny",
@@ -161,12 +164,19 @@ def test_what_cannot_be_compiled_is_a_row(tmp_path: Path, monkeypatch: pytest.Mo
     assert (found.found, found.in_tolerance) == (0, False)
 
 
-def test_an_error_is_judged_by_the_reference_evaluator(tmp_path: Path) -> None:
+def test_an_error_is_judged_by_the_file_in_double_precision(tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(make_tiny_encoder().SerializeToString())
     feeds = {"ids": np.zeros((1, 4), np.int64), "mask": np.ones((1, 4), np.int64)}
-    text = judge(path, "classes", feeds, np.full((1, 1), 100.0, np.float32))
-    assert "from itself without its optimizations; ONNX's reference evaluator" in text
+    truth = evaluate_in_double(onnx.load(path), "classes", feeds)
+    theirs = onnxruntime.InferenceSession(path).run(["classes"], feeds)[0]
+    assert truth.dtype == np.float64
+    np.testing.assert_allclose(theirs, truth, rtol=1e-5, atol=1e-6)
+    assert (truth != theirs).any()
+    wrong = judge(path, "classes", feeds, theirs + np.float32(0.5))
+    assert not wrong.is_noise
+    assert "in double precision ours is 5.0e-01 off" in wrong.reason
+    assert judge(path, "classes", feeds, theirs).is_noise
 
 
 def test_rows_of_other_models_are_kept(tmp_path: Path) -> None:
@@ -189,18 +199,23 @@ def test_the_page_says_what_is_found_left_and_wrong() -> None:
         row(size="batch 3", max_abs_error=None, in_tolerance=False, problem="no such size"),
         row(model="t5", found=1, left=(("Softmax a", "its scores 'x' are read by others, too"),)),
         row(model="t5", made="dynamo 23", max_abs_error=3.0, in_tolerance=False, judged="judged"),
+        row(model="gpt2", max_abs_error=2.0, in_tolerance=False, is_noise=True, judged="noise"),
         row(model="whisper", found=0, max_abs_error=None, in_tolerance=False, problem="no file"),
     ]
-    assert [len(group) for group in group_rows(rows)] == [3, 1, 1, 1]
-    assert summarize(rows).startswith("7 of 8 attentions compiled in 4 compilations")
+    assert [len(group) for group in group_rows(rows)] == [3, 1, 1, 1, 1]
+    assert summarize(rows).startswith(
+        "9 of 10 attentions compiled in 5 compilations, the numbers within tolerance in 3, "
+        "as near to the truth as onnxruntime's in 1 more;"
+    )
     page = make_page(content(*rows))
     assert "| bert | legacy 17 eager | batch 1; batch 2; batch 3 | 2/2 | 2.0e-06 |" in page
     assert "| t5 | dynamo 23 | batch 1 | 2/2 | 3.0e+00 **no** |" in page
+    assert "| gpt2 | legacy 17 eager | batch 1 | 2/2 | 2.0e+00 \\* |" in page
     assert "- its scores '…' are read by others, too: t5 (legacy 17 eager)." in page
     assert "- whisper (legacy 17 eager): no file." in page
     assert "- bert (legacy 17 eager, batch 3): no such size." in page
     assert "- t5 (dynamo 23): judged." in page
-    assert "- decomposed: Mul, Add mask: bert, t5, whisper." in page
+    assert "- decomposed: Mul, Add mask: bert, t5, gpt2, whisper." in page
     assert "latency" not in page.partition("\n|")[2]
 
 

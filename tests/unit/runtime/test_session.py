@@ -316,6 +316,34 @@ def test_regions_of_one_thread_share_few_sessions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*outputs)
 
 
+def test_regions_with_convolutions_have_a_session_of_their_own() -> None:
+    # Floats are [1, 4, 4, 8] here: heads are the channels.
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["m"]),
+        attention("m", "a"),
+        helper.make_node("Conv", ["a", "kernel"], ["c"], pads=[1, 1, 1, 1]),
+        attention("c", "b"),
+        helper.make_node("Add", ["b", "scale"], ["d"]),
+        attention("d", "e"),
+        helper.make_node("Conv", ["e", "kernel"], ["f"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["f"], ["o"]),
+    ]
+    generator = np.random.default_rng(3)
+    channels = FLOATS[1][1]
+    weights = {
+        "scale": generator.standard_normal((1, 1, 1, FLOATS[1][3])).astype(np.float32),
+        "kernel": generator.standard_normal((channels, channels, 3, 3)).astype(np.float32) / 6,
+    }
+    model = make_model(nodes, {"x": FLOATS}, {"o": FLOATS}, weights)
+    for num_threads in (1, 2):
+        assert_same_as_onnxruntime(model, num_threads=num_threads)
+        artifact = compile_model(model, options=CompileOptions(num_threads=num_threads))
+        groups: dict[int, list[str]] = {}
+        for step in artifact.host_steps:
+            groups.setdefault(step.model, []).append(step.name)
+        assert sorted(groups.values()) == [["host.0", "host.2"], ["host.1"], ["host.3"]]
+
+
 def test_memory_of_runs_that_overlapped_is_given_back() -> None:
     session = InferenceSession(tiny_artifact())
     with ThreadPoolExecutor(12) as pool:
