@@ -2,6 +2,7 @@
 
 A step is forward, backward and SGD. Both take turns in one process, with the same threads, batches
 and numbers; torch runs the module the artifact was made from, with its own attention, as shipped.
+With ``--torch-compile`` its compiler takes turns as well, which needs one for C++.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+COMPILER = "--torch-compile"
 LEARNING_RATE = 0.01
 COLUMNS = {
     "model": "s",
@@ -36,6 +38,7 @@ COLUMNS = {
     "threads": "d",
     "ours_ms": ".1f",
     "torch_ms": ".1f",
+    "torch_compile_ms": ".1f",
     "ratio": ".3f",
     "loss_difference": ".1e",
 }
@@ -96,16 +99,17 @@ def make_ours(case: Case, threads: int) -> Callable[[], float]:
     return lambda: backend.train(training, examples, 0).metrics["loss"]
 
 
-def make_torch(case: Case) -> Callable[[], float]:
-    """Return the same step in plain torch."""
+def make_torch(case: Case, *, is_compiled: bool) -> Callable[[], float]:
+    """Return the same step in torch, as the module is or as its compiler makes it."""
     module, examples = case.module().train(), case.examples()
+    run = torch.compile(module) if is_compiled else module
     (array,) = examples.inputs.values()
     inputs, targets = torch.from_numpy(array), torch.from_numpy(examples.targets)
     optimizer = torch.optim.SGD(module.parameters(), LEARNING_RATE)
 
     def step() -> float:
         optimizer.zero_grad()
-        scores = module(inputs)
+        scores = run(inputs)
         loss = functional.cross_entropy(scores.reshape(-1, scores.shape[-1]), targets.reshape(-1))
         loss.backward()
         optimizer.step()
@@ -114,10 +118,12 @@ def make_torch(case: Case) -> Callable[[], float]:
     return step
 
 
-def compare(case: Case, threads: int, seconds: float) -> dict[str, Any]:
+def compare(case: Case, threads: int, seconds: float, *, has_compiler: bool) -> dict[str, Any]:
     """Return a row: the medians of steps that took turns for some seconds."""
     torch.set_num_threads(threads)
-    steps = {"ours": make_ours(case, threads), "torch": make_torch(case)}
+    steps = {"ours": make_ours(case, threads), "torch": make_torch(case, is_compiled=False)}
+    if has_compiler:
+        steps["torch_compile"] = make_torch(case, is_compiled=True)
     times: dict[str, list[float]] = {name: [] for name in steps}
     losses = {name: [step() for _ in range(3)][-1] for name, step in steps.items()}
     stop = time.perf_counter() + seconds
@@ -132,8 +138,7 @@ def compare(case: Case, threads: int, seconds: float) -> dict[str, Any]:
         "length": case.length,
         "batch": case.batch,
         "threads": threads,
-        "ours_ms": medians["ours"] * 1e3,
-        "torch_ms": medians["torch"] * 1e3,
+        **{f"{name}_ms": median * 1e3 for name, median in medians.items()},
         "ratio": medians["torch"] / medians["ours"],
         # Of the third step: both have learned the same by then.
         "loss_difference": abs(losses["ours"] - losses["torch"]),
@@ -141,22 +146,27 @@ def compare(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def measure(choices: Choices) -> list[dict[str, Any]]:
+def measure(choices: Choices, *, has_compiler: bool) -> list[dict[str, Any]]:
     """Return a row for each case and number of threads."""
     cases = (Case("gpt", 256, 1), Case("vit", 256, 1)) if choices.quick else CASES
     threads = choices.threads[:1] if choices.quick else choices.threads
     seconds = 2.0 if choices.quick else 15.0
-    return [compare(case, count, seconds) for count in threads for case in cases]
+    return [
+        compare(case, count, seconds, has_compiler=has_compiler)
+        for count in threads
+        for case in cases
+    ]
 
 
 if __name__ == "__main__":
     QUESTION = "a training step from an artifact beside plain torch (timed)"
-    chosen, _ = parse_choices(QUESTION)
+    chosen, switches = parse_choices(QUESTION, (COMPILER,))
+    rows = measure(chosen, has_compiler=COMPILER in switches)
     report(
         QUESTION,
-        measure(chosen),
-        COLUMNS,
+        rows,
+        {name: form for name, form in COLUMNS.items() if name in rows[0]},
         chosen,
-        notes=("ratio: torch's median time over ours; above 1 ours is faster",),
+        notes=("ratio: plain torch's median time over ours; above 1 ours is faster",),
         about=stamp((*PACKAGES, "torch")),
     )

@@ -101,19 +101,36 @@ def size_for(artifact: Artifact, batch: Examples) -> Sized:
     Raises:
         FeedError: An input is missing, unknown, or of another type or shape.
     """
-    signature, resizing = artifact.signature, artifact.resizing
+    signature = artifact.signature
     signature.check_names(batch.inputs)
+    dims: dict[str, int] = {}
+    if artifact.resizing is not None:
+        dims = artifact.resizing.read_dims(signature.inputs, batch.inputs)
+    sized = _sized(artifact, dims)
+    sized.signature.check_feeds(batch.inputs)
+    return sized
+
+
+def at_own_size(artifact: Artifact, batch_size: int | None = None) -> Sized:
+    """Return an artifact in the sizes of its ``dims``, perhaps with another open batch."""
+    dims: dict[str, int] = {}
+    if artifact.resizing is not None:
+        dims = {name: artifact.dims[name] for name in artifact.resizing.dims}
+        batch = artifact.resizing.shape(artifact.signature.inputs[0].name)[0]
+        if batch_size is not None and not isinstance(batch, int):
+            dims[str(batch)] = batch_size
+    return _sized(artifact, dims)
+
+
+def _sized(artifact: Artifact, dims: Mapping[str, int]) -> Sized:
+    resizing = artifact.resizing
     if resizing is None:
-        signature.check_feeds(batch.inputs)
-        return Sized((), signature, artifact.tensors, artifact.steps)
-    dims = resizing.read_dims(signature.inputs, batch.inputs)
+        return Sized((), artifact.signature, artifact.tensors, artifact.steps)
     every = {**artifact.dims, **dims}
     tensors = resizing.resize_tensors(artifact.tensors, every)
-    signature = resized_signature(signature, tensors)
-    signature.check_feeds(batch.inputs)
     return Sized(
         tuple(sorted(dims.items())),
-        signature,
+        resized_signature(artifact.signature, tensors),
         tensors,
         resizing.resize_steps(artifact.steps, every),
     )

@@ -13,17 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hocket.fl.backends.batching import Sized, filled, find_batch_sizes, size_for
+from hocket.fl.backends.batching import (
+    at_own_size,
+    filled,
+    find_batch_sizes,
+    size_for,
+)
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
+from hocket.fl.backends.optimizer import finish_step, make_optimizer
 from hocket.fl.backends.program import make_program
 from hocket.fl.backends.task import Measured, Task, check_targets, measure, metrics_of
 from hocket.fl.backends.training_graph import (
-    StepGraph,
+    as_input,
+    empty_inputs,
     find_statistics,
     read_steps,
     to_tensor,
+    with_steps,
 )
 from hocket.fl.core.backend import (
     EVALUATE,
@@ -38,7 +46,6 @@ from hocket.fl.core.backend import (
 )
 from hocket.fl.core.errors import CapabilityError, ConfigError, FederationError
 from hocket.fl.core.parameters import check_alike
-from hocket.runtime.resizing import resized_signature
 from hocket.runtime.session import InferenceSession, SessionOptions
 
 if TYPE_CHECKING:
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hocket.fl.backends.batching import Sized
     from hocket.fl.backends.program import TrainingProgram
     from hocket.fl.core.data import Examples
     from hocket.fl.core.parameters import Parameters
@@ -109,7 +117,7 @@ class CompiledBackend:
         self._session: InferenceSession | None = None
         self._is_session_current = False
         # Finds an operator that is missing now and not in the midst of a round.
-        self._program(_at_own_size(artifact), is_training=True)
+        self._program(at_own_size(artifact), is_training=True)
 
     @property
     def artifact(self) -> Artifact:
@@ -241,7 +249,7 @@ class CompiledBackend:
             ConfigError: There is no such span, or batches are too large for the artifact.
         """
         self._batch_sizes.check(training.batch_size)
-        sized = _at_own_size(self._artifact, max(training.batch_size, self._batch_sizes.least))
+        sized = at_own_size(self._artifact, max(training.batch_size, self._batch_sizes.least))
         work = Work(
             graphs=with_steps(self._graphs, sized),
             planned=self._artifact.steps,
@@ -329,89 +337,6 @@ class CompiledBackend:
             self._session.update_weights({name: self._array(name) for name in self._tensors})
             self._is_session_current = True
         return self._session
-
-
-def make_optimizer(
-    training: LocalTraining, leaves: Sequence[torch.Tensor]
-) -> torch.optim.Optimizer:
-    """Return torch's optimizer of a training, for some tensors."""
-    # One pass over each tensor in place of several.
-    is_fused = all(leaf.dtype in (torch.float32, torch.float64) for leaf in leaves)
-    settings: dict[str, Any] = {
-        "lr": training.learning_rate,
-        "weight_decay": training.weight_decay,
-        "fused": is_fused,
-    }
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(leaves, momentum=training.momentum, **settings)
-    if training.optimizer == "adam":
-        return torch.optim.Adam(leaves, **settings)
-    return torch.optim.AdamW(leaves, **settings)
-
-
-def finish_step(
-    optimizer: torch.optim.Optimizer,
-    leaves: Sequence[torch.Tensor],
-    start: Sequence[torch.Tensor],
-    training: LocalTraining,
-) -> None:
-    """Take a step by the gradients that the leaves have.
-
-    Args:
-        optimizer: Of the leaves.
-        leaves: What is trained.
-        start: Where they started, if they are drawn there.
-        training: How strongly they are, and how large gradients may be.
-    """
-    with torch.no_grad():
-        for leaf, origin in zip(leaves, start, strict=False):
-            drawn = (leaf - origin) * training.proximal_mu
-            leaf.grad = drawn if leaf.grad is None else leaf.grad.add_(drawn)
-    if training.clip_norm:
-        torch.nn.utils.clip_grad_norm_(leaves, training.clip_norm)
-    optimizer.step()
-
-
-def as_input(array: NDArray[Any]) -> torch.Tensor:
-    """Return an array as a tensor, with the same memory where torch can."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype.name == "bfloat16" or not array.flags.writeable:
-        return to_tensor(array)
-    return torch.from_numpy(array)
-
-
-def empty_inputs(sized: Sized) -> dict[str, torch.Tensor]:
-    """Return tensors without numbers in the shapes of the inputs."""
-    return {
-        spec.name: torch.empty(spec.shape, dtype=to_tensor(np.empty(0, spec.numpy_dtype)).dtype)
-        for spec in sized.signature.inputs
-    }
-
-
-def with_steps(graphs: Sequence[StepGraph], sized: Sized) -> tuple[StepGraph, ...]:
-    """Return graphs with their steps in other sizes."""
-    return tuple(
-        StepGraph(step, graph.nodes, graph.constants)
-        for step, graph in zip(sized.steps, graphs, strict=True)
-    )
-
-
-def _at_own_size(artifact: Artifact, batch_size: int | None = None) -> Sized:
-    """Return an artifact in the sizes of its ``dims``, perhaps with another open batch."""
-    resizing = artifact.resizing
-    if resizing is None:
-        return Sized((), artifact.signature, artifact.tensors, artifact.steps)
-    dims = dict(artifact.dims)
-    batch = resizing.shape(artifact.signature.inputs[0].name)[0]
-    if batch_size is not None and not isinstance(batch, int):
-        dims[str(batch)] = batch_size
-    tensors = resizing.resize_tensors(artifact.tensors, dims)
-    return Sized(
-        tuple(sorted((name, dims[name]) for name in resizing.dims)),
-        resized_signature(artifact.signature, tensors),
-        tensors,
-        resizing.resize_steps(artifact.steps, dims),
-    )
 
 
 def _find_constants(weights: Parameters, frozen: Sequence[str]) -> set[str]:

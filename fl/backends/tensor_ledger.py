@@ -61,6 +61,9 @@ class TensorLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = [each for each in tree_leaves(found) if isinstance(each, torch.Tensor)]
         made = [each for each in results if self._enter(each)]
         operands = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        if func._overloadpacket in _COPYING:
+            copied = max(each.numel() * each.itemsize for each in operands)
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes + copied)
         self._count(func, args, kwargs or {}, found, made, operands)
         return found
 
@@ -114,6 +117,9 @@ class TensorLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _time(self, seconds: float, num_bytes: int) -> float:
         return max(seconds, num_bytes / self._bandwidth)
 
+
+_COPYING = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
+"""Operators that hold a copy of their largest operand meanwhile, in an order of oneDNN's own."""
 
 _ATTENTIONS = {
     torch.ops.hocket.attention: (0, 1, 2, 4, _FORWARD_PRODUCTS),

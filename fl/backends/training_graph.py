@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hocket.fl.backends.batching import Sized
     from hocket.runtime.artifact import Artifact
     from hocket.runtime.steps import Step
 
@@ -158,6 +159,30 @@ def to_tensor(array: NDArray[Any]) -> torch.Tensor:
     if array.dtype.name == "bfloat16":  # numpy has it of ml_dtypes, which torch does not know
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def as_input(array: NDArray[Any]) -> torch.Tensor:
+    """Return an array as a tensor, with the same memory where torch can."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.name == "bfloat16" or not array.flags.writeable:
+        return to_tensor(array)
+    return torch.from_numpy(array)
+
+
+def empty_inputs(sized: Sized) -> dict[str, torch.Tensor]:
+    """Return tensors without numbers in the shapes of the inputs."""
+    return {
+        spec.name: torch.empty(spec.shape, dtype=to_tensor(np.empty(0, spec.numpy_dtype)).dtype)
+        for spec in sized.signature.inputs
+    }
+
+
+def with_steps(graphs: Sequence[StepGraph], sized: Sized) -> tuple[StepGraph, ...]:
+    """Return graphs with their steps in other sizes."""
+    return tuple(
+        StepGraph(step, graph.nodes, graph.constants)
+        for step, graph in zip(sized.steps, graphs, strict=True)
+    )
 
 
 def _without_identities(nodes: Iterable[Node], kept: set[str]) -> list[Node]:

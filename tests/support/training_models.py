@@ -55,7 +55,8 @@ class Resnet(nn.Module):
 
     def __init__(self, channels: int = 8, classes: int = 5) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels)
+        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
         self.blocks = nn.ModuleList(
             [
                 ResidualBlock(channels, channels, 1),
