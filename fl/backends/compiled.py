@@ -158,12 +158,17 @@ class CompiledBackend:
         Raises:
             ConfigError: There are no examples, their targets do not go with the model, or batches
                 are too large for it.
-            CapabilityError: A batch would have to be filled up, and the model normalises by
-                batches.
+            CapabilityError: There is nothing to train, or a batch would have to be filled up and
+                the model normalises by batches.
             FederationError: The loss is no longer finite. Parameters have changed by then.
         """
         self._check_examples(examples, training.batch_size)
         self._check_fills(training.batch_size, examples)
+        if not self._trained:
+            raise CapabilityError(
+                "the model has no weights to train: all are frozen, or none is an initializer of "
+                "float16, float32 or float64"
+            )
         self._generator.manual_seed(seed)
         order = np.random.default_rng(seed)
         leaves = [self._tensors[name] for name in self._trained]

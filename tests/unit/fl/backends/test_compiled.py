@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from support.training_cases import (
     LEGACY_CASES,
     MOST,
@@ -16,7 +19,9 @@ from support.training_cases import (
     state_of,
     torch_loss,
 )
+from training.models import Gpt, export
 
+import hocket
 from hocket.fl.backends.compiled import CompiledBackend
 from hocket.fl.backends.task import Task
 from hocket.fl.core.backend import LocalTraining
@@ -153,6 +158,65 @@ def test_frozen_weights_are_no_parameters_and_stay() -> None:
             module.get_parameter(name).copy_(torch.from_numpy(array))
         wanted = torch_loss(module.eval(), examples).item()
     np.testing.assert_allclose(backend.evaluate(examples).metrics["loss"], wanted, rtol=1e-5)
+
+
+def test_dropout_is_drawn_by_the_seed_and_gone_in_evaluation() -> None:
+    torch.manual_seed(0)
+    module, case = Gpt(dropout=0.3).train(), TRAINING_CASES["gpt"]
+    examples = case.new_examples()
+    model = export(module, {"ids": torch.from_numpy(examples.inputs["ids"])}, is_training=True)
+    artifact = hocket.compile(model, dims={"batch": MOST}).artifact
+    losses = []
+    for seed in (1, 1, 2):
+        backend = CompiledBackend(artifact, case.task)
+        losses.append(backend.train(LocalTraining(batch_size=MOST), examples, seed).metrics["loss"])
+    with torch.no_grad():
+        wanted = torch_loss(module.eval(), examples).item()
+    found = CompiledBackend(artifact, case.task).evaluate(examples).metrics["loss"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert losses[0] == losses[1]
+    assert len({*losses, found}) == 3
+
+
+def _product(dtype: np.dtype[Any]) -> tuple[onnx.ModelProto, Any]:
+    """Return a model that is one product with a weight, and that weight."""
+    weight = np.random.default_rng(0).standard_normal((6, 3)).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kind, (4, 6))],
+        [helper.make_tensor_value_info("y", kind, (4, 3))],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    opset = helper.make_opsetid("", 20)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10), weight
+
+
+@pytest.mark.parametrize("element", ["float16", "float32", "float64"])
+def test_models_of_all_floating_point_types_train(element: str) -> None:
+    model, weight = _product(np.dtype(element))
+    backend = CompiledBackend(hocket.compile(model).artifact, Task())
+    x = np.random.default_rng(1).standard_normal((4, 6)).astype(element)
+    examples = Examples({"x": x}, np.array([0, 1, 2, 1]))
+    backend.train(LocalTraining(batch_size=4, learning_rate=1.0), examples, 0)
+    leaf = torch.from_numpy(weight.astype(np.float64)).requires_grad_()
+    scores = torch.from_numpy(x.astype(np.float64)) @ leaf
+    torch.nn.functional.cross_entropy(scores, torch.from_numpy(examples.targets)).backward()
+    found = backend.parameters()["weight"]
+    assert found.dtype == weight.dtype
+    # Some roundings of numbers of up to 4.
+    atol = 10 * float(np.finfo(element).eps)
+    np.testing.assert_allclose(found, leaf.detach() - leaf.grad, rtol=0, atol=atol)
+
+
+def test_a_model_without_weights_is_not_trained() -> None:
+    model, _ = _product(np.dtype(ml_dtypes.bfloat16))  # which host models hold themselves
+    backend = CompiledBackend(hocket.compile(model).artifact, Task())
+    examples = Examples({"x": np.ones((4, 6), ml_dtypes.bfloat16)}, np.zeros(4, np.int64))
+    assert backend.evaluate(examples).num_examples == 4
+    with pytest.raises(CapabilityError, match="no weights to train"):
+        backend.train(LocalTraining(batch_size=4), examples, 0)
 
 
 def test_one_backend_does_not_change_another_or_the_artifact() -> None:
