@@ -56,11 +56,12 @@ def test_a_statistic_that_is_something_else_too_is_refused() -> None:
 
 def test_operators_beside_the_turns_are_refused() -> None:
     artifact = compiled("vit")
-    host = artifact.host_models[0]
-    model = onnx.load_from_string(host.content)
+    number = next(number for number, host in enumerate(artifact.host_models) if host.turn)
+    hosts = list(artifact.host_models)
+    model = onnx.load_from_string(hosts[number].content)
     model.graph.node.append(onnx.helper.make_node("Neg", ["x"], ["odd"]))
-    odd = dataclasses.replace(host, content=model.SerializeToString())
-    changed = dataclasses.replace(artifact, host_models=(odd, *artifact.host_models[1:]))
+    hosts[number] = dataclasses.replace(hosts[number], content=model.SerializeToString())
+    changed = dataclasses.replace(artifact, host_models=tuple(hosts))
     with pytest.raises(CapabilityError, match=r"operators \['Neg'\] beside its turns"):
         read_steps(changed)
 
