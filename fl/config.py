@@ -82,10 +82,14 @@ class EngineSection(_Section):
 
     Attributes:
         name: Of the engine.
-        workers: Processes at once; 0 for this process alone, which only the local engine can.
+        workers: Processes at once, or SuperNodes of a deployment; 0 for this process alone with the
+            local engine, as many as there are cores with ray and flower, one SuperNode at an
+            address.
         threads_per_client: Threads of a client's model. Results may differ in their last bits with
             the number of threads, so it is part of what a federation is.
-        address: Of the cluster, or of the SuperLink's control API; empty to start one here.
+        address: Of a Ray cluster, or of Flower's SuperLink; ``loopback`` to start a SuperLink and
+            its SuperNodes here. Empty for a cluster of this machine's own, and for Flower's
+            simulation.
     """
 
     name: Literal["local", "ray", "flower"] = "local"
@@ -261,6 +265,11 @@ class FederationConfig(_Section):
         if self.federation.clock == "simulated" and not names:
             raise ValueError("federation.clock: simulated time wants device-classes")
         return self
+
+    @property
+    def origin(self) -> str:
+        """The file, as messages name it."""
+        return self._origin
 
     @property
     def folder(self) -> Path:

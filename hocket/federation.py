@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hocket.federated_clients import Clients, CompiledModel
 from hocket.federation_launch import launch
+from hocket.federation_parts import (
+    MODEL,
+    fingerprint_of,
+    make_model,
+    make_partitions,
+    make_strategy,
+    read_data,
+)
 from hocket.fl.config import FederationConfig, load_config
 from hocket.fl.core.client import ARTIFACT_DIGEST
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan, Progress
 from hocket.fl.core.devices import FifoScheduler
-from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.observers import JsonLines
-from hocket.fl.core.parameters import digest_of, encode_arrays
+from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
-from hocket.fl.data.image_partitions import ImagePartitions
-from hocket.fl.data.partitioning import Partitioning
 from hocket.fl.sim.engine import SimulatedClock, SimulatedEngine
 from hocket.fl.sim.fleet import make_fleet
-from hocket.fl.strategies.averaging import STRATEGIES
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.files import atomic_file
 
@@ -45,10 +45,8 @@ if TYPE_CHECKING:
     from hocket.fl.sim.fleet import Fleet
     from hocket.runtime.artifact import Artifact
 
-MODEL, FINAL, METRICS, STORE, CURVES = "model.hkt", "final", "metrics.jsonl", "store", "tensorboard"
-"""What a federation leaves in its folder."""
-
-TARGETS = {"cross-entropy": "classes", "next-token": "tokens"}
+FINAL, METRICS, STORE, CURVES = "final", "metrics.jsonl", "store", "tensorboard"
+"""What a federation leaves in its folder, beside the module that it trains."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,7 @@ class Federation:
         num_examples: That each device trains and evaluates on, by its name.
         fleet: The devices' classes; None where the file has none.
         fingerprint: Of all that changes what comes out.
+        given: Names of parts that are not what the file says, but were handed in.
     """
 
     config: FederationConfig
@@ -94,11 +93,17 @@ class Federation:
     num_examples: Mapping[str, tuple[int, int]]
     fleet: Fleet | None
     fingerprint: str
+    given: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
         """Where results go."""
         return Path(self.config.federation.folder)
+
+    @property
+    def model(self) -> Path:
+        """Where the module is that clients load."""
+        return self.folder / MODEL
 
     @property
     def attributes(self) -> dict[str, dict[str, float]]:
@@ -121,7 +126,7 @@ class Federation:
         """
         import torch
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.keep_module()
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self.config.engine.threads_per_client)
         try:
@@ -136,9 +141,13 @@ class Federation:
             reports=progress.reports,
         )
 
-    def _run(self, engine: Engine, observers: Sequence[Observer], *, resume: bool) -> Progress:
+    def keep_module(self) -> None:
+        """Put the module where clients look for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.artifact is not None:
-            save_artifact(self.artifact, self.folder / MODEL)
+            save_artifact(self.artifact, self.model)
+
+    def _run(self, engine: Engine, observers: Sequence[Observer], *, resume: bool) -> Progress:
         clock: Clock = WallClock()
         if self.fleet is not None and self.config.federation.clock == "simulated":
             clock = SimulatedClock()
@@ -221,11 +230,9 @@ def federate(
         FederationError: What is to be resumed was made from something else.
     """
     federation = prepare_federation(config, **parts)
-
-    def run(engine: Engine) -> FederationResult:
+    if engine is not None:
         return federation.run(engine, observers, resume=resume)
-
-    return run(engine) if engine is not None else launch(federation, run)
+    return launch(federation, observers, resume=resume)
 
 
 def prepare_federation(
@@ -251,20 +258,17 @@ def prepare_federation(
     """
     if not isinstance(config, FederationConfig):
         config = load_config(config)
+    parts = {"strategy": strategy, "make_backend": make_backend, "partitions": partitions}
+    given = tuple(name for name, part in parts.items() if part is not None)
     artifact = None
-    if make_backend is None and config.model.backend:
-        make_backend = _load_own(config, "model.backend", config.model.backend)
+    if make_backend is None:
+        make_backend, artifact = make_model(config, progress)
     with config.naming("model"):
-        if make_backend is None:
-            artifact = _make_artifact(config, progress)
-            make_backend = _compiled_model(config, artifact)
-            backend: Backend = make_backend.make(artifact)
-        else:
-            backend = make_backend()
+        backend = _make_backend(make_backend, artifact)
     if partitions is None:
-        partitions = _make_partitions(config, artifact)
+        partitions = make_partitions(config, artifact)
     digest = "" if artifact is None else artifact.digest
-    counts, data_digest = _read_data(config, partitions)
+    counts, data_digest = read_data(config, partitions)
     with config.naming("device-classes"):
         classes, seed = config.device_classes, config.federation.seed
         fleet = make_fleet(classes, counts, backend, seed) if classes else None
@@ -272,127 +276,17 @@ def prepare_federation(
         config=config,
         clients=Clients(make_backend, partitions, digest, config.engine.threads_per_client),
         backend=backend,
-        strategy=strategy or _make_strategy(config, backend),
+        strategy=strategy or make_strategy(config, backend),
         artifact=artifact,
         num_examples=counts,
         fleet=fleet,
-        fingerprint=_fingerprint(config.essence(), digest, data_digest),
+        fingerprint=fingerprint_of(config.essence(), digest, data_digest),
+        given=given,
     )
 
 
-def _make_artifact(
-    config: FederationConfig, progress: Callable[[str, int, int], None] | None
-) -> Artifact:
-    from hocket.module import compile, load  # noqa: A004
-
-    model = config.model
-    if model.artifact:
-        module = load(model.artifact)
-    else:
-        module = compile(
-            model.onnx,
-            model.target,
-            model.sizes,
-            num_threads=config.engine.threads_per_client,
-            progress=progress,
-        )
-    return module.artifact
-
-
-def _compiled_model(config: FederationConfig, artifact: Artifact) -> CompiledModel:
-    from hocket.fl.backends.task import Task
-
-    return CompiledModel(
-        path=str(Path(config.federation.folder) / MODEL),
-        digest=artifact.digest,
-        task=Task(TARGETS[config.model.loss], config.model.output),  # type: ignore[arg-type]
-        frozen=config.model.frozen,
-        num_threads=config.engine.threads_per_client,
-    )
-
-
-def _make_partitions(config: FederationConfig, artifact: Artifact | None) -> Partitions:
-    data = config.data
-    if ":" in data.source:
-        made: Partitions = _load_own(config, "data.source", data.source)(data)
-        return made
-    name = data.input
-    inputs = [] if artifact is None else [spec.name for spec in artifact.signature.inputs]
-    with config.naming("data"):
-        if not name and not inputs:
-            raise ConfigError("input: want the name of the model's input that takes the images")
-        if name and inputs and name not in inputs:
-            raise ConfigError(f"input: the model has no input {name!r}; it has {inputs}")
-        how = Partitioning(
-            kind=data.partitioning,
-            num_devices=data.devices,
-            alpha=data.alpha,
-            shards_per_device=data.shards_per_device,
-            min_examples=data.min_examples,
-            seed=data.seed,
-        )
-        return ImagePartitions(data.source, how, name or inputs[0], data.held_out_share)
-
-
-def _make_strategy(config: FederationConfig, backend: Backend) -> Strategy:
-    section = config.strategy
-    settings: dict[str, Any] = {"training": config.training.as_training(), **section.settings}
-    # Only models that have them; a strategy of one's own need not know of them.
-    statistics: frozenset[str] = getattr(backend, "statistics", frozenset())
-    if statistics:
-        settings["averaged"] = statistics
-    if ":" in section.name:
-        make = _load_own(config, "strategy.name", section.name)
-    elif section.name in STRATEGIES:
-        make = STRATEGIES[section.name]
-    else:
-        with config.naming("strategy"):
-            raise ConfigError(
-                f"name: no strategy {section.name!r}; there are {', '.join(STRATEGIES)}, and "
-                "package.module:function for one of your own"
-            )
-    with config.naming("strategy"):
-        try:
-            made: Strategy = make(**settings)
-        except TypeError as error:
-            raise ConfigError(f"{section.name} does not take these settings: {error}") from error
-    return made
-
-
-def _load_own(config: FederationConfig, key: str, name: str) -> Any:
-    """Return what a name such as ``package.module:function`` stands for.
-
-    Modules beside the configuration are found as if they were installed, here and in the processes
-    that this one starts.
-    """
-    folder = str(config.folder.resolve())
-    if folder not in sys.path:
-        sys.path.append(folder)
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        with config.naming(key):
-            raise ConfigError(f"cannot load {name!r}: {error}") from error
-
-
-def _read_data(
-    config: FederationConfig, partitions: Partitions
-) -> tuple[dict[str, tuple[int, int]], str]:
-    """Return how many examples each device trains and evaluates on, and a digest of all data."""
-    with config.naming("data"):
-        if isinstance(partitions, ImagePartitions):
-            names = partitions.device_ids()
-            return {name: partitions.num_examples(name) for name in names}, partitions.digest()
-        counts, digests = {}, []
-        for name in partitions.device_ids():
-            examples, num_held_out = partitions.load(name), 0
-            if config.data.held_out_share:
-                num_held_out = len(partitions.held_out(name))
-            counts[name] = len(examples), num_held_out
-            digests.append((name, digest_of({**examples.inputs, "targets/": examples.targets})))
-        return counts, _fingerprint(digests)
-
-
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _make_backend(make_backend: BackendFactory, artifact: Artifact | None) -> Backend:
+    # The module's file, which other processes read, need not be there yet.
+    if isinstance(make_backend, CompiledModel) and artifact is not None:
+        return make_backend.make(artifact)
+    return make_backend()

@@ -89,7 +89,7 @@ def run_command(
         federation = prepare_federation(loaded, progress=bar.show)
     with progress_bar("training") as bar:
         watcher = _RoundBar(bar, loaded.federation.rounds)
-        result = launch(federation, lambda found: federation.run(found, [watcher], resume=resume))
+        result = launch(federation, [watcher], resume=resume)
     if json_output:
         from dataclasses import asdict
 
