@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from hocket.fl.config import load_config
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import ModuleType
-
     from torch import nn
 
     from hocket.federation import Federation
 
 FOLDER = ROOT / "examples" / "federation"
+# The example's file is in no package.
+sys.path.append(str(FOLDER))
+models = importlib.import_module("make_models")
+
 _SMALL_FEDERATION = {
     "data.devices": 10,
     "strategy.fraction-train": 0.5,
@@ -28,18 +31,6 @@ _SMALL_FEDERATION = {
     "training.epochs": 3,
 }
 _SMALL = {"cnn": {"size": 8, "channels": 4}, "vit": {"size": 8, "patch": 2, "width": 24}}
-
-
-def _load_models() -> ModuleType:
-    """Return the example's file, which is in no package."""
-    spec = importlib.util.spec_from_file_location("make_models", FOLDER / "make_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load_models()
 
 
 @dataclass(frozen=True)
