@@ -15,6 +15,7 @@ from hocket.fl.config import load_config
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from torch import nn
 
     from hocket.federation import Federation
