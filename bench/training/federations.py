@@ -29,7 +29,6 @@ _SMALL_FEDERATION = {
     "data.devices": 10,
     "strategy.fraction-train": 0.5,
     "training.batch-size": 8,
-    "training.epochs": 3,
 }
 _SMALL = {"cnn": {"size": 8, "channels": 4}, "vit": {"size": 8, "patch": 2, "width": 24}}
 

@@ -39,7 +39,7 @@ class PlainFederation:
     Args:
         module: Begins with the parameters that the federation begins with.
         partitions: Everyone's images.
-        training: Epochs, batches and SGD.
+        training: Epochs, batches, and SGD with momentum and clipping.
     """
 
     def __init__(self, module: nn.Module, partitions: Partitions, training: LocalTraining) -> None:
@@ -72,9 +72,8 @@ class PlainFederation:
 
     def _train(self, examples: Examples, seed: int) -> None:
         training = self._training
-        optimizer = torch.optim.SGD(
-            self._module.parameters(), training.learning_rate, training.momentum
-        )
+        parameters = list(self._module.parameters())
+        optimizer = torch.optim.SGD(parameters, training.learning_rate, training.momentum)
         pixels, targets = _tensors(examples)
         generator = np.random.default_rng(seed)
         for _ in range(training.epochs):
@@ -83,6 +82,8 @@ class PlainFederation:
                 optimizer.zero_grad()
                 loss = functional.cross_entropy(self._module(pixels[chosen]), targets[chosen])
                 loss.backward()
+                if training.clip_norm:
+                    torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
                 optimizer.step()
 
     def _all(self) -> Any:

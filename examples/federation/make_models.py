@@ -76,7 +76,7 @@ class Vit(nn.Module):
     """
 
     def __init__(
-        self, size: int = 28, patch: int = 4, width: int = 48, heads: int = 3, layers: int = 3
+        self, size: int = 28, patch: int = 7, width: int = 48, heads: int = 3, layers: int = 2
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, patch, stride=patch)
