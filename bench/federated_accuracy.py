@@ -81,7 +81,7 @@ def compare(case: Case, rounds: int, every: int) -> dict[str, Any]:
     nudged = case.module()
     with torch.no_grad():
         for parameter in nudged.parameters():
-            parameter += NUDGE * torch.randn_like(parameter)
+            parameter.add_(NUDGE * torch.randn_like(parameter))
     again = run_plain(federation, nudged, visits, ours)
     return {
         "model": case.model,
