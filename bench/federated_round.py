@@ -183,10 +183,10 @@ def measure_other(engine: str, case: Case, scale: Scale, digest: str) -> dict[st
 def measure(choices: Choices) -> list[dict[str, Any]]:
     """Return a row for each number of clients, and for each engine with the least of them."""
     if choices.quick:
-        case, scales, engines = Case("cnn", is_small=True), (Scale(10, 5, 6),), ("processes",)
+        case, scales, engines = Case("cnn", is_small=True), (Scale(10, 5, 5),), ("processes",)
     else:
         case, engines = Case("cnn"), tuple(OTHERS)
-        scales = (Scale(100, 10, 22), Scale(300, 10, 22), Scale(1000, 10, 22))
+        scales = (Scale(100, 10, 12), Scale(300, 10, 12), Scale(1000, 10, 12))
     rows = [measure_local(case, scale) for scale in scales]
     few = dataclasses.replace(scales[0], rounds=4)
     wanted = measure_local(case, few)["digest"]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hocket.diagnosis import usable_cores
+from hocket.fl.config import parse_config
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hocket.federation import Federation, FederationResult
+    from hocket.fl.config import FederationConfig
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
+    from hocket.fl.core.types import Setting
 
 LOOPBACK = "loopback"
 """Address of a SuperLink that is started here, with its SuperNodes."""
@@ -76,7 +81,6 @@ def _deploy(federation: Federation, *, resume: bool) -> FederationResult:
     with config.naming("engine"):
         with _needing("flower"):
             from hocket.fl.engines.flower.deployment import DeployedApp, deploy, run_app
-            from hocket.flower_app import settings_of
         if federation.given:
             raise ConfigError(
                 f"address: {', '.join(federation.given)} cannot be sent to a SuperLink; name them "
@@ -95,6 +99,33 @@ def _deploy(federation: Federation, *, resume: bool) -> FederationResult:
     # No round is left: this reads how it ended.
     with contextlib.closing(InProcessEngine(federation.clients, WallClock())) as engine:
         return federation.run(engine, resume=True)
+
+
+def settings_of(federation: Federation, num_nodes: int, *, resume: bool) -> dict[str, Setting]:
+    """Return what the apps of ``hocket.flower_app`` have to be told to run a federation.
+
+    Args:
+        federation: Whose module is in its folder.
+        num_nodes: SuperNodes that the server waits for.
+        resume: Whether the server goes on after the last round that is over.
+    """
+    config = federation.config
+    content: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    if federation.artifact is not None:
+        content["model"] |= {"artifact": str(federation.model), "onnx": "", "dims": {}}
+    return {
+        "config": json.dumps(content),
+        "origin": config.origin,
+        "folder": str(config.folder.resolve()),
+        "num-nodes": num_nodes,
+        "resume": resume,
+    }
+
+
+def config_of(settings: Mapping[str, Any]) -> FederationConfig:
+    """Return the configuration that ``settings_of`` has put there."""
+    content = json.loads(str(settings["config"]))
+    return parse_config(content, str(settings["origin"]), Path(str(settings["folder"])))
 
 
 @contextlib.contextmanager
