@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attention_cycles
 import attention_peers
 import exact_scheduling
+import federated_accuracy
+import federated_round
 import kernel_latency
 import model_latency
 import on_chip_size
@@ -135,6 +137,25 @@ SECTIONS = (
         "from products by oneDNN, which torch has and uses only for compiled inference: with them "
         "switched off the ratio was 1.02 to 1.13.",
         ("torch_compile_ms",),
+    ),
+    Section(
+        federated_accuracy,
+        "What a federation learns, beside plain torch",
+        "FedAvg on Fashion-MNIST, 100 devices with Dirichlet shares of the classes (alpha 0.3), 10 "
+        "a round, an epoch of SGD each, from ONNX files. Plain torch is a loop over modules and "
+        "optimizers of its own, with the same weights, devices and batches. Accuracy is of the "
+        "10,000 test images after the last round, the mean difference of the last five "
+        "evaluations. Nudged is plain torch again, from weights that are 1e-7 away: what rounding "
+        "alone does.",
+    ),
+    Section(
+        federated_round,
+        "What a round takes beside the training in it",
+        "Timed on Fashion-MNIST, the CNN, images spread evenly; medians without the first and the "
+        "last round. Overhead is all of a round of the local engine that is not a client's "
+        "training; a loop in plain torch takes turns with it and trains the same. Other engines "
+        "have two workers or SuperNodes and end with the same model. Flower's deployment starts a "
+        "process for each message.",
     ),
     Section(
         attention_cycles,

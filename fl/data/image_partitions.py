@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,6 +70,26 @@ class ImagePartitions:
                 f"{device_id} holds no images out to evaluate on; set held_out_share above 0"
             )
         return self._take(indices[:count])
+
+    def num_examples(self, device_id: str) -> tuple[int, int]:
+        """Return how many images a device trains and evaluates on, without making floats of them.
+
+        Raises:
+            KeyError: There is no such device.
+        """
+        indices = self._indices(device_id)
+        count = self._num_held_out(indices)
+        return len(indices) - count, count
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all images, labels and who has which, in hexadecimal."""
+        images, found = _read(self.source), hashlib.sha256()
+        arrays: list[NDArray[Any]] = [images.images, images.labels]
+        arrays += [images.test_images, images.test_labels]
+        for array in arrays + list(_split(self.source, self.partitioning)):
+            found.update(f"{array.dtype.str} {array.shape}\n".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def _indices(self, device_id: str) -> NDArray[np.int64]:
         found = _split(self.source, self.partitioning)
