@@ -46,7 +46,7 @@ class ImagePartitions:
 
     def device_ids(self) -> list[str]:
         """Return ``device-0000`` and so on; the number is Flower's partition id."""
-        return [f"device-{number:04d}" for number in range(self.partitioning.num_devices)]
+        return list(_numbers(self.partitioning.num_devices))
 
     def load(self, device_id: str) -> Examples:
         """Return what a device trains on."""
@@ -93,10 +93,9 @@ class ImagePartitions:
 
     def _indices(self, device_id: str) -> NDArray[np.int64]:
         found = _split(self.source, self.partitioning)
-        names = {name: number for number, name in enumerate(self.device_ids())}
-        indices = found[names[device_id]]
+        number = _numbers(self.partitioning.num_devices)[device_id]
         # Drawn, as they are sorted by index, which in some sources is by class.
-        return np.random.default_rng(names[device_id]).permutation(indices)
+        return np.random.default_rng(number).permutation(found[number])
 
     def _num_held_out(self, indices: NDArray[np.int64]) -> int:
         if not self.held_out_share:
@@ -107,6 +106,12 @@ class ImagePartitions:
         images = _read(self.source)
         scaled = images.scaled(images.images[indices])
         return Examples({self.input_name: scaled}, images.labels[indices])
+
+
+@functools.lru_cache(2)
+def _numbers(num_devices: int) -> dict[str, int]:
+    """Return each device's number by its name, in order; a thousand names take a while to make."""
+    return {f"device-{number:04d}": number for number in range(num_devices)}
 
 
 @functools.lru_cache(2)
