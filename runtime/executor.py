@@ -94,10 +94,15 @@ class Executor:
 
 
 class ExecutionContext:
-    """Arrays and bindings of one run at a time; used again by the next run."""
+    """Arrays and bindings of one run at a time; used again by the next run.
+
+    Attributes:
+        host: The host steps it is bound to; None if there are none.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self.host = executor.host
         self._arrays = allocate(executor.plan, executor.tensors)
         self._scratch = aligned_bytes(executor.scratch_bytes)
         # Arrays of the caller change with every run; all others are bound once.
@@ -105,8 +110,8 @@ class ExecutionContext:
         changing = {spec.name for spec in (*signature.inputs, *signature.outputs)}
         self._bindings: dict[str, HostBinding] = {}
         for step in executor.steps:
-            if isinstance(step, HostStep) and executor.host is not None:
-                binding = executor.host.new_binding(step, executor.tensors)
+            if isinstance(step, HostStep) and self.host is not None:
+                binding = self.host.new_binding(step, executor.tensors)
                 binding.bind({name: array.ctypes.data for name, array in self._arrays.items()})
                 self._bindings[step.name] = binding
         # To check arrays and ask for their addresses costs as much as a small attention takes.

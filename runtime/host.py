@@ -17,6 +17,8 @@ from hocket.runtime.sharing import is_worth_sharing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from hocket.runtime.artifact import Artifact
     from hocket.runtime.signature import TensorSpec
     from hocket.runtime.steps import HostStep
@@ -51,14 +53,22 @@ class HostSessions:
     Args:
         artifact: Whose steps; onnxruntime copies the weights.
         num_threads: Threads to work with.
+        weights: In place of the artifact's, alike in names, types and shapes; None for its own.
 
     Raises:
         ArtifactError: Onnxruntime does not take a model, or it does not fit the steps.
     """
 
-    def __init__(self, artifact: Artifact, num_threads: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        num_threads: int,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        weights = artifact.weights if weights is None else weights
+        spin_microseconds = _spin_microseconds(artifact)
         self._sessions = [
-            _HostSession(artifact, number, num_threads, _spin_microseconds(artifact))
+            _HostSession(artifact, number, num_threads, spin_microseconds, weights)
             for number in range(len(artifact.host_models))
         ]
 
@@ -89,7 +99,12 @@ class _HostSession:
     """An onnxruntime session for the host steps of one model."""
 
     def __init__(
-        self, artifact: Artifact, number: int, num_threads: int, spin_microseconds: int | None
+        self,
+        artifact: Artifact,
+        number: int,
+        num_threads: int,
+        spin_microseconds: int | None,
+        weights: Mapping[str, NDArray[Any]],
     ) -> None:
         import onnxruntime
 
@@ -110,7 +125,7 @@ class _HostSession:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         names = list(model.weights)
         if names:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(artifact.weights[n]) for n in names]
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[n]) for n in names]
             options.add_external_initializers(names, values)
         # An artifact may come from a stranger. A model from memory may name files for its weights,
         # and would read them from the working directory: point it to an empty folder instead.

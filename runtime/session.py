@@ -14,7 +14,7 @@ import numpy as np
 
 from hocket.runtime.artifact import Artifact, load_artifact
 from hocket.runtime.cpu import usable_cores
-from hocket.runtime.errors import ArtifactError
+from hocket.runtime.errors import ArtifactError, FeedError
 from hocket.runtime.host import HostSessions
 from hocket.runtime.io_binding import IOBinding
 from hocket.runtime.profile import Profile, write_trace
@@ -86,6 +86,9 @@ class InferenceSession:
         artifact = _as_artifact(path_or_artifact, expected_digest)
         num_threads = options.intra_op_num_threads or artifact.num_threads or usable_cores()
         self._options = options
+        self._source: str | os.PathLike[str] | Artifact = path_or_artifact
+        # Of a file it is at hand already; what is in memory cannot become another.
+        self._digest = None if artifact is path_or_artifact else artifact.digest
         host = HostSessions(artifact, num_threads) if artifact.host_steps else None
         self._executors = SizedExecutors(artifact, host, num_threads)
         # Gives back the weights of a file, which onnxruntime has copied, before the compiler of the
@@ -190,6 +193,27 @@ class InferenceSession:
                 self._profiles.append(profile)
         return outputs
 
+    def update_weights(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Run with other weights from now on: other numbers, the same compilation.
+
+        Kernels and plans are kept; onnxruntime loads the host steps anew, with copies of the
+        arrays. A session of a file reads that again. Runs that are under way end with the weights
+        they began with.
+
+        Args:
+            arrays: One for each of the artifact's ``weights``, of its type and shape.
+
+        Raises:
+            FeedError: A name is missing or unknown, or an array has another type or shape; nothing
+                has changed then.
+            ArtifactError: The file is gone, or is another one now.
+        """
+        artifact = _as_artifact(self._source, self._digest)
+        _check_weights(arrays, artifact.weights)
+        if artifact.host_steps:
+            copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+            self._executors.replace_host(HostSessions(artifact, self.num_threads, copies))
+
     def io_binding(self) -> IOBinding:
         """Return a binding to arrays that runs read and write where they lie."""
         return IOBinding()
@@ -277,3 +301,19 @@ def _as_artifact(
             f"{path_or_artifact}: has digest {path_or_artifact.digest}, want {expected_digest}"
         )
     return path_or_artifact
+
+
+def _check_weights(arrays: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> None:
+    if arrays.keys() != wanted.keys():
+        missing, unknown = (
+            sorted(wanted.keys() - arrays.keys()),
+            sorted(arrays.keys() - wanted.keys()),
+        )
+        raise FeedError(f"weights: missing {missing}, unknown {unknown}")
+    for name, like in wanted.items():
+        array = arrays[name]
+        if array.dtype != like.dtype or array.shape != like.shape:
+            raise FeedError(
+                f"weight {name!r}: want {like.dtype} of shape {list(like.shape)}, "
+                f"got {array.dtype} of {list(array.shape)}"
+            )

@@ -89,8 +89,21 @@ class SizedExecutors:
         """Keep it for the next run."""
         with self._lock:
             idle = self._idle.setdefault(executor, [])
-            if executor in self._made.values() and len(idle) < MAX_IDLE_CONTEXTS:
+            is_kept = executor in self._made.values() and context.host is self._host
+            if is_kept and len(idle) < MAX_IDLE_CONTEXTS:
                 idle.append(context)
+
+    def replace_host(self, host: HostSessions) -> None:
+        """Let all runs from now on use other host steps; those under way end with what they have.
+
+        Args:
+            host: The same steps, with other weights.
+        """
+        with self._lock:
+            self._host = host
+            self._idle.clear()
+            for executor in self._made.values():
+                executor.host = host
 
     def inputs(self, dims: Mapping[str, int]) -> tuple[TensorSpec, ...]:
         """Return the inputs with the sizes of these dimensions, the module's own for the others.

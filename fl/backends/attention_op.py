@@ -7,6 +7,7 @@ the operator ``hocket::attention``, which torch can trace, compile and different
 from __future__ import annotations
 
 import functools
+import json
 import math
 import threading
 from typing import TYPE_CHECKING, Any
@@ -118,8 +119,8 @@ def scaled_dot_product_attention(
     "hocket::attention",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float scale)"
-    " -> (Tensor, Tensor)",
+    schema="(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float scale,"
+    " Tensor? kv_lengths=None, str rules='') -> (Tensor, Tensor)",
 )
 def attention(
     query: torch.Tensor,
@@ -128,6 +129,8 @@ def attention(
     mask: torch.Tensor | None,
     is_causal: bool,
     scale: float,
+    kv_lengths: torch.Tensor | None = None,
+    rules: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output of an attention and its log-sum-exp, which has no gradient.
 
@@ -138,8 +141,11 @@ def attention(
         mask: Rank 4, each extent that of the scores or 1: bool, or numbers to be added.
         is_causal: Whether row ``i`` sees keys up to ``i`` only.
         scale: Factor on the scores.
+        kv_lengths: int64 ``[batch]``, how many keys of a batch are seen; None for all.
+        rules: JSON of further fields of ``AttentionParameters``: windows, softcap, where queries
+            stand, what hidden scores become; a ``masked_value`` is text there.
     """
-    kernel = _kernel(*_description(query, key, value, mask, is_causal, scale))
+    kernel = _kernel(*_description(query, key, value, mask, is_causal, scale, kv_lengths, rules))
     output, log_sum_exp = empty_results(query, value)
     pool = _worker_pool()
     kernel.bind(
@@ -147,6 +153,7 @@ def attention(
         as_array(key),
         as_array(value),
         mask=None if mask is None else as_array(mask.contiguous()),
+        kv_lengths=None if kv_lengths is None else as_array(kv_lengths.contiguous()),
         output=as_array(output),
         log_sum_exp=as_array(log_sum_exp),
         scratch=np.empty(kernel.scratch_bytes(pool.num_threads), np.uint8),
@@ -159,7 +166,8 @@ def attention(
     mutates_args=(),
     device_types="cpu",
     schema="(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor output,"
-    " Tensor log_sum_exp, bool is_causal, float scale, bool has_mask_gradient)"
+    " Tensor log_sum_exp, bool is_causal, float scale, bool has_mask_gradient,"
+    " Tensor? kv_lengths=None, str rules='')"
     " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def attention_backward(
@@ -173,16 +181,18 @@ def attention_backward(
     is_causal: bool,
     scale: float,
     has_mask_gradient: bool,
+    kv_lengths: torch.Tensor | None = None,
+    rules: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of query, key, value and mask, the last empty unless it is wanted.
 
     Args:
         gradient: Of the output.
-        query, key, value, mask, is_causal, scale: Those of ``attention``.
+        query, key, value, mask, is_causal, scale, kv_lengths, rules: Those of ``attention``.
         output, log_sum_exp: What that returned.
         has_mask_gradient: Whether the gradient of the mask is wanted.
     """
-    description = _description(query, key, value, mask, is_causal, scale)
+    description = _description(query, key, value, mask, is_causal, scale, kv_lengths, rules)
     kernel = _gradient_kernel(*description, has_mask_gradient)
     results = empty_gradients(query, key, value, mask if has_mask_gradient else None)
     pool = _worker_pool()
@@ -191,6 +201,7 @@ def attention_backward(
         as_array(key),
         as_array(value),
         mask=None if mask is None else as_array(mask.contiguous()),
+        kv_lengths=None if kv_lengths is None else as_array(kv_lengths.contiguous()),
         output=as_array(output),
         log_sum_exp=as_array(log_sum_exp),
         output_gradient=as_array(laid_out_as(gradient, layout_of(output))),
@@ -219,8 +230,10 @@ def _attention_without_numbers(
     mask: torch.Tensor | None,
     is_causal: bool,
     scale: float,
+    kv_lengths: torch.Tensor | None = None,
+    rules: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    del key, mask, is_causal, scale
+    del key, mask, is_causal, scale, kv_lengths, rules
     return empty_results(query, value)
 
 
@@ -236,8 +249,10 @@ def _attention_backward_without_numbers(
     is_causal: bool,
     scale: float,
     has_mask_gradient: bool,
+    kv_lengths: torch.Tensor | None = None,
+    rules: str = "",
 ) -> tuple[torch.Tensor, ...]:
-    del gradient, output, log_sum_exp, is_causal, scale
+    del gradient, output, log_sum_exp, is_causal, scale, kv_lengths, rules
     results = empty_gradients(query, key, value, mask if has_mask_gradient else None)
     operands = (query, key, value, mask if has_mask_gradient and mask is not None else results[3])
     return tuple(
@@ -246,15 +261,15 @@ def _attention_backward_without_numbers(
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    query, key, value, mask, ctx.is_causal, ctx.scale = inputs
+    query, key, value, mask, ctx.is_causal, ctx.scale, kv_lengths, ctx.rules = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, mask, *output)
+    ctx.save_for_backward(query, key, value, mask, kv_lengths, *output)
 
 
 def _differentiate(
     ctx: Any, gradient: torch.Tensor, _gradient_of_sums: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...]:
-    query, key, value, mask, output, log_sum_exp = ctx.saved_tensors
+    query, key, value, mask, kv_lengths, output, log_sum_exp = ctx.saved_tensors
     has_mask_gradient = ctx.needs_input_grad[3]
     gradients = attention_backward(
         gradient,
@@ -267,10 +282,14 @@ def _differentiate(
         ctx.is_causal,
         ctx.scale,
         has_mask_gradient,
+        kv_lengths,
+        ctx.rules,
     )
     wanted = ctx.needs_input_grad[:4]
     return (
         *(found if want else None for found, want in zip(gradients, wanted, strict=True)),
+        None,
+        None,
         None,
         None,
     )
@@ -286,6 +305,8 @@ def _description(
     mask: torch.Tensor | None,
     is_causal: bool,
     scale: float,
+    kv_lengths: torch.Tensor | None,
+    rules: str,
 ) -> tuple[Any, ...]:
     """Return what kernels are made for, in things that have hashes."""
     return (
@@ -296,6 +317,8 @@ def _description(
         None if mask is None else (tuple(mask.shape), mask.dtype),
         is_causal,
         scale,
+        kv_lengths is not None,
+        rules,
     )
 
 
@@ -308,10 +331,18 @@ def _parameters(
     mask: tuple[tuple[int, int, int, int], torch.dtype] | None,
     is_causal: bool,
     scale: float,
+    has_kv_lengths: bool,
+    rules: str,
 ) -> AttentionParameters:
     batch, query_heads, query_length, head_dim = query_shape
     _, kv_heads, kv_length, value_dim = key_shape
     is_added = mask is not None and mask[1] is not torch.bool
+    ruled: dict[str, Any] = {
+        "masked_value": "-inf",
+        "masked_rows": "zero",
+        **json.loads(rules or "{}"),
+    }
+    ruled["masked_value"] = float(ruled["masked_value"])
     return AttentionParameters(
         batch=batch,
         query_heads=query_heads,
@@ -325,8 +356,6 @@ def _parameters(
         mask="none" if mask is None else "additive" if is_added else "boolean",
         mask_shape=None if mask is None else mask[0],
         mask_dtype=DTYPES[mask[1]] if mask is not None and is_added else None,
-        masked_value=-math.inf,
-        masked_rows="zero",
         is_causal=is_causal,
         query_layout=layouts[0],
         key_layout=layouts[1],
@@ -334,7 +363,9 @@ def _parameters(
         output_layout=layouts[0],
         query_rows=_QUERY_ROWS,
         kv_columns=_KV_COLUMNS,
+        has_kv_lengths=has_kv_lengths,
         saves_log_sum_exp=True,
+        **ruled,
     )
 
 

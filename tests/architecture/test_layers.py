@@ -44,6 +44,7 @@ GRAPH_MAY = (
 GRAPH_PACKAGES = ("numpy", "onnx", "onnx_ir", "onnxscript")
 ATTENTION_MAY = ("hocket.compiler.errors", "hocket.compiler.problem", "hocket.hwmodels")
 ARTIFACT = "hocket.runtime.artifact"
+BACKENDS_MAY = ("hocket.fl.core", "hocket.fl.backends", "hocket.hwmodels", "hocket.runtime")
 EVERYTHING = ("hocket",)
 
 TABLE = (
@@ -108,12 +109,16 @@ TABLE = (
     ),
     Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
-    Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True),
     Row(
-        "hocket.fl.backends.compiled",
-        ("hocket.fl.core", "hocket.runtime", "hocket.compiler.driver"),
-        ("numpy", "torch"),
-        is_planned=True,
+        "hocket.fl.sim",
+        ("hocket.fl.core", "hocket.hwmodels.loader", "hocket.hwmodels.machine"),
+        ("numpy",),
+    ),
+    # Made from an artifact alone: it needs no compiler, and ONNX only to read host models.
+    Row("hocket.fl.backends", BACKENDS_MAY, ("numpy", "torch")),
+    *(
+        Row(f"hocket.fl.backends.{name}", BACKENDS_MAY, ("numpy", "onnx", "torch"))
+        for name in ("training_graph", "inference", "onnx_ops.constants")
     ),
     # Torch calls the runtime's kernels as its own: nothing of the federation is in that.
     Row(
@@ -132,15 +137,19 @@ TABLE = (
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
+    Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
-    Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr"), is_planned=True),
+    Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
     Row("hocket.verification", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.calibration", EVERYTHING, ("numpy", "numba")),
     Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
+    Row("hocket.federated_clients", EVERYTHING, ("torch",)),
+    Row("hocket.federation", EVERYTHING, ("torch",)),
+    Row("hocket.flower_app", EVERYTHING, ("flwr",)),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
-    Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba")),
+    Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
     Row("hocket.venn_plotting", EVERYTHING, ("matplotlib", "numpy")),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),

@@ -60,6 +60,25 @@ def test_the_readme_fits_ten_lines() -> None:
 
 
 @pytest.mark.skipif(
+    not importlib.util.find_spec("hocket.fl.backends.compiled"),
+    reason="needs the compiled backend",
+)
+def test_a_client_app_of_flower_learns_with_a_compiled_module(tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "flower_client_app.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = re.findall(r"round (\d): accuracy (\d\.\d+)", result.stdout)
+    assert [number for number, _ in found] == ["1", "2", "3"]
+    assert float(found[-1][1]) > 0.8
+
+
+@pytest.mark.skipif(
     not (importlib.util.find_spec("tokenizers") and importlib.util.find_spec("matplotlib")),
     reason="needs the extra [demo]",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from support.federation import Clients, SoftmaxRegression, StandingClock, UnmakeableClients
@@ -18,11 +19,9 @@ from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Kind, 
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
 
 
-def ray_engine(clients: ClientFactory) -> Engine:
-    """Return an engine on a cluster that all tests share, as it takes seconds to start."""
+def share_cluster() -> None:
+    """Start a cluster that all tests share, as it takes seconds to start."""
     import ray
-
-    from hocket.fl.engines.ray import RayEngine
 
     if not ray.is_initialized():
         path = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -32,13 +31,33 @@ def ray_engine(clients: ClientFactory) -> Engine:
             log_to_driver=False,
             runtime_env={"env_vars": path},
         )
+
+
+def ray_engine(clients: ClientFactory) -> Engine:
+    from hocket.fl.engines.ray import RayEngine
+
+    share_cluster()
     return RayEngine(clients, 2, WallClock())
+
+
+def flower_engine(clients: ClientFactory) -> Engine:
+    """Return a simulated federation with one node a device."""
+    from hocket.fl.engines.flower.simulation import FlowerSimulation
+
+    class OnSharedCluster(FlowerSimulation):
+        def close(self) -> None:
+            with mock.patch("ray.shutdown"):  # as Flower stops what it has not started
+                super().close()
+
+    share_cluster()
+    return OnSharedCluster(clients, 2, WallClock())
 
 
 ENGINES: dict[str, Callable[[ClientFactory], Engine]] = {
     "in process": lambda clients: InProcessEngine(clients, WallClock()),
     "processes": lambda clients: ProcessEngine(clients, 2, WallClock()),
     "ray": ray_engine,
+    "flower": flower_engine,
 }
 # Those that can stop a client that hangs, and outlive one that takes its process with it.
 ISOLATING = [name for name in ENGINES if name != "in process"]
