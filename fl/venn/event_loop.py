@@ -28,6 +28,7 @@ from hocket.fl.venn.event_state import (
     bin_of,
     percentile_of,
 )
+from hocket.fl.venn.lookahead import order_jointly
 from hocket.fl.venn.planning import (
     ALL_TIERS,
     NOBODY,
@@ -37,6 +38,7 @@ from hocket.fl.venn.planning import (
 )
 from hocket.fl.venn.policies import (
     Matching,
+    Order,
     PolicyNumbers,
     Sharing,
     attained_share,
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 ASK, REACH, RESPOND, LOSE, SELECTED, CLOSE = range(6)
 SECONDS_AN_HOUR = 3600.0
+RANK_SECONDS = 6 * SECONDS_AN_HOUR
+RANK_EFFORT = 1000
 PAUSE_SECONDS = 0.1
 """Published rules: from the end of a round to the next request."""
 TIER_SHARE = 0.95
@@ -174,6 +178,8 @@ def run_events(  # noqa: PLR0912, PLR0915 - one loop, so that nothing is passed 
 @njit(cache=True, error_model="numpy")
 def _open(now: float, job: int, state: State, jobs: JobTable, rules: Rules, events: Events) -> None:
     """Begin a round."""
+    if state.attempts[job] == 0:
+        state.ranked_until[0] = now
     state.attempts[job] += 1
     attempt = state.attempts[job]
     state.asked_at[job] = now
@@ -350,6 +356,7 @@ def _close(
         state.wanted[job] = 0
     if state.done[job] >= jobs.rounds[job]:
         state.finished_at[job] = now
+        state.ranked_until[0] = now
         state.attempts[job] += 1
         state.wanted[job] = 0
         return 1
@@ -378,7 +385,31 @@ def _set_keys(now: float, state: State, jobs: JobTable, policy: PolicyNumbers) -
             state.draws[job],
             now - state.asked_at[job],
             share,
+            state.ranks[job],
         )
+
+
+@njit(cache=True, error_model="numpy")
+def _set_ranks(
+    now: float, state: State, jobs: JobTable, eligible: Bools, policy: PolicyNumbers
+) -> None:
+    """Order all jobs that are there, those too that wait for responses."""
+    state.ranked_until[0] = now + RANK_SECONDS
+    there = np.flatnonzero((state.attempts > 0) & (state.finished_at < 0))
+    rates = np.zeros(eligible.shape[1])
+    for atom in range(rates.size):
+        rates[atom] = state.hours[:, atom].sum()
+    rates /= max(min(now, HOURS_OF_SUPPLY * SECONDS_AN_HOUR), 1.0)
+    left = np.empty(there.size)
+    for at, job in enumerate(there):
+        total = (jobs.rounds[job] - state.done[job]) * jobs.demands[job]
+        left[at] = total
+    pause = percentile_of(state.bins[-1], 0.8)
+    order = order_jointly(
+        rates, eligible, left, jobs.demands[there].astype(np.float64), pause, jobs.groups[there], RANK_EFFORT
+    )
+    for rank, at in enumerate(order):
+        state.ranks[there[at]] = rank
 
 
 @njit(cache=True, error_model="numpy")
@@ -395,6 +426,8 @@ def _replan(
             supply, eligible, state.asked, state.wanted, jobs.groups, state.heads[:, 0]
         )
         return
+    if policy.order == Order.LOOK_AHEAD and now >= state.ranked_until[0]:
+        _set_ranks(now, state, jobs, eligible, policy)
     if not rules.is_published:
         _set_keys(now, state, jobs, policy)
     if policy.sharing == Sharing.INTERSECTIONS:

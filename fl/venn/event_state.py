@@ -80,6 +80,8 @@ class State(NamedTuple):
         wanted: Devices still wanted in this round.
         asked: Devices that the open request was for; 0 without one.
         keys, draws: What jobs are ordered by; a number drawn for each request.
+        ranks, ranked_until: Positions in the order of ``order_jointly``, and how long they are to
+            be kept, ``[1]``.
         accepts: Tiers that the cohort takes, a bit each.
         attempts: Rounds begun, by which late responses are told.
         done, aborted: Rounds completed, and given up.
@@ -105,6 +107,8 @@ class State(NamedTuple):
     asked: Ints
     keys: Floats
     draws: Floats
+    ranks: Floats
+    ranked_until: Floats
     accepts: Ints
     attempts: Ints
     done: Ints
@@ -155,6 +159,8 @@ def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) ->
         asked=ints(),
         keys=floats(),
         draws=floats(),
+        ranks=floats(),
+        ranked_until=np.zeros(1),
         accepts=np.full(num_jobs, ALL_TIERS, np.int64),
         attempts=ints(),
         done=ints(),

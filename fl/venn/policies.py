@@ -42,6 +42,8 @@ class Order(enum.IntEnum):
     """Devices that the round still wants: smallest remaining request first."""
     TOTAL = 4
     """Devices that all rounds together still want: smallest remaining total first."""
+    LOOK_AHEAD = 5
+    """Ours: the order that has all jobs done soonest, by the supply to be expected."""
 
 
 class Sharing(enum.IntEnum):
@@ -198,6 +200,7 @@ def order_key(
     draw: float,
     waited: float,
     share: float,
+    rank: float,
 ) -> float:
     """Return what a job is ordered by; the smallest key comes first.
 
@@ -210,6 +213,7 @@ def order_key(
         draw: Drawn for the request, in [0, 1).
         waited: Seconds since the request.
         share: ``attained_share`` of the job.
+        rank: Position in the order of ``order_jointly``.
     """
     if policy.order == Order.RANDOM:
         key = draw
@@ -219,9 +223,11 @@ def order_key(
         key = float(served)
     elif policy.order == Order.REQUEST:
         key = float(wanted)
-    else:
+    elif policy.order == Order.TOTAL:
         key = left + wanted
-    if policy.fairness > 0:
+    else:
+        key = rank
+    if policy.fairness > 0 and policy.order != Order.LOOK_AHEAD:
         key *= share**policy.fairness
     if waited > policy.patience:
         key = _STARVING - waited

@@ -120,7 +120,7 @@ def test_a_job_gains_rank_by_waiting_and_loses_it_by_service(
 
 def test_fairness_moves_those_behind_forward() -> None:
     fair = Policy("fair", Order.REQUEST, fairness=2.0).numbers
-    behind, ahead = (order_key(fair, 10, 0.0, 0.0, 0, 0.0, 0.0, share) for share in (0.5, 2.0))
+    behind, ahead = (order_key(fair, 10, 0.0, 0.0, 0, 0.0, 0.0, share, 0.0) for share in (0.5, 2.0))
     assert (behind, ahead) == (2.5, 40.0)
     plain = POLICIES["srsf"].numbers
     assert order_key(plain, 10, 0.0, 0.0, 0, 0.0, 0.0, 0.5) == 10
