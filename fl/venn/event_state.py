@@ -80,7 +80,7 @@ class State(NamedTuple):
         wanted: Devices still wanted in this round.
         asked: Devices that the open request was for; 0 without one.
         keys, draws: What jobs are ordered by; a number drawn for each request.
-        ranks, ranked_until: Positions in the order of ``order_jointly``, and how long they are to
+        ranks, ranked_until: Positions in the order of ``rank_jointly``, and how long they are to
             be kept, ``[1]``.
         accepts: Tiers that the cohort takes, a bit each.
         attempts: Rounds begun, by which late responses are told.

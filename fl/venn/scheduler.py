@@ -268,6 +268,7 @@ class VennScheduler:
                     entry.draw,
                     now - entry.asked,
                     share,
+                    0.0,
                 )
                 for entry, share in zip(entries, shares, strict=True)
             ],
