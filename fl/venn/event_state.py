@@ -89,6 +89,7 @@ class State(NamedTuple):
         lost: Devices of this round expected to be lost.
         asked_at, filled_at: When the round began, and when its cohort was complete, or -1.
         schedule_seconds, response_seconds: Sums over completed rounds.
+        longest_wait: Of a round for its devices, seconds.
         last_ratio: Response over scheduling time of the last round; 0 before the first.
         served, failed, wasted, late: Devices reached; lost; that answered in a round given up; that
             answered after their round.
@@ -120,6 +121,7 @@ class State(NamedTuple):
     filled_at: Floats
     schedule_seconds: Floats
     response_seconds: Floats
+    longest_wait: Floats
     last_ratio: Floats
     served: Ints
     failed: Ints
@@ -172,6 +174,7 @@ def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) ->
         filled_at=floats(-1.0),
         schedule_seconds=floats(),
         response_seconds=floats(),
+        longest_wait=floats(),
         last_ratio=floats(),
         served=ints(),
         failed=ints(),

@@ -219,9 +219,10 @@ def close_round(
     now: float, job: int, success: bool, state: State, jobs: JobTable, rules: Rules, events: Events
 ) -> int:
     """End a round and begin the next; return 1 if it was the job's last."""
+    filled = state.filled_at[job] if state.filled_at[job] >= 0 else now
+    scheduling, responding = filled - state.asked_at[job], now - filled
+    state.longest_wait[job] = max(state.longest_wait[job], scheduling)
     if success:
-        filled = state.filled_at[job] if state.filled_at[job] >= 0 else now
-        scheduling, responding = filled - state.asked_at[job], now - filled
         state.done[job] += 1
         state.schedule_seconds[job] += scheduling
         state.response_seconds[job] += responding
