@@ -151,12 +151,14 @@ def measure(choices: Choices) -> list[dict[str, Any]]:
     for family, count in numbers.items():
         for seed in range(count):
             instance = Instance(family, seed)
-            row = rows.get((family, seed))
-            if row is None:
-                row = {"row": "instance", "family": family, "seed": seed, **_solve(instance)}
-            row |= {name: instance.total_of(name, seed) for name in (*LIVE, "published")}
-            rows[family, seed] = row
-            _write_rows(list(rows.values()), choices)
+            is_new = (family, seed) not in rows
+            if is_new:
+                exact = _solve(instance)
+                rows[family, seed] = {"row": "instance", "family": family, "seed": seed, **exact}
+            totals = {name: instance.total_of(name, seed) for name in (*LIVE, "published")}
+            rows[family, seed] |= totals
+            if is_new:
+                _write_rows(list(rows.values()), choices)
     return list(rows.values())
 
 
