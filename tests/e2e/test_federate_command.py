@@ -17,7 +17,9 @@ runner = CliRunner()
 
 
 def federate(*arguments: object) -> Result:
-    return runner.invoke(cli.app, ["federate", *map(str, arguments)])
+    # Wide enough for tables not to break headings, whatever terminal the tests run in.
+    wide = {"COLUMNS": "160"}
+    return runner.invoke(cli.app, ["federate", *map(str, arguments)], env=wide)
 
 
 def found_in(result: Result) -> dict[str, Any]:
