@@ -41,12 +41,17 @@ def make_model(
         progress: Of the compilation, as ``hocket.compile`` takes it.
 
     Raises:
-        ConfigError: There is no such backend.
+        ConfigError: There is no such backend, or batches are too large for the module.
         ModelError: The model cannot be read, or a dimension has no size.
     """
+    from hocket.fl.backends.batching import find_batch_sizes
+
     if config.model.backend:
         return load_own(config, "model.backend", config.model.backend), None
     artifact = _make_artifact(config, progress)
+    # Now, and not as a failure of each device in each round.
+    with config.naming("training"):
+        find_batch_sizes(artifact).check(config.training.batch_size)
     return _compiled_model(config, artifact), artifact
 
 
