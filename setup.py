@@ -76,6 +76,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[

@@ -25,6 +25,7 @@ from hocket.commands import (
     search,
     simulate,
     targets,
+    venn,
     verify,
 )
 from hocket.commands.terminal import log_console
@@ -122,4 +123,5 @@ app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
+app.add_typer(venn.app, name="venn")
 app.command("doctor")(doctor.doctor_command)
