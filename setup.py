@@ -74,6 +74,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[

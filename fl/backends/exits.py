@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch.nn import functional
 
 from hocket.fl.core.errors import CapabilityError
 from hocket.fl.core.seeds import generator_for
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -68,7 +68,7 @@ class ExitHead:
         return self.shape[0] * math.prod(self._parts)
 
     def start(self, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
-        """Return random parameters, as torch begins a linear layer; the same for the same border."""
+        """Return parameters as torch begins a linear layer, the same for the same border."""
         generator, bound = generator_for(0, "exit", self.border), self.num_features**-0.5
         sizes = {self.weight: (self.num_classes, self.num_features), self.bias: self.num_classes}
         return {

@@ -154,7 +154,7 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do, of ``TRAIN``, ``EVALUATE``, ``INPUT_GRADIENT``, ``FOOTPRINT``, ``SPANS``."""
+        """What it can do, of ``TRAIN``, ``EVALUATE`` and the others above."""
         ...
 
     def parameters(self) -> Parameters:

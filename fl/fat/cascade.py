@@ -110,7 +110,12 @@ class FeatureCache:
         return sum(array.nbytes for array in self._entries.values())
 
     def get(self, device_id: str, digest: str) -> NDArray[Any] | None:
-        """Return a device's features, None if they are not kept; ``digest`` is of what made them."""
+        """Return a device's features, None if they are not kept.
+
+        Args:
+            device_id: Whose they are.
+            digest: Of the parameters that made them.
+        """
         found = self._entries.get((device_id, digest))
         if found is not None:
             self._entries.move_to_end((device_id, digest))
@@ -245,7 +250,7 @@ class CascadeClient:
         )
 
     def _displacement(self, wanted: StageTask, features: NDArray[Any], seed: int) -> float:
-        """Return how far an attack moves what the stage's module makes of an example, in the mean."""
+        """Return how far an attack moves what the stage's module makes, in the mean."""
         module = self.cascade.modules[wanted.stage]
         attack, ball = Attack(wanted.steps), _ball(wanted, features)
         noise, total = generator_for(seed, "displacement"), 0.0

@@ -49,7 +49,7 @@ def accuracy_under(
     """Return how often a model is right, and how often still when it is attacked at its input.
 
     The attack is on the whole of it, from the input to the last of the exits: with the default on
-    the composed model with its own scores. An example is broken if what one of the searches found is.
+    the composed model with its own scores. An example is broken if one of the searches breaks it.
 
     Args:
         spans: The model.
