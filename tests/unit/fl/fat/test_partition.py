@@ -122,7 +122,7 @@ def test_modules_that_share_parameters_or_leave_gaps_are_refused() -> None:
 
 
 def test_a_prophets_piece_owns_what_its_loss_reaches() -> None:
-    cascade = digit_cascade(0.55)
+    cascade = digit_cascade(0.9)
     assert len(cascade) >= 2
     first, second = cascade.modules[:2]
     both = cascade.owned(0, 1, prophet=1.0)
