@@ -70,7 +70,10 @@ class ExitHead:
     def start(self, dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
         """Return parameters as torch begins a linear layer, the same for the same border."""
         generator, bound = generator_for(0, "exit", self.border), self.num_features**-0.5
-        sizes = {self.weight: (self.num_classes, self.num_features), self.bias: self.num_classes}
+        sizes = {
+            self.weight: (self.num_classes, self.num_features),
+            self.bias: (self.num_classes,),
+        }
         return {
             name: generator.uniform(-bound, bound, size).astype(dtype)
             for name, size in sizes.items()

@@ -65,13 +65,13 @@ class Linf:
 
     def step(self, point: NDArray[Any], gradient: NDArray[Any], size: float) -> NDArray[Any]:
         """Return where a step by the gradient's signs leads."""
-        return point + point.dtype.type(size) * np.sign(gradient)
+        return np.asarray(point + point.dtype.type(size) * np.sign(gradient))
 
     def project(self, point: NDArray[Any], origin: NDArray[Any]) -> NDArray[Any]:
         """Return the nearest points of the ball around each example."""
         radius = origin.dtype.type(self.radius)
         near = np.clip(point, origin - radius, origin + radius)
-        return np.clip(near, self.low, self.high)
+        return np.asarray(np.clip(near, self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class L2:
     def step(self, point: NDArray[Any], gradient: NDArray[Any], size: float) -> NDArray[Any]:
         """Return where a step along the gradient leads."""
         factor = point.dtype.type(size) / (lengths(gradient) + _TINY)
-        return point + factor * gradient
+        return np.asarray(point + factor * gradient)
 
     def project(self, point: NDArray[Any], origin: NDArray[Any]) -> NDArray[Any]:
         """Return points of the ball around each example, towards which the others are."""
@@ -107,7 +107,7 @@ class L2:
         factor = np.minimum(1, self.radius / (lengths(change) + _TINY)).astype(origin.dtype)
         near = origin + change * factor
         # Examples are in the positive part themselves, so this brings points nearer to them.
-        return np.maximum(near, 0) if self.is_positive else near
+        return np.asarray(np.maximum(near, 0) if self.is_positive else near)
 
 
 @dataclass(frozen=True)

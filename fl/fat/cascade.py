@@ -18,7 +18,7 @@ from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed, generator_for
 from hocket.fl.core.types import ClientUpdate
 from hocket.fl.fat.attack import L2, Attack, Linf, perturb
-from hocket.fl.fat.evaluation import accuracy_under
+from hocket.fl.fat.evaluation import accuracy_under, attack_piece
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.data import Examples, Partitions
     from hocket.fl.core.parameters import Parameters
-    from hocket.fl.core.spans import Piece, Spans
+    from hocket.fl.core.spans import Spans
     from hocket.fl.core.types import ClientTask, Setting
     from hocket.fl.fat.attack import Ball
     from hocket.fl.fat.partition import Cascade
@@ -227,27 +227,11 @@ class CascadeClient:
                 chosen = shuffled[start : start + training.batch_size]
                 inputs, wanted_classes = features[chosen], targets[chosen]
                 if wanted.is_adversarial:
-                    inputs = self._attacked(piece, attack, ball, inputs, wanted_classes, noise)
+                    inputs = attack_piece(
+                        self.spans, piece, attack, ball, inputs, wanted_classes, noise
+                    )
                 losses.append(steps.step(inputs, wanted_classes))
         return float(np.mean(losses))
-
-    def _attacked(
-        self,
-        piece: Piece,
-        attack: Attack,
-        ball: Ball,
-        inputs: NDArray[Any],
-        targets: NDArray[Any],
-        noise: np.random.Generator,
-    ) -> NDArray[Any]:
-        return perturb(
-            attack,
-            ball,
-            inputs,
-            lambda point: self.spans.gradient(piece, point, targets),
-            lambda point: self.spans.losses(piece, point, targets)[0],
-            noise,
-        )
 
     def _displacement(self, wanted: StageTask, features: NDArray[Any], seed: int) -> float:
         """Return how far an attack moves what the stage's module makes, in the mean."""
@@ -257,14 +241,28 @@ class CascadeClient:
         for inputs in self._parts(features):
             origin = self.spans.features(module.start, module.stop, inputs)
 
-            def gradient(point: NDArray[Any], origin: NDArray[Any] = origin) -> Any:
-                return self.spans.displacement(module.start, module.stop, point, origin)
-
-            moved = perturb(
-                attack, ball, inputs, gradient, lambda point, of=gradient: of(point)[0], noise
-            )
-            total += float(np.sqrt(gradient(moved)[0]).sum())
+            moved = self._displace(wanted, attack, ball, inputs, origin, noise)
+            distances = np.linalg.norm((moved - origin).reshape(len(origin), -1), axis=1)
+            total += float(distances.sum())
         return total / len(features)
+
+    def _displace(
+        self,
+        wanted: StageTask,
+        attack: Attack,
+        ball: Ball,
+        inputs: NDArray[Any],
+        origin: NDArray[Any],
+        noise: np.random.Generator,
+    ) -> NDArray[Any]:
+        """Return where an attack moves what the stage's module makes of examples to."""
+        module = self.cascade.modules[wanted.stage]
+
+        def gradient(point: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+            return self.spans.displacement(module.start, module.stop, point, origin)
+
+        moved = perturb(attack, ball, inputs, gradient, lambda point: gradient(point)[0], noise)
+        return self.spans.features(module.start, module.stop, moved)
 
     def _accuracies(self, wanted: StageTask, examples: Examples, seed: int) -> dict[str, float]:
         """Return accuracies of the model up to the stage's exit, attacked at its input."""

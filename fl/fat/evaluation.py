@@ -71,18 +71,39 @@ def accuracy_under(
         num_right += int(is_right.sum())
         # The greatest loss of several searches need not be the one that is wrong.
         for search in searches:
-            moved = perturb(
-                search,
-                ball,
-                origin,
-                lambda point, of=targets: spans.gradient(piece, point, of),
-                lambda point, of=targets: spans.losses(piece, point, of)[0],
-                generator,
-            )
+            moved = attack_piece(spans, piece, search, ball, origin, targets, generator)
             is_right &= _is_right(spans, piece, moved, targets)
         num_robust += int(is_right.sum())
     count = len(examples)
     return Robustness(num_right / count, num_robust / count, count)
+
+
+def attack_piece(
+    spans: Spans,
+    piece: Piece,
+    attack: Attack,
+    ball: Ball,
+    inputs: NDArray[Any],
+    targets: NDArray[Any],
+    generator: np.random.Generator,
+) -> NDArray[Any]:
+    """Return what an attack on a piece of a model makes of what the piece is given.
+
+    Args:
+        spans: The model.
+        piece: Its loss is what the attack makes greater.
+        attack, ball, generator: As ``perturb`` takes them.
+        inputs: What the piece is given, ``[batch, ...]``.
+        targets: Classes, ``[batch]``.
+    """
+    return perturb(
+        attack,
+        ball,
+        inputs,
+        lambda point: spans.gradient(piece, point, targets),
+        lambda point: spans.losses(piece, point, targets)[0],
+        generator,
+    )
 
 
 def _is_right(

@@ -50,7 +50,7 @@ class StageState:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return it as arrays, which ``from_arrays`` reads."""
         found: dict[str, NDArray[Any]] = {
-            f"{_STAGE}{each.name}": np.array(float(getattr(self, each.name))) for each in _SCALARS
+            f"{_STAGE}{name}": np.array(float(getattr(self, name))) for name in _SCALARS
         }
         found[_RATIOS] = np.array(self.ratios, np.float64)
         return found | {f"{_BEST}{name}": array for name, array in (self.best or {}).items()}
@@ -58,10 +58,7 @@ class StageState:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> StageState:
         """Return what ``to_arrays`` made arrays of."""
-        scalars = {
-            each.name: type(each.default)(arrays[f"{_STAGE}{each.name}"].item())
-            for each in _SCALARS
-        }
+        scalars = {name: kind(arrays[f"{_STAGE}{name}"].item()) for name, kind in _SCALARS.items()}
         best = {
             name.removeprefix(_BEST): array
             for name, array in arrays.items()
@@ -70,7 +67,11 @@ class StageState:
         return cls(**scalars, ratios=tuple(arrays[_RATIOS].tolist()), best=best or None)
 
 
-_SCALARS = [each for each in fields(StageState) if each.name not in ("ratios", "best")]
+_SCALARS: dict[str, Any] = {
+    each.name: type(each.default)
+    for each in fields(StageState)
+    if each.name not in ("ratios", "best")
+}
 
 
 def ratio_of(clean: float, adversarial: float) -> float:
