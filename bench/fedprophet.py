@@ -2,9 +2,9 @@
 
 FedProphet, with and without prophets, beside joint adversarial training of the same model (jFAT)
 and of a smaller one that fits into the same memory; all on Fashion-MNIST, with the same devices,
-rounds of the same steps, seeds and attacks. Accuracies are of the composed model on test images that no
-device has; memory is the backend's footprint of an attacked step; seconds are simulated, on the
-authors' pool of devices, by their model of time and by the fuller one.
+rounds of the same steps, seeds and attacks. Accuracies are of the composed model on test images
+that no device has; memory is the backend's footprint of an attacked step; seconds are simulated,
+on the authors' pool of devices, by their model of time and by the fuller one.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ def footprint_of(
     optimizer_bytes = states * trained_bytes
     # Where parameters started, if they are drawn there.
     kept_bytes = optimizer_bytes + (trained_bytes if training.proximal_mu else 0)
+    if span.is_attacked:  # what is given is there as it was, beside what the attack makes of it
+        kept_bytes += sum(_value_bytes(program, name) for name in _given(work, program, span))
     ledger = TensorLedger(machine)
     activation_bytes = _run(work, program, span, weights, ledger)
     attention_seconds = ledger.attention_seconds
@@ -113,6 +115,16 @@ def _weights_of(work: Work, program: TrainingProgram, span: Span) -> dict[str, t
     return {name: tensor for name, tensor in work.weights.items() if name in read}
 
 
+def _given(work: Work, program: TrainingProgram, span: Span) -> list[str]:
+    """Return the names of what a span is given."""
+    return [span.start] if span.start else [name for name in work.inputs if name in program.given]
+
+
+def _value_bytes(program: TrainingProgram, name: str) -> int:
+    value = program.values[name]
+    return math.prod(value.shape) * value.dtype.itemsize
+
+
 def _run(
     work: Work,
     program: TrainingProgram,
@@ -121,12 +133,11 @@ def _run(
     ledger: TensorLedger,
 ) -> int:
     """Run a step forward and backward; return what is kept between the two."""
-    given = [span.start] if span.start else [each for each in work.inputs if each in program.given]
     with FakeTensorMode(allow_non_fake_inputs=True):
         fakes = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in weights.items()
         }
-        for name in given:
+        for name in _given(work, program, span):
             value = program.values[name]
             fakes[name] = torch.empty(value.shape, dtype=value.dtype)
             if span.is_attacked and value.dtype.is_floating_point:
