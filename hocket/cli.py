@@ -19,6 +19,7 @@ from hocket.commands import (
     bench,
     compile,  # noqa: A004
     doctor,
+    federate,
     inspect,
     run,
     search,
@@ -120,4 +121,5 @@ app.command("inspect")(inspect.inspect_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
+app.add_typer(federate.app, name="federate")
 app.command("doctor")(doctor.doctor_command)
