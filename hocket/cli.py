@@ -21,6 +21,7 @@ from hocket.commands import (
     doctor,
     federate,
     inspect,
+    prophet,
     run,
     search,
     simulate,
@@ -122,4 +123,5 @@ app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
+app.add_typer(prophet.app, name="prophet")
 app.command("doctor")(doctor.doctor_command)
