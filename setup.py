@@ -77,6 +77,7 @@ setup(
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
+        "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[
