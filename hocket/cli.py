@@ -20,6 +20,7 @@ from hocket.commands import (
     compile,  # noqa: A004
     doctor,
     inspect,
+    photon,
     run,
     search,
     simulate,
@@ -120,4 +121,5 @@ app.command("inspect")(inspect.inspect_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
+app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)
