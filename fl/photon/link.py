@@ -157,7 +157,7 @@ def _chunk(number: int) -> str:
 
 
 def _place(number: int, header: bytes) -> str:
-    return f"{number} {hashlib.sha256(header).hexdigest()}"
+    return f"{_chunk(number)} {hashlib.sha256(header).hexdigest()}"
 
 
 def _sealed(content: bytes, place: str) -> NDArray[np.uint8]:
@@ -174,5 +174,5 @@ def _opened(sealed: NDArray[Any], place: str, label: Label) -> bytes:
     content = sealed.tobytes()
     digest, rest = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if _digest(rest, place) != digest:
-        raise UpdateError(f"update of {label.device_id!r}: chunk {place.split()[0]} is damaged")
+        raise UpdateError(f"update of {label.device_id!r}: {place.partition(' ')[0]} is damaged")
     return rest
