@@ -1,6 +1,8 @@
 """``hocket photon``: language models trained from scratch by clients far apart."""
 
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,11 +11,14 @@ from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
     format_bytes,
+    log_console,
     plain_table,
     print_json,
+    progress_bar,
 )
 
 if TYPE_CHECKING:
+    from hocket.fl.core.types import RoundReport
     from hocket.fl.photon.plan import Measured, RunPlan
 
 app = typer.Typer(
@@ -22,6 +27,169 @@ app = typer.Typer(
 )
 
 HOUR = 3_600.0
+
+
+@app.command("train")
+def train_command(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="What to train, on what, and how.")
+    ],
+    *,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="Where clients run: local, ray, flower; else as in the file."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes at once; else as in the file.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="In all; else as in the file.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last round that is over.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Train a language model from scratch across clients.
+
+    Rounds are told on stderr as they end: loss, perplexity, tokens a second, bytes sent. Metrics, a
+    line a round, checkpoints and the trained module go to the run's folder.
+
+    **Examples**
+
+    - `hocket photon data --folder shards --sources essays,python --vocabulary 2048`
+    - `hocket photon train photon.toml --engine local --workers 2`
+    - `hocket photon train photon.toml --resume --rounds 100`
+    """
+    from hocket.fl.photon.config import EngineSection, load_photon_config
+    from hocket.photon import train_photon
+
+    found = load_photon_config(config)
+    if engine is not None or workers is not None:
+        if engine not in {None, "local", "ray", "flower"}:
+            raise typer.BadParameter(f"want local, ray or flower, got {engine!r}")
+        chosen = {"name": engine or found.engine.name}
+        chosen["workers"] = found.engine.workers if workers is None else workers  # type: ignore[assignment]
+        found = found.model_copy(update={"engine": EngineSection.model_validate(chosen)})
+    if rounds is not None:
+        found = found.model_copy(update={"run": found.run.model_copy(update={"rounds": rounds})})
+    result = train_photon(found, resume=resume, observers=[_Teller(found.run.rounds)])
+    last = result.reports[-1]
+    if json_output:
+        print_json(
+            {
+                "folder": str(result.folder),
+                "model": str(result.model),
+                "digest": result.digest,
+                "num_rounds": len(result.reports),
+                "ledger": asdict(result.ledger),
+                "metrics": {**last.train_metrics, **last.evaluate_metrics},
+            }
+        )
+        return
+    console = answer_console()
+    console.print(_told(last, found.run.rounds, None))
+    console.print(
+        f"{result.ledger.tokens:,} tokens, {format_bytes(result.ledger.uploaded_bytes)} up, "
+        f"{format_bytes(result.ledger.downloaded_bytes)} down; the model is {result.model}"
+    )
+
+
+@app.command("data")
+def data_command(
+    *,
+    folder: Annotated[Path, typer.Option("--folder", "-o", help="Of the shards; made new.")],
+    sources: Annotated[
+        str, typer.Option("--sources", metavar="NAME,...", help="Kinds of text, with commas.")
+    ] = "essays,dictionary,kernel,python",
+    vocabulary: Annotated[
+        int, typer.Option("--vocabulary", min=257, help="Tokens of the tokenizer it learns.")
+    ] = 2_048,
+    characters: Annotated[
+        int | None, typer.Option("--characters", min=1, help="Of each source, at most.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where packages are kept; the user's cache.")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Get real text from packages of Debian, and write it as tokens.
+
+    Needs Debian's apt-get, and no root. The text is others', under their licences.
+
+    **Examples**
+
+    - `hocket photon data --folder shards`
+    - `hocket photon data -o shards --sources perl,git --characters 4000000 --json`
+    """
+    import os
+
+    from hocket.photon import prepare_shards
+
+    home = os.environ.get("HOCKET_DATA_DIR", "") or Path.home() / ".cache" / "hocket" / "data"
+    names = [name.strip() for name in sources.split(",") if name.strip()]
+    with progress_bar("getting text"):
+        made = prepare_shards(
+            folder,
+            names,
+            vocabulary,
+            cache=cache or Path(home) / "corpora",
+            most_characters=characters,
+        )
+    counts = {
+        name: {part: made.num_tokens(name, part) for part in ("train", "held-out")}
+        for name in made.sources
+    }
+    if json_output:
+        print_json({"folder": str(folder), "vocabulary": made.vocabulary, "tokens": counts})
+        return
+    table = plain_table("source", "tokens", "held out")
+    for name, parts in counts.items():
+        table.add_row(name, *(f"{count:,}" for count in parts.values()))
+    answer_console().print(table)
+
+
+class _Teller:
+    """Says on stderr how rounds go."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self._num_rounds = num_rounds
+        self._console = log_console()
+        self._before: RoundReport | None = None
+        self._started = time.monotonic()
+
+    def started(self, round_number: int, tasks: Any) -> None:
+        """Note when."""
+        del round_number, tasks
+        self._started = time.monotonic()
+
+    def replied(self, reply: Any) -> None:
+        """Do nothing: rounds are told when they are over."""
+
+    def finished(self, report: "RoundReport") -> None:
+        """Say what came of it."""
+        self._console.print(_told(report, self._num_rounds, self._before))
+        for sentence in report.failures:
+            self._console.print(f"  {sentence}", style="dim")
+        self._before = report
+
+
+def _told(report: "RoundReport", num_rounds: int, before: "RoundReport | None") -> str:
+    found = {**report.train_metrics, **report.evaluate_metrics}
+    parts = [
+        f"round {report.round}/{num_rounds}",
+        f"{report.num_updates}/{report.num_tasks} clients",
+    ]
+    if "loss" in found:
+        parts.append(f"loss {found['loss']:.3f}")
+    if "server_perplexity" in found:
+        parts.append(f"held-out perplexity {found['server_perplexity']:.2f}")
+    if before is not None:
+        new = found["tokens"] - before.train_metrics["tokens"]
+        parts.append(f"{new / report.seconds:,.0f} tokens/s")
+    return ", ".join(parts)
 
 
 @app.command("plan")

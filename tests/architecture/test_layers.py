@@ -132,6 +132,7 @@ TABLE = (
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
     Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
+    Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),

@@ -11,7 +11,7 @@ from hocket.fl.backends.compiled import CompiledBackend
 from hocket.fl.backends.task import Task
 from hocket.fl.core.data import Examples
 from hocket.fl.photon.sizes import GptSize
-from hocket.photon_model import compile_gpt
+from hocket.photon_parts import compile_gpt
 
 if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
