@@ -21,7 +21,7 @@ TINY = GptSize(layers=2, width=32, heads=4, kv_heads=2, vocabulary=61, context=1
 
 @functools.cache
 def tiny_artifact() -> Artifact:
-    return compile_gpt(TINY, seed=1, max_batch=8)
+    return compile_gpt(TINY, seed=1, max_batch=16)
 
 
 def tiny_backend() -> CompiledBackend:

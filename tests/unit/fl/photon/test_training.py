@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,16 @@ from support.photon import TINY, draw_examples, tiny_backend
 from torch.nn import functional
 
 from hocket.fl.core.backend import LocalTraining
+from hocket.fl.core.clock import WallClock
+from hocket.fl.core.coordinator import Plan
+from hocket.fl.core.data import Examples
 from hocket.fl.core.errors import ConfigError, UpdateError
+from hocket.fl.core.store import MemoryStore
+from hocket.fl.engines.local import InProcessEngine
+from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.gpt import Gpt
+from hocket.fl.photon.recipe import Recipe
+from hocket.fl.photon.server import PhotonServer
 
 BATCH = 4
 RECIPE = LocalTraining(
@@ -130,3 +140,47 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 def test_settings_survive_a_task() -> None:
     config = RECIPE.to_config()
     assert LocalTraining.from_config(config) == RECIPE
+
+
+def test_averaging_each_step_is_training_on_all_batches_at_once() -> None:
+    """What is sent at each step by synchronous training: the mean of gradients."""
+    num_clients, num_rounds = 4, 3
+    everything = [draw_examples(num_clients * BATCH, seed) for seed in range(num_rounds)]
+    training = LocalTraining(batch_size=BATCH, learning_rate=0.1)
+
+    @dataclasses.dataclass
+    class Shares:
+        def device_ids(self) -> list[str]:
+            return [str(number) for number in range(num_clients)]
+
+        def take(self, device_id: str, cursor: int, count: int) -> Examples:
+            start = int(device_id) * BATCH
+            return everything[cursor // BATCH].take(slice(start, start + count))
+
+    store = MemoryStore()
+    client = PhotonClient(tiny_backend(), Shares(), store)
+
+    @dataclasses.dataclass
+    class Here:
+        def device_ids(self) -> list[str]:
+            return client.sequences.device_ids()
+
+        def __call__(self) -> PhotonClient:
+            return client
+
+    server = PhotonServer(
+        Plan("run", num_rounds),
+        Recipe(training, 1, TINY.context),
+        InProcessEngine(Here(), WallClock()),
+        store,
+        WallClock(),
+    )
+    start = tiny_backend().parameters()
+    found = server.run(server.begin(start)).state.parameters
+    backend = tiny_backend()
+    whole = dataclasses.replace(training, batch_size=num_clients * BATCH)
+    for examples in everything:
+        backend.train(whole, examples, 0)
+    for name, array in backend.parameters().items():
+        assert (array != start[name]).any()
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
