@@ -13,15 +13,13 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests
+# Photon's trains for minutes even in its quick form: it has a chore of its own.
 BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/photon.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
 TYPES := build/types
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
-
-# Trains for minutes even in its quick form.
-PHOTON_BENCH := bench/photon.py
 
 .PHONY: help demo data photon-data install test check format types unit examples bench bench-kernels bench-photon bench-quick coverage clean
 
@@ -87,7 +85,7 @@ bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO an
 	$(BIN)/python bench/kernel_latency.py
 
 bench-photon: photon-data ## language models trained by clients far apart: ten minutes on two cores
-	$(BIN)/python $(PHOTON_BENCH) --quick --data $(DATA)/shards
+	$(BIN)/python bench/photon.py --quick --data $(DATA)/shards
 
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done

@@ -137,10 +137,16 @@ def test_a_killed_process_is_resumed_with_the_same_bits(
     assert resumed.digest == wanted[-1]["digest"]
 
 
-def test_processes_train_the_same_model(home: Path, whole: Path) -> None:
-    config = write_config(home, "processes")
+@pytest.mark.parametrize("engine", ["local", "ray", "flower"])
+def test_other_processes_train_the_same_model(home: Path, whole: Path, engine: str) -> None:
+    pytest.importorskip({"ray": "ray", "flower": "flwr"}.get(engine, "numpy"))
+    config = write_config(home, engine)
     answer = CliRunner().invoke(
-        app, ["photon", "train", str(config), "--workers", "2", "--rounds", "2", "--json"]
+        app,
+        [
+            *("photon", "train", str(config), "--engine", engine, "--workers", "2"),
+            *("--rounds", "2", "--json"),
+        ],
     )
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["digest"] == rounds_of(whole)[1]["digest"]
