@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from hocket.fl.core.backend import Backend
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
@@ -96,7 +97,7 @@ def train_photon(
 
     def evaluate(parameters: Parameters) -> Mapping[str, float]:
         backend.load_parameters(parameters)
-        return _held_out_losses(backend.evaluate, clients.data, config.data.held_out)
+        return _held_out_losses(backend, clients.data, config.data.held_out)
 
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, num_threads)
@@ -204,10 +205,10 @@ def prepare_shards(
     )
 
 
-def _held_out_losses(evaluate: object, data: ShardClients, most: int) -> dict[str, float]:
+def _held_out_losses(backend: Backend, data: ShardClients, most: int) -> dict[str, float]:
     found = {}
     for source in data.shards.sources:
-        result = evaluate(data.held_out(source, most))  # type: ignore[operator]
+        result = backend.evaluate(data.held_out(source, most))
         found[f"loss_{source}"] = result.metrics["loss"]
     loss = float(np.mean(list(found.values())))
     return {"loss": loss, "perplexity": math.exp(loss), **found}

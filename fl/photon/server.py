@@ -144,14 +144,15 @@ class PhotonServer:
             current.failures.append(
                 f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
             )
-        state = self._next_state(state, current, len(tasks), has_quorum=has_quorum)
+        change = current.mean.mean() if has_quorum else {}
+        state = self._next_state(state, current, len(tasks), change)
         report = RoundReport(
             round=number,
             num_tasks=len(tasks),
             num_updates=len(current.accounts),
             num_failures=len(tasks) - len(current.accounts),
             has_quorum=has_quorum,
-            train_metrics=_train_metrics(current, ledger_of(state), has_quorum=has_quorum),
+            train_metrics=_train_metrics(current, ledger_of(state), change),
             evaluate_metrics=self._evaluate(number, state.parameters),
             digest=digest_of(state.parameters),
             seconds=self.clock.now() - current.started,
@@ -251,15 +252,20 @@ class PhotonServer:
             current.cosines[name] = cosine
 
     def _next_state(
-        self, state: ServerState, current: _Round, num_tasks: int, *, has_quorum: bool
+        self,
+        state: ServerState,
+        current: _Round,
+        num_tasks: int,
+        change: Mapping[str, NDArray[Any]],
     ) -> ServerState:
+        """Return the state after a round; with no change, that of a round that does not count."""
         ledger = replace(
             current.ledger,
             uploaded_bytes=current.ledger.uploaded_bytes + current.uploaded_bytes,
             downloaded_bytes=current.ledger.downloaded_bytes
             + num_tasks * num_bytes(state.parameters),
         )
-        if not has_quorum:
+        if not change:
             return ServerState(state.parameters, {**state.kept, LEDGER: ledger.to_array()})
         names = sorted(current.accounts)
         ledger = ledger.after_round(
@@ -268,9 +274,8 @@ class PhotonServer:
             tuple(current.norms[name] for name in names),
             tuple(current.arrivals[name] for name in names),
         )
-        change = current.mean.mean()
         optimizer = self.recipe.server_optimizer
-        steps: Mapping[str, NDArray[Any]] = change
+        steps = change
         keeping: Mapping[str, NDArray[Any]] = {}
         if optimizer != Sgd():
             steps, keeping = optimizer.step(change, _group(state.kept, OPTIMIZER))
@@ -300,7 +305,9 @@ def _group(kept: Mapping[str, NDArray[Any]], group: str) -> dict[str, NDArray[An
     return {name[len(start) :]: array for name, array in kept.items() if name.startswith(start)}
 
 
-def _train_metrics(current: _Round, after: Ledger, *, has_quorum: bool) -> dict[str, float]:
+def _train_metrics(
+    current: _Round, after: Ledger, change: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
     names = sorted(current.metrics)
     found = {
         metric: float(np.mean([current.metrics[name][metric] for name in names]))
@@ -314,8 +321,8 @@ def _train_metrics(current: _Round, after: Ledger, *, has_quorum: bool) -> dict[
         "uploaded_bytes": float(after.uploaded_bytes),
         "downloaded_bytes": float(after.downloaded_bytes),
     }
-    if has_quorum:
-        found["mean_change_norm"] = norm_of(current.mean.mean())
+    if change:
+        found["mean_change_norm"] = norm_of(change)
         found["change_norm"] = float(
             np.mean([current.norms[name] for name in names]) * current.learning
         )

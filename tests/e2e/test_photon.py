@@ -152,6 +152,12 @@ def test_other_processes_train_the_same_model(home: Path, whole: Path, engine: s
     assert json.loads(answer.stdout)["digest"] == rounds_of(whole)[1]["digest"]
 
 
+def test_a_run_goes_on_for_more_rounds(home: Path, whole: Path) -> None:
+    train_photon(write_config(home, "longer", ("rounds = 3", "rounds = 2")))
+    found = train_photon(write_config(home, "longer"), resume=True)
+    assert found.digest == rounds_of(whole)[-1]["digest"]
+
+
 def test_other_settings_are_not_resumed(home: Path, whole: Path) -> None:
     changed = write_config(home, "whole", ("learning-rate = 0.01", "learning-rate = 0.02"))
     with pytest.raises(FederationError, match="other settings"):
