@@ -145,6 +145,9 @@ TABLE = (
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
+    # How many threads torch has is the process's, not a model's.
+    Row("hocket.photon", EVERYTHING, ("numpy", "torch")),
+    Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),
     Row("hocket.cli", EVERYTHING, ("typer", "rich")),
