@@ -55,7 +55,11 @@ COLUMNS = {
     "spread": ".3f",
     "sent_mb": ",.1f",
     "fewer_bytes": ",.0f",
+    "seconds_100_mbps": ",.0f",
+    "seconds_1_gbps": ",.0f",
 }
+BANDWIDTHS = {"seconds_100_mbps": 1e8, "seconds_1_gbps": 1e9}
+"""Of the server's link, through which all that is sent goes, after all are done computing."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,18 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if name not in best or found["loss"] < best[name]["loss"]:
                 best[name] = found
     central = best[CENTRALISED.name]["perplexity"]
-    return [{**row, "of_centralised": row["perplexity"] / central} for row in best.values()]
+    return [
+        {
+            **row,
+            "of_centralised": row["perplexity"] / central,
+            # Clients are as many machines, among which the centralised batch is shared, too.
+            **{
+                name: row["cpu_seconds"] / CLIENTS + 8e6 * row["sent_mb"] / bandwidth
+                for name, bandwidth in BANDWIDTHS.items()
+            },
+        }
+        for row in best.values()
+    ]
 
 
 def notes_of(shown: list[dict[str, Any]]) -> tuple[str, ...]:
