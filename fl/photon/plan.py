@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.photon.compression import BF16, encoded_bytes
 from hocket.fl.photon.sizes import SIZES
 from hocket.fl.photon.wall_time import Exchange, Workload, break_even
 
 if TYPE_CHECKING:
     from hocket.fl.photon.sizes import GptSize
-
-BYTES_EXCHANGED = {"float32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 256, "int4": 0.5 + 2 / 64}
-"""Of a parameter, by how it is sent."""
 
 _BANDWIDTH = re.compile(r"(\d+(?:\.\d*)?)\s*([kMGT]?)(?:bps|bit/s)")
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -113,12 +111,10 @@ def plan_run(
     Raises:
         ConfigError: A setting is unknown or out of range.
     """
-    if scheme not in BYTES_EXCHANGED:
-        raise ConfigError(f"scheme must be one of {tuple(BYTES_EXCHANGED)}, got {scheme!r}")
     if local_steps_per_round < 1:
         raise ConfigError(f"local_steps_per_round must be 1 or more, got {local_steps_per_round}")
-    gradient = Exchange(topology, num_clients, BYTES_EXCHANGED["bf16"] * size.num_parameters)
-    update = Exchange(topology, num_clients, BYTES_EXCHANGED[scheme] * size.num_parameters)
+    gradient = Exchange(topology, num_clients, encoded_bytes(size.num_parameters, BF16))
+    update = Exchange(topology, num_clients, encoded_bytes(size.num_parameters, scheme))
     num_rounds = math.ceil(measured.local_steps / local_steps_per_round)
     synchronous = Workload(measured.steps / measured.steps_per_second, measured.steps)
     federated = Workload(measured.local_steps / measured.local_steps_per_second, num_rounds)
@@ -133,7 +129,9 @@ def plan_run(
         synchronous_bytes=synchronous.num_exchanges * gradient.total_bytes,
         federated_bytes=num_rounds * update.total_bytes,
         break_even_bits_per_second=break_even(synchronous, federated, gradient, update),
-        client_bytes=moments + round((2 * 4 + BYTES_EXCHANGED[scheme]) * size.num_parameters),
+        client_bytes=moments
+        + 2 * 4 * size.num_parameters
+        + encoded_bytes(size.num_parameters, scheme),
         client_state_bytes=moments,
     )
 
