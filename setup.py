@@ -38,6 +38,7 @@ DEMO = [
 ]
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
+TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
@@ -67,6 +68,7 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *TENSORBOARD,
     *ZOO,
 ]
 
@@ -99,6 +101,7 @@ setup(
         "data": DATA,
         "photon": PHOTON,
         "ray": RAY,
+        "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,

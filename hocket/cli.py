@@ -19,6 +19,7 @@ from hocket.commands import (
     bench,
     compile,  # noqa: A004
     doctor,
+    federate,
     inspect,
     photon,
     run,
@@ -121,5 +122,6 @@ app.command("inspect")(inspect.inspect_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
+app.add_typer(federate.app, name="federate")
 app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)

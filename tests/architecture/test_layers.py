@@ -109,7 +109,11 @@ TABLE = (
     ),
     Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
-    Row("hocket.fl.sim", ("hocket.fl.core", "hocket.hwmodels.loader"), ("numpy",), is_planned=True),
+    Row(
+        "hocket.fl.sim",
+        ("hocket.fl.core", "hocket.hwmodels.loader", "hocket.hwmodels.machine"),
+        ("numpy",),
+    ),
     # Made from an artifact alone: it needs no compiler, and ONNX only to read host models.
     Row("hocket.fl.backends", BACKENDS_MAY, ("numpy", "torch")),
     *(
@@ -135,6 +139,7 @@ TABLE = (
     Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
+    Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
@@ -142,6 +147,9 @@ TABLE = (
     Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.calibration", EVERYTHING, ("numpy", "numba")),
     Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
+    Row("hocket.federated_clients", EVERYTHING, ("torch",)),
+    Row("hocket.federation", EVERYTHING, ("torch",)),
+    Row("hocket.flower_app", EVERYTHING, ("flwr",)),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
