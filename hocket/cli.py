@@ -22,6 +22,7 @@ from hocket.commands import (
     federate,
     inspect,
     prophet,
+    photon,
     run,
     search,
     simulate,
@@ -126,4 +127,5 @@ app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
 app.add_typer(venn.app, name="venn")
 app.add_typer(prophet.app, name="prophet")
+app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)
