@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from hocket.fl.data.partitioning import Partitioning
 from hocket.fl.strategies.averaging import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from hocket.federated_clients import ClientMaker
     from hocket.fl.config import FederationConfig
     from hocket.fl.core.backend import Backend, BackendFactory
     from hocket.fl.core.data import Partitions
@@ -31,6 +33,24 @@ MODEL = "model.hkt"
 TARGETS = {"cross-entropy": "classes", "next-token": "tokens"}
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a federation is made of, beside its data.
+
+    Attributes:
+        clients: Makes clients.
+        backend: The server's own model, with the parameters that the federation begins with.
+        strategy: Its algorithm.
+        files: Further files that clients read, by their names in the federation's folder: modules,
+            and text.
+    """
+
+    clients: ClientMaker
+    backend: Backend
+    strategy: Strategy
+    files: Mapping[str, str | Artifact] = field(default_factory=dict)
+
+
 def make_model(
     config: FederationConfig, progress: Callable[[str, int, int], None] | None = None
 ) -> tuple[BackendFactory, Artifact | None]:
@@ -41,12 +61,17 @@ def make_model(
         progress: Of the compilation, as ``hocket.compile`` takes it.
 
     Raises:
-        ConfigError: There is no such backend.
+        ConfigError: There is no such backend, or batches are too large for the module.
         ModelError: The model cannot be read, or a dimension has no size.
     """
+    from hocket.fl.backends.batching import find_batch_sizes
+
     if config.model.backend:
         return load_own(config, "model.backend", config.model.backend), None
     artifact = _make_artifact(config, progress)
+    # Now, and not as a failure of each device in each round.
+    with config.naming("training"):
+        find_batch_sizes(artifact).check(config.training.batch_size)
     return _compiled_model(config, artifact), artifact
 
 

@@ -17,7 +17,9 @@ runner = CliRunner()
 
 
 def federate(*arguments: object) -> Result:
-    return runner.invoke(cli.app, ["federate", *map(str, arguments)])
+    # Wide enough for tables not to break headings, whatever terminal the tests run in.
+    wide = {"COLUMNS": "160"}
+    return runner.invoke(cli.app, ["federate", *map(str, arguments)], env=wide)
 
 
 def found_in(result: Result) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def test_run_in_which_nobody_answers_has_status_1(tmp_path: Path) -> None:
         (["--set", "training.epoch=3"], "training.epoch: there is no such key"),
         (["--set", "training.epochs=0"], "training.epochs: input should be greater than or equal"),
         (["--set", "training.optimizer=lion"], "training.optimizer: input should be 'sgd'"),
+        (["--set", "training.batch-size=9999"], "training: batch_size must be at most"),
         (["--set", "data.source=imagenet"], "data: no data set 'imagenet'; there are digits"),
         (["--set", "data.input=image"], "data: input: the model has no input 'image'; it has"),
         (["--set", "model.output=logits"], "model: the model has no output 'logits'"),
