@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SERVER = "server"
 STATE, UPDATE, METRICS = "state", "update", "metrics"
+WINDOW_ROUNDS = 10
 
 # How many of a workload's last requests its class is learnt from.
 _MEMORY = 8
@@ -22,8 +23,8 @@ _MEMORY = 8
 class Access(StrEnum):
     """Which entries a kind of work reads (FLStore's classes P1 to P4).
 
-    ``MODEL``: one entry, usually the newest model. ``ROUND``: all updates of a round. ``DEVICE``: one
-    device's updates, from round to round. ``WINDOW``: metrics of the last rounds.
+    ``MODEL``: one entry, usually the newest model. ``ROUND``: all updates of a round. ``DEVICE``:
+    one device's updates, from round to round. ``WINDOW``: metrics of the last rounds.
     """
 
     MODEL = "P1"

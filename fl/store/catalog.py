@@ -50,7 +50,12 @@ CREATE TABLE products (
     PRIMARY KEY (job, round, kind, one, other)
 ) WITHOUT ROWID;
 """
-_KEY = "job = ? AND round = ? AND device = ? AND kind = ?"
+_DIGEST_OF = "SELECT digest FROM entries WHERE job = ? AND round = ? AND device = ? AND kind = ?"
+_FORGET = (
+    "DELETE FROM entries WHERE job = ? AND round = ? AND device = ? AND kind = ?",
+    "DELETE FROM lineage WHERE job = ? AND round = ? AND device = ? AND kind = ?",
+    "DELETE FROM statistics WHERE job = ? AND round = ? AND device = ? AND kind = ?",
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ class Catalog:
         key = entry.key
         names = (key.job, key.round, key.device, key.kind)
         with self._transaction():
-            before = self._rows(f"SELECT digest FROM entries WHERE {_KEY}", names)
+            before = self._rows(_DIGEST_OF, names)
             self._forget(key)
             self._database.execute(
                 "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -213,14 +218,14 @@ class Catalog:
         """Forget an entry and return the digest it had, if it was there."""
         with self._transaction():
             names = (key.job, key.round, key.device, key.kind)
-            before = self._rows(f"SELECT digest FROM entries WHERE {_KEY}", names)
+            before = self._rows(_DIGEST_OF, names)
             self._forget(key)
         return before[0][0] if before else None
 
     def _forget(self, key: Key) -> None:
         names = (key.job, key.round, key.device, key.kind)
-        for table in ("entries", "lineage", "statistics"):
-            self._database.execute(f"DELETE FROM {table} WHERE {_KEY}", names)
+        for statement in _FORGET:
+            self._database.execute(statement, names)
         self._database.execute(
             "DELETE FROM products WHERE job = ? AND round = ? AND kind = ? AND ? IN (one, other)",
             (key.job, key.round, key.kind, key.device),
@@ -233,7 +238,8 @@ class Catalog:
             KeyError: There is none.
         """
         names = (key.job, key.round, key.device, key.kind)
-        rows = self._rows(f"SELECT * FROM entries WHERE {_KEY}", names)
+        statement = "SELECT * FROM entries WHERE job = ? AND round = ? AND device = ? AND kind = ?"
+        rows = self._rows(statement, names)
         if not rows:
             raise KeyError(key)
         return _entry(rows[0])
@@ -251,31 +257,36 @@ class Catalog:
             job, device, kind: Only those of it.
             rounds: Only those from the first to the last, both included.
         """
-        terms = {"job": job, "device": device, "kind": kind}
-        given = {name: value for name, value in terms.items() if value is not None}
-        where = [f"{name} = ?" for name in given]
+        terms = {"job = ?": job, "device = ?": device, "kind = ?": kind}
+        given = {term: value for term, value in terms.items() if value is not None}
         values: list[Any] = list(given.values())
         if rounds is not None:
-            where.append("round BETWEEN ? AND ?")
+            given["round BETWEEN ? AND ?"] = ""
             values += rounds
-        clause = f" WHERE {' AND '.join(where)}" if where else ""
-        statement = f"SELECT * FROM entries{clause} ORDER BY job, round, device, kind"
+        # Only words of this function: values are bound.
+        clause = " AND ".join(given) or "TRUE"
+        statement = f"SELECT * FROM entries WHERE {clause} ORDER BY job, round, device, kind"  # noqa: S608
         return [_entry(row) for row in self._rows(statement, values)]
 
     def rounds(self, job: str, kind: str, device: str | None = None) -> list[int]:
-        """Return the rounds in which a job has entries of a kind, ascending."""
-        clause, values = (
-            ("", [job, kind]) if device is None else (" AND device = ?", [job, kind, device])
+        """Return the rounds in which a job, or a device of it, has entries of a kind, ascending."""
+        statement = (
+            "SELECT DISTINCT round FROM entries WHERE job = ? AND kind = ? AND device = ? "
+            "ORDER BY round"
         )
-        statement = f"SELECT DISTINCT round FROM entries WHERE job = ? AND kind = ?{clause}"
-        return [row[0] for row in self._rows(f"{statement} ORDER BY round", values)]
+        if device is None:
+            statement = statement.replace("AND device = ? ", "")
+        values = [job, kind] if device is None else [job, kind, device]
+        return [row[0] for row in self._rows(statement, values)]
 
     def parents(self, key: Key) -> list[Parent]:
         """Return what an entry was made from, in the order of the keys."""
         names = (key.job, key.round, key.device, key.kind)
-        rows = self._rows(
-            f"SELECT parent, parent_digest, weight FROM lineage WHERE {_KEY} ORDER BY parent", names
+        statement = (
+            "SELECT parent, parent_digest, weight FROM lineage "
+            "WHERE job = ? AND round = ? AND device = ? AND kind = ? ORDER BY parent"
         )
+        rows = self._rows(statement, names)
         return [Parent(Key.parse(parent), digest, weight) for parent, digest, weight in rows]
 
     def children(self, key: Key) -> list[Key]:
@@ -311,7 +322,10 @@ class Catalog:
             KeyError: None was made.
         """
         names = (key.job, key.round, key.device, key.kind)
-        rows = self._rows(f"SELECT sketch FROM statistics WHERE {_KEY}", names)
+        statement = (
+            "SELECT sketch FROM statistics WHERE job = ? AND round = ? AND device = ? AND kind = ?"
+        )
+        rows = self._rows(statement, names)
         if not rows:
             raise KeyError(key)
         return np.frombuffer(rows[0][0], np.float32)
@@ -359,9 +373,7 @@ _READS = (
 )
 
 
-def _only_reading(
-    action: int, one: str | None, two: str | None, database: str | None, trigger: str | None
-) -> int:
+def _only_reading(action: int, *_: str | None) -> int:
     # Functions read; the one that would load code is off unless it is switched on.
     return sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
 

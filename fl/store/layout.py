@@ -1,7 +1,7 @@
 """One object an update: safetensors whose numbers begin on a cache line, and an index of them.
 
-All float32 arrays of an object lie side by side, so that work on whole updates (a norm, a product, a
-mean) goes through one vector and knows no layers; a layer alone is one range of the object's bytes.
+All float32 arrays of an object lie side by side, so that work on whole updates (a norm, a product,
+a mean) goes through one vector and knows no layers; a layer alone is one range of its bytes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cachetools
 
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.store.access import METRICS, SERVER, STATE, UPDATE, Access, Learner
+from hocket.fl.store.access import (
+    METRICS,
+    SERVER,
+    STATE,
+    UPDATE,
+    WINDOW_ROUNDS,
+    Access,
+    Learner,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,7 +28,6 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Key
     from hocket.fl.store.access import Directory, Request
 
-WINDOW_ROUNDS = 10
 PATIENCE_ROUNDS = 20
 
 

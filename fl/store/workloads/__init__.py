@@ -1,0 +1,1 @@
+"""Work on what federations leave, a family of questions a file."""
