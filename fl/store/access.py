@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Key
 
 SERVER = "server"
-STATE, UPDATE, METRICS = "state", "update", "metrics"
+MODEL, UPDATE, METRICS = "model", "update", "metrics"
 WINDOW_ROUNDS = 10
 
 # How many of a workload's last requests its class is learnt from.

@@ -231,6 +231,9 @@ class Catalog:
             (key.job, key.round, key.kind, key.device),
         )
 
+    def __contains__(self, key: Key) -> bool:
+        return bool(self._rows(_DIGEST_OF, (key.job, key.round, key.device, key.kind)))
+
     def entry(self, key: Key) -> Entry:
         """Return what is known of an entry.
 

@@ -14,8 +14,8 @@ import cachetools
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.store.access import (
     METRICS,
+    MODEL,
     SERVER,
-    STATE,
     UPDATE,
     WINDOW_ROUNDS,
     Access,
@@ -179,7 +179,7 @@ class Tailored:
     def ingested(self, key: Key) -> Change:
         """An entry has come."""
         newest = self._newest[key.job] = max(self._newest.get(key.job, 0), key.round)
-        if key.kind == STATE and key.device == SERVER:
+        if key.kind == MODEL and key.device == SERVER:
             return self._change([key], Access.MODEL, lambda held: held.round < newest, key.job)
         if key.kind == UPDATE:
             wanted = [key] if key.round == newest else []

@@ -54,11 +54,15 @@ def work_out(
     for start in range(0, update.size, _BLOCK):
         part = slice(start, start + _BLOCK)
         mine = _change(update, base, part)
-        products[device] += float(np.dot(mine, mine))
+        with np.errstate(invalid="ignore", over="ignore"):
+            squared = float(np.dot(mine, mine))
+        if not np.isfinite(squared):
+            raise UpdateError(
+                f"device {device!r}: its update holds numbers that are not finite, or too large"
+            )
+        products[device] += squared
         for name, other in others.items():
             products[name] += float(np.dot(mine, _change(other, base, part)))
-    if not np.isfinite(products[device]):
-        raise UpdateError(f"device {device!r}: its update holds numbers that are not finite")
     nothing = np.zeros(0, np.float32)
     return Statistics(update.size, _sketch(update, nothing if base is None else base), products)
 

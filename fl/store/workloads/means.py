@@ -9,7 +9,7 @@ import numpy as np
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
-from hocket.fl.store.access import SERVER, STATE, UPDATE, Access
+from hocket.fl.store.access import MODEL, SERVER, UPDATE, Access
 from hocket.fl.store.workloads import similarity
 from hocket.fl.store.workloads.workload import Answer, Plan, Question, Workload, round_of
 
@@ -63,7 +63,7 @@ def personal(facts: Mapping[str, Any], contents: Contents) -> Answer:
 
 
 def prepare_robust(catalog: Catalog, question: Question) -> Plan:
-    """Ask for a round's mean by a ``rule``: ``median``, or ``trimmed`` by ``share`` (0.1) an end."""
+    """Ask for a round's ``median``, or, by ``rule``, its mean ``trimmed`` by ``share`` (0.1)."""
     members = round_of(catalog, question)
     share = question.number("share", 0.1)
     if share >= 0.5:
@@ -104,11 +104,11 @@ def prepare_unlearning(catalog: Catalog, question: Question) -> Plan:
     if question.device is None:
         raise ConfigError("unlearning forgets a device: name one")
     rounds = catalog.rounds(question.job, UPDATE, question.device)
-    models = catalog.rounds(question.job, STATE, SERVER)
+    models = catalog.rounds(question.job, MODEL, SERVER)
     if not rounds or not models:
         lacking = "took no part" if not rounds else "has no model to be forgotten by"
         raise ConfigError(f"job {question.job!r}: device {question.device!r} {lacking}")
-    last = Key(question.job, models[-1], SERVER, STATE)
+    last = Key(question.job, models[-1], SERVER, MODEL)
     steps, keys = [], [last]
     for number in rounds:
         members = round_of(catalog, Question(question.job, number))

@@ -8,7 +8,7 @@ import numpy as np
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.store import Key
-from hocket.fl.store.access import SERVER, STATE, UPDATE, WINDOW_ROUNDS, Access
+from hocket.fl.store.access import MODEL, SERVER, UPDATE, WINDOW_ROUNDS, Access
 from hocket.fl.store.statistics import cosines
 from hocket.fl.store.workloads.workload import (
     Answer,
@@ -170,8 +170,8 @@ def prepare_audit(catalog: Catalog, question: Question) -> Plan:
         return Plan({"device": question.device, "updates": used})
     number = question.round
     if number is None:
-        number = max(catalog.rounds(question.job, STATE, SERVER), default=0)
-    key = Key(question.job, number, SERVER, STATE)
+        number = max(catalog.rounds(question.job, MODEL, SERVER), default=0)
+    key = Key(question.job, number, SERVER, MODEL)
     try:
         entry = catalog.entry(key)
     except KeyError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.cluster import HDBSCAN, KMeans
+from sklearn.cluster import AgglomerativeClustering, KMeans
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.store.access import Access
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Key
     from hocket.fl.store.catalog import Catalog
 
-RULES = ("krum", "cosine", "length", "density")
+RULES = ("krum", "cosine", "length", "majority")
 
 # So many times the median absolute deviation is a standard deviation of normal numbers.
 _NORMAL = 1.4826
+
+# How much further from the larger cluster than its own members the other one is, to be suspicious.
+_APART = 2.0
 
 
 def _facts(catalog: Catalog, question: Question) -> dict[str, Any]:
@@ -72,14 +75,15 @@ def schedule(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]
 
 
 def prepare_filtering(catalog: Catalog, question: Question) -> Plan:
-    """Ask which updates are suspicious, by a ``rule`` and up to ``malicious`` (a fifth) of them."""
+    """Ask which updates are suspicious, by a ``rule``; of Krum's, ``malicious`` (a fifth) are."""
     facts = _facts(catalog, question)
-    most = question.count("malicious", max(1, len(facts["devices"]) // 5), least=0)
+    count = len(facts["devices"])
+    bearable = max(0, (count - 3) // 2)
+    most = question.count("malicious", min(max(1, count // 5), bearable), least=0)
     rule = question.choice("rule", RULES)
-    if rule == "krum" and len(facts["devices"]) < 2 * most + 3:
+    if rule == "krum" and most > bearable:
         raise ConfigError(
-            f"option 'malicious': Krum among {len(facts['devices'])} updates bears at most "
-            f"{max(0, (len(facts['devices']) - 3) // 2)}, got {most}"
+            f"option 'malicious': Krum among {count} updates bears at most {bearable}, got {most}"
         )
     return Plan(facts | {"malicious": most, "rule": rule, "width": question.number("width", 3.5)})
 
@@ -90,15 +94,15 @@ def filter_updates(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memor
     ``krum``: the sum of squared distances to the nearest ``n - f - 2`` others (Blanchard et al.
     2017); the ``malicious`` highest are told. ``cosine``: one less the median cosine with the
     others; ``length``: the logarithm of the length; of both, what lies ``width`` deviations above
-    the median (for ``length`` also below). ``density``: outside of the one cluster of more than
-    half of all (HDBSCAN on cosine distances, as FLAME has it, Nguyen et al. 2022).
+    the median (for ``length`` also below). ``majority``: the smaller of two clusters (average
+    linkage of cosine distances), if it is twice as far from the larger one as that one's own are.
     """
     del contents
     devices, products = _read(facts)
     if facts["rule"] == "krum":
         scores = krum_scores(products, facts["malicious"])
         flagged = np.argsort(-scores, kind="stable")[: facts["malicious"]]
-    elif facts["rule"] == "density":
+    elif facts["rule"] == "majority":
         scores, flagged = _outside_majority(products)
     else:
         is_length = facts["rule"] == "length"
@@ -153,19 +157,16 @@ def _outside_majority(
     products: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     apart = 1.0 - _pairwise_cosines(products)
-    np.fill_diagonal(apart, 0.0)
     count = len(apart)
     if count < 3:
         return np.zeros(count), np.zeros(0, np.intp)
-    found = HDBSCAN(
-        min_cluster_size=count // 2 + 1,
-        min_samples=1,
-        metric="precomputed",
-        allow_single_cluster=True,
-        copy=True,
-    ).fit(apart)
-    scores = 1.0 - found.probabilities_
-    return scores, np.flatnonzero(found.labels_ < 0)
+    found = AgglomerativeClustering(2, metric="precomputed", linkage="average").fit(apart).labels_
+    is_major = found == np.argmax(np.bincount(found))
+    inside = apart[np.ix_(is_major, is_major)]
+    scores = apart[:, is_major].mean(axis=1)
+    within = inside.sum() / max(inside.size - len(inside), 1)
+    is_apart = scores[~is_major].mean() > max(_APART * within, 1e-6)
+    return scores, np.flatnonzero(~is_major if is_apart else np.zeros(count, bool))
 
 
 def prepare_clustering(catalog: Catalog, question: Question) -> Plan:
@@ -215,7 +216,7 @@ WORKLOADS = (
     Workload(
         "filtering",
         Access.ROUND,
-        "updates that stand out, by Krum, cosine, length or density",
+        "updates that stand out, by Krum, cosine, length or majority",
         prepare_filtering,
         filter_updates,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,26 @@ from hypothesis import strategies as st
 
 from hocket.fl.core.errors import ConfigError, StoreError
 from hocket.fl.core.store import FolderStore, Key, MemoryStore, Store
+from hocket.fl.store.catalog import Catalog
+from hocket.fl.store.history import History
+from hocket.fl.store.instances import Instances
+from hocket.fl.store.objects import open_objects
+from hocket.fl.store.round_store import RoundStore
 
-STORES = {"memory": lambda folder: MemoryStore(), "folder": FolderStore}
+
+def open_history(folder: Path) -> History:
+    return History(open_objects(str(folder)), Catalog(folder / "catalog.sqlite"), lambda: 0.0)
+
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda folder: MemoryStore(),
+    "folder": FolderStore,
+    "history-memory": lambda folder: History(
+        open_objects("memory://"), Catalog(":memory:"), lambda: 0.0
+    ),
+    "history-folder": open_history,
+    "round-store": lambda folder: RoundStore(open_history(folder), Instances(1 << 20)),
+}
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
 KEYS = st.builds(Key, NAMES, st.integers(0, 10**9), NAMES, NAMES)
 
@@ -65,7 +84,7 @@ def test_keys_are_those_that_begin_so_in_order(store: Store) -> None:
 def test_entries_do_not_touch_each_other(
     kind: str, entries: dict[Key, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    store: Any = STORES[kind](tmp_path_factory.mktemp("store"))
+    store: Any = STORES[kind](tmp_path_factory.mktemp("store") / "entries")
     for key, content in entries.items():
         store.put(key, content)
     assert {key: store.get(key) for key in store.keys()} == entries  # noqa: SIM118 - no mapping
