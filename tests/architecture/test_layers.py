@@ -133,6 +133,11 @@ TABLE = (
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row(
+        "hocket.fl.store",
+        ("hocket.fl.core",),
+        ("cachetools", "ml_dtypes", "numba", "numpy", "obstore", "sklearn", "threadpoolctl"),
+    ),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     # A decoder is written in torch, to be exported: what trains it is a backend.
