@@ -155,7 +155,8 @@ class RoundStore:
         """Keep an update or a model, work out what most questions ask of it, and hold it.
 
         An update's statistics are of its change from the model of the round before, if that is
-        there, and otherwise of the update as it is.
+        there and has as many numbers, and otherwise of the update as it is. With updates of other
+        arrays, of other parts of a model, there are none.
 
         Args:
             key: Its kind is ``update`` or ``model``.
@@ -166,7 +167,7 @@ class RoundStore:
 
         Raises:
             ConfigError: Its kind is another.
-            UpdateError: It is not like the round's other updates, or not finite.
+            UpdateError: It is not finite.
             KeyError: One of ``made_from`` is not there.
         """
         if key.kind not in (UPDATE, MODEL):
@@ -233,7 +234,8 @@ class RoundStore:
         others = [
             entry.key
             for entry in self.history.catalog.entries(key.job, (key.round, key.round), kind=UPDATE)
-            if entry.key != key
+            # What has other arrays is of another part of the model, and cannot be compared.
+            if entry.key != key and entry.num_bytes == len(content)
         ]
         before = Key(key.job, max(key.round - 1, 0), SERVER, MODEL)
         with ExitStack() as stack:
@@ -243,12 +245,15 @@ class RoundStore:
                 found = held[wanted] if wanted in held else self.history.view(wanted)
                 return layout.flat_numbers(found, str(wanted))
 
+            update = layout.flat_numbers(content, str(key))
             base: Any = None
             if before.round < key.round and before in self.history.catalog:
                 base = numbers(before)
+            if base is not None and base.size != update.size:
+                base = None
             return work_out(
                 key.device,
-                layout.flat_numbers(content, str(key)),
+                update,
                 {each.device: numbers(each) for each in others},
                 base,
             )

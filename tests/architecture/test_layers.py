@@ -157,6 +157,7 @@ TABLE = (
     Row("hocket.federated_clients", EVERYTHING, ("torch",)),
     Row("hocket.federation", EVERYTHING, ("torch",)),
     Row("hocket.flower_app", EVERYTHING, ("flwr",)),
+    Row("hocket.flower_recording", EVERYTHING, ("flwr", "numpy")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),

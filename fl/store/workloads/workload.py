@@ -194,6 +194,6 @@ def products_of(catalog: Catalog, job: str, members: Round) -> NDArray[np.float6
     if np.isnan(found).any():
         raise ConfigError(
             f"job {job!r}, round {members.number}: the products of its updates are not known; "
-            "put updates by `ingest`, which works them out"
+            "put updates by `ingest`, which works them out for updates of the same arrays"
         )
     return found

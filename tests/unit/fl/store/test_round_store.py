@@ -142,13 +142,22 @@ def test_many_threads_find_what_they_ask_for(store: RoundStore) -> None:
 def test_bad_updates_are_refused_and_leave_nothing(store: RoundStore) -> None:
     fill(store, range(1, 2))
     key = Key("job", 1, "e", UPDATE)
-    with pytest.raises(UpdateError, match="want 3 numbers as 'e' has, got 2000"):
-        store.ingest(key, {"w": np.ones(3, np.float32)})
     with pytest.raises(UpdateError, match="not finite"):
         store.ingest(key, {"w": np.full(2000, np.inf, np.float32)})
     with pytest.raises(ConfigError, match="want the kind"):
         store.ingest(Key("job", 1, "e", "other"), {})
     assert str(key) not in [str(each) for each in store.keys("job/")]
+
+
+def test_updates_of_other_parts_of_a_model_are_kept_apart(store: RoundStore) -> None:
+    fill(store, range(1, 2))
+    store.ingest(Key("job", 1, "e", UPDATE), {"part": np.ones(3, np.float32)})
+    store.ingest(Key("job", 1, "f", UPDATE), {"part": np.full(3, 2, np.float32)})
+    found = store.history.catalog.products("job", 1, UPDATE, ["a", "e", "f"])
+    assert found[1:, 1:].tolist() == [[3, 6], [6, 12]]
+    assert np.isnan(found[0, 1:]).all()
+    with pytest.raises(ConfigError, match="of the same arrays"):
+        store.ask("clustering", Question("job"))
 
 
 def test_what_goes_wrong_is_noted(store: RoundStore) -> None:
