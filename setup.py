@@ -87,6 +87,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.store.prices": ["*.toml"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
