@@ -59,6 +59,7 @@ ZOO = ["transformers>=5.20,<6", *FL]
 BENCH = [
     "matplotlib>=3.9,<4",
     "openvino>=2025.0,<2027",
+    "redis>=5,<9",
     *ZOO,
 ]
 EXACT = ["ortools>=9.12,<10"]
