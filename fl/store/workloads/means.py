@@ -83,7 +83,9 @@ def robust(facts: Mapping[str, Any], contents: Contents) -> Answer:
     cut = (count - 1) // 2 if facts["rule"] == "median" else facts["trimmed"]
 
     def middle(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return _mean_of_middle(np.stack(parts, axis=1).astype(np.float64), cut)
+        rows = np.stack(parts, axis=1).astype(np.float64)
+        found: NDArray[Any] = _mean_of_middle(rows, cut)
+        return found
 
     values = {name: facts[name] for name in ("round", "devices", "rule", "trimmed")}
     return Answer(values, _combine(contents, middle))
