@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ MAX_GROUP = 5000
 TICK_SECONDS = 0.5
 """How late a deadline may be."""
 
-_CLOCK = Caller("clock")
+_CLOCK = Caller("(clock)")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -72,6 +71,7 @@ class GroupCommit:
         self._has_work = asyncio.Event()
         self._is_open = True
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._group: list[_Pending] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -122,24 +122,27 @@ class GroupCommit:
         return await answer
 
     async def _run(self) -> None:
+        try:
+            while self._is_open or self._pending:
+                await self._has_work.wait()
+                self._has_work.clear()
+                while self._pending:
+                    await self._write_group()
+        finally:
+            # Also where a question ended in an error that nobody foresaw.
+            self._break()
+
+    async def _write_group(self) -> None:
+        self._group = self._take_group()
+        answers = [_attempt(each.act) for each in self._group]
+        started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        while self._is_open or self._pending:
-            await self._has_work.wait()
-            self._has_work.clear()
-            while self._pending:
-                group = self._take_group()
-                answers = [_attempt(each.act) for each in group]
-                started = time.perf_counter()
-                try:
-                    await loop.run_in_executor(self._thread, self._journal.commit)
-                except sqlite3.Error:
-                    _LOGGER.exception("cannot write; the service stops")
-                    self._break(group)
-                    return
-                self._metrics.commit_seconds.observe(time.perf_counter() - started)
-                self._metrics.group_size.observe(len(group))
-                for each, answer in zip(group, answers, strict=True):
-                    _answer(each.answer, answer)
+        await loop.run_in_executor(self._thread, self._journal.commit)
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        self._metrics.group_size.observe(len(self._group))
+        for each, answer in zip(self._group, answers, strict=True):
+            _answer(each.answer, answer)
+        self._group = []
 
     def _take_group(self) -> list[_Pending]:
         group: list[_Pending] = []
@@ -151,19 +154,23 @@ class GroupCommit:
         self._metrics.pending.set(self._cost)
         return group
 
-    def _break(self, group: list[_Pending]) -> None:
-        self._is_open = False
-        for each in (*group, *self._pending):
+    def _break(self) -> None:
+        """Refuse what waits; nothing does after a stop in good order."""
+        is_failure, self._is_open = self._is_open, False
+        for each in (*self._group, *self._pending):
             _answer(each.answer, OverloadedError("the service cannot write, and stops"))
+        self._group = []
         self._pending.clear()
-        self._failed()
+        if is_failure:
+            _LOGGER.error("the service cannot go on, and stops")
+            self._failed()
 
     async def _tick(self) -> None:
         """Let deadlines pass where nobody asks anything."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             due = self._journal.manager.next_due
-            if due is not None and due <= self._clock():
+            if due is not None and due <= self._clock() and self._is_open:
                 await self.ask(lambda now: self._journal.perform(now, _CLOCK, Tick()))
 
 

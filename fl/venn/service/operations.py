@@ -29,7 +29,7 @@ Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 class Model(BaseModel):
     """A value that is checked when it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CheckIn(Model):
@@ -150,6 +150,13 @@ class ExplainDevice(Model):
 
     kind: Literal["explain_device"] = "explain_device"
     device: CheckIn
+
+
+class ListDevices(Model):
+    """Say which devices work for a job now; nothing changes, so it is not written down."""
+
+    kind: Literal["list_devices"] = "list_devices"
+    job: JobName
 
 
 class Tick(Model):
