@@ -41,6 +41,16 @@ TENSORBOARD = ["tensorboard>=2.18,<3"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# `hocket venn serve`, and what asks it.
+SERVICE = [
+    "httptools>=0.6,<1",
+    "httpx>=0.27,<1",
+    "prometheus-client>=0.20,<1",
+    "pydantic>=2.9,<3",
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+    "uvloop>=0.21,<1; sys_platform != 'win32'",
+]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -66,6 +76,7 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *SERVICE,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -99,6 +110,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "service": SERVICE,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

@@ -135,6 +135,11 @@ TABLE = (
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
+    Row(
+        "hocket.fl.venn.service",
+        ("hocket.fl.core", "hocket.fl.venn"),
+        ("httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    ),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
