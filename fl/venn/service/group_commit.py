@@ -128,8 +128,9 @@ class GroupCommit:
                 self._has_work.clear()
                 while self._pending:
                     await self._write_group()
-        finally:
-            # Also where a question ended in an error that nobody foresaw.
+        except Exception:
+            # The disk's, or one that nobody foresaw: what is in memory can no longer be trusted.
+            _LOGGER.exception("the service cannot go on, and stops")
             self._break()
 
     async def _write_group(self) -> None:
@@ -155,15 +156,13 @@ class GroupCommit:
         return group
 
     def _break(self) -> None:
-        """Refuse what waits; nothing does after a stop in good order."""
-        is_failure, self._is_open = self._is_open, False
+        """Refuse what waits, and all that comes."""
+        self._is_open = False
         for each in (*self._group, *self._pending):
             _answer(each.answer, OverloadedError("the service cannot write, and stops"))
         self._group = []
         self._pending.clear()
-        if is_failure:
-            _LOGGER.error("the service cannot go on, and stops")
-            self._failed()
+        self._failed()
 
     async def _tick(self) -> None:
         """Let deadlines pass where nobody asks anything."""

@@ -1,0 +1,298 @@
+"""Whatever is asked, in any order, over any number of crashes: nothing admitted is lost, no device
+is in two places, and no restart changes a decision.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.venn_service import HandClock, ServiceHere
+
+from hocket.fl.core.devices import DeviceRequest
+from hocket.fl.core.types import Device
+from hocket.fl.venn.policies import POLICIES
+from hocket.fl.venn.scheduler import VennScheduler
+from hocket.fl.venn.service.journal import Journal
+from hocket.fl.venn.service.manager import Caller
+from hocket.fl.venn.service.operations import AskDevices, CheckIn, CheckIns, EndRound, Register
+
+JOBS = st.sampled_from(["a", "b", "c"])
+DEVICES = st.sampled_from([f"d{number}" for number in range(6)])
+ATTRIBUTES = st.dictionaries(st.sampled_from(["memory", "score"]), st.integers(0, 3).map(float))
+SECONDS = st.sampled_from([5.0, 50.0])
+
+
+@dataclass
+class Job:
+    """What must be true of a job."""
+
+    wanted: int = 0
+    minimum: dict[str, float] = field(default_factory=dict)
+    phase: str = "idle"
+    due: float = float("inf")
+    deadline_seconds: float = 0.0
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Requests, check-ins, failures, cancellations, repeated questions, deadlines, crashes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = HandClock(1000.0)
+        self.jobs: dict[str, Job] = {}
+        self.held: dict[str, tuple[str, int]] = {}
+        self.asked: list[tuple[str, dict[str, Any], str, int, Any]] = []
+        self.numbers: set[int] = set()
+
+    @initialize()
+    def begin(self) -> None:
+        self.service = ServiceHere(Path(self.folder.name) / "venn.db", clock=self.clock)
+        self.http = self.service.http()
+
+    def teardown(self) -> None:
+        self.service.stop()
+        self.folder.cleanup()
+
+    def post(self, kind: str, **body: Any) -> httpx.Response:
+        self.pass_time()
+        key = f"k{len(self.asked)}"
+        response = self.http.post(f"/v1/{kind}", json=body, headers={"Idempotency-Key": key})
+        self.asked.append((kind, body, key, response.status_code, response.json()))
+        return response
+
+    def pass_time(self) -> None:
+        """End what is due, as the service must."""
+        for name, job in self.jobs.items():
+            while job.due <= self.clock.time:
+                if job.phase == "selecting":
+                    self.end_selection(name, job)
+                else:
+                    self.free(name)
+                    job.phase, job.due = "over", float("inf")
+
+    def end_selection(self, name: str, job: Job) -> None:
+        job.wanted, job.phase = 0, "reporting"
+        job.due = self.clock.time + job.deadline_seconds
+        self.end_if_empty(name, job)
+
+    def end_if_empty(self, name: str, job: Job) -> None:
+        if job.phase == "reporting" and all(at != name for at, _ in self.held.values()):
+            job.phase, job.due = "over", float("inf")
+
+    def free(self, name: str) -> None:
+        self.held = {device: at for device, at in self.held.items() if at[0] != name}
+
+    @rule(job=JOBS)
+    def register(self, job: str) -> None:
+        assert self.post("register", job=job).status_code == 200
+        self.jobs.setdefault(job, Job())
+
+    @rule(
+        job=JOBS, count=st.integers(1, 3), minimum=ATTRIBUTES, selection=SECONDS, deadline=SECONDS
+    )
+    def ask_devices(
+        self, job: str, count: int, minimum: dict[str, float], selection: float, deadline: float
+    ) -> None:
+        response = self.post(
+            "ask-devices",
+            job=job,
+            count=count,
+            minimum=minimum,
+            selection_seconds=selection,
+            deadline_seconds=deadline,
+        )
+        if job not in self.jobs:
+            assert response.status_code == 404
+            return
+        assert response.status_code == 200
+        self.free(job)
+        due = self.clock.time + selection
+        self.jobs[job] = Job(count, minimum, "selecting", due, deadline)
+
+    @rule(devices=st.lists(st.tuples(DEVICES, ATTRIBUTES), min_size=1, max_size=4))
+    def check_in(self, devices: list[tuple[str, dict[str, float]]]) -> None:
+        body = [{"device": name, "attributes": attributes} for name, attributes in devices]
+        answers = self.post("check-ins", devices=body).json()["assignments"]
+        for (device, attributes), answer in zip(devices, answers, strict=True):
+            if device in self.held:
+                job, number = self.held[device]
+                assert (answer["job"], answer["assignment"]) == (job, number)
+                continue
+            waiting = [
+                name
+                for name, job in self.jobs.items()
+                if job.wanted
+                and all(attributes.get(key, -1.0) >= least for key, least in job.minimum.items())
+            ]
+            if answer is None:
+                assert not waiting, "a device that somebody wants is not turned away"
+                continue
+            assert answer["job"] in waiting
+            assert answer["assignment"] not in self.numbers
+            self.numbers.add(answer["assignment"])
+            self.held[device] = answer["job"], answer["assignment"]
+            job = self.jobs[answer["job"]]
+            job.wanted -= 1
+            if not job.wanted:
+                self.end_selection(answer["job"], job)
+
+    @precondition(lambda self: self.numbers)
+    @rule(data=st.data(), is_success=st.booleans())
+    def report(self, data: st.DataObject, *, is_success: bool) -> None:
+        number = data.draw(st.sampled_from(sorted(self.numbers)))
+        result = {"assignment": number, "is_success": is_success}
+        (is_recorded,) = self.post("results", results=[result]).json()["is_recorded"]
+        devices = [device for device, (_, at) in self.held.items() if at == number]
+        assert is_recorded == bool(devices)
+        for device in devices:
+            name, _ = self.held.pop(device)
+            job = self.jobs[name]
+            if not is_success and job.phase == "selecting":
+                job.wanted += 1
+            self.end_if_empty(name, job)
+
+    @rule(job=JOBS)
+    def withdraw(self, job: str) -> None:
+        assert self.post("withdraw", job=job).status_code == (200 if job in self.jobs else 404)
+        if job in self.jobs and self.jobs[job].phase == "selecting":
+            self.end_selection(job, self.jobs[job])
+
+    @rule(job=JOBS, is_success=st.booleans())
+    def end_round(self, job: str, *, is_success: bool) -> None:
+        status = self.post("end-round", job=job, is_success=is_success).status_code
+        if status == 200:
+            self.free(job)
+            self.jobs[job] = Job()
+        else:
+            assert status == (409 if job in self.jobs else 404)
+
+    @rule(job=JOBS, is_cancelled=st.booleans())
+    def finish(self, job: str, *, is_cancelled: bool) -> None:
+        status = self.post("finish", job=job, is_cancelled=is_cancelled).status_code
+        assert status == (200 if job in self.jobs else 404)
+        self.free(job)
+        self.jobs.pop(job, None)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        """The same question with the same key has the same answer, and does nothing."""
+        kind, body, key, status, answer = data.draw(st.sampled_from(self.asked))
+        response = self.http.post(f"/v1/{kind}", json=body, headers={"Idempotency-Key": key})
+        assert (response.status_code, response.json()) == (status, answer)
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.time += seconds
+
+    @rule(is_killed=st.booleans())
+    def restart(self, *, is_killed: bool) -> None:
+        self.service.kill() if is_killed else self.service.stop()
+        self.begin()
+
+    @invariant()
+    def the_service_agrees(self) -> None:
+        if not hasattr(self, "service"):
+            return
+        self.pass_time()
+        status = self.http.post("/v1/explain-jobs", json={}).json()
+        alive = {each["job"]: each for each in status["jobs"] if each["job"] in self.jobs}
+        assert alive.keys() == self.jobs.keys(), "no admitted job is lost"
+        for name, job in self.jobs.items():
+            assert alive[name]["wanted"] == job.wanted
+            assert alive[name]["phase"] == job.phase
+            answer = self.http.post("/v1/list-devices", json={"job": name}).json()
+            found = answer["assignments"]
+            active = {each["device"]: (each["job"], each["assignment"]) for each in found}
+            assert active == {device: at for device, at in self.held.items() if at[0] == name}
+
+
+Interleavings.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestInterleavings = Interleavings.TestCase
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.builds(
+            AskDevices,
+            job=JOBS,
+            count=st.integers(1, 4),
+            minimum=ATTRIBUTES,
+            deadline_seconds=SECONDS,
+        ),
+        st.builds(EndRound, job=JOBS),
+        st.builds(
+            lambda found: CheckIns(
+                devices=tuple(CheckIn(device=name, attributes=each) for name, each in found)
+            ),
+            st.lists(st.tuples(DEVICES, ATTRIBUTES), min_size=1, max_size=6),
+        ),
+    ),
+    max_size=40,
+)
+POLICY_NAMES = st.sampled_from(["venn", "random", "las", "total"])
+
+
+@given(operations=OPERATIONS, policy=POLICY_NAMES, ends=st.sets(st.integers(0, 39), max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_decisions_are_those_of_a_scheduler_that_never_stopped(
+    operations: list[Any], policy: str, ends: set[int]
+) -> None:
+    """Beside a bare scheduler, which is offered every device that is free."""
+    clock = HandClock()
+    bare = VennScheduler(POLICIES[policy], clock=clock)
+    me = Caller("me")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start() -> Journal:
+            return Journal(Path(folder) / "venn.db", POLICIES[policy], is_synced=False)
+
+        journal = start()
+        for job in ("a", "b", "c"):
+            journal.perform(0.0, me, Register(job=job, num_rounds=5))
+            bare.register(job, num_rounds=5)
+        journal.commit()
+        held: dict[str, str] = {}
+        has_round: set[str] = set()
+        for number, operation in enumerate(operations):
+            clock.time = float(number)
+            if isinstance(operation, CheckIns):
+                given_to = _follow(bare, operation, held)
+                answer = json.loads(journal.perform(clock.time, me, operation))
+                assert [each and each["job"] for each in answer["assignments"]] == given_to
+            elif isinstance(operation, AskDevices):
+                operation = operation.model_copy(update={"deadline_seconds": 1e6})
+                journal.perform(clock.time, me, operation)
+                bare.submit(DeviceRequest(operation.job, operation.count, operation.minimum))
+                held = {device: job for device, job in held.items() if job != operation.job}
+                has_round.add(operation.job)
+            elif operation.job in has_round:
+                journal.perform(clock.time, me, operation)
+                bare.end_round(operation.job)
+                held = {device: job for device, job in held.items() if job != operation.job}
+                has_round.discard(operation.job)
+            journal.commit()
+            if number in ends:
+                journal.abandon()
+                journal = start()
+        journal.abandon()
+
+
+def _follow(bare: VennScheduler, operation: CheckIns, held: dict[str, str]) -> list[str | None]:
+    found: list[str | None] = []
+    for each in operation.devices:
+        if each.device not in held:
+            job = bare.offer(Device(each.device, each.attributes))
+            if job is not None:
+                held[each.device] = job
+        found.append(held.get(each.device))
+    return found
