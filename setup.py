@@ -66,6 +66,7 @@ PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
     "coverage>=7.6,<8",
     "hypothesis>=6.130,<7",
+    "jsonschema>=4.23,<5",
     "mypy>=1.15,<3",
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",

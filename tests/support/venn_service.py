@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,10 @@ class ServiceHere(httpx.BaseTransport):
         """Answer several requests that come at the same time."""
 
         async def ask() -> list[httpx.Response]:
-            return await asyncio.gather(*map(self._inner.handle_async_request, requests))
+            answers = await asyncio.gather(*map(self._inner.handle_async_request, requests))
+            for each in answers:
+                await each.aread()
+            return answers
 
         return self._loop.run_until_complete(ask())
 
@@ -85,8 +89,8 @@ class ServiceHere(httpx.BaseTransport):
         self.journal.abandon()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.run_until_complete(asyncio.sleep(0))
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(task)
         self._loop.close()
 
 

@@ -84,7 +84,7 @@ class ServiceClient:
             self._base = httpx.URL(self._url)
         except httpx.InvalidURL as error:
             raise ConfigError(f"{url!r} is no URL: {error}") from error
-        if self._base.scheme not in {"http", "https"}:
+        if self._base.scheme not in {"http", "https"} or not self._base.host:
             raise ConfigError(f"{url!r}: want a URL with http or https")
 
     def close(self) -> None:

@@ -69,10 +69,7 @@ class Journal:
         self._manager = ResourceManager(policy, seed)
         self._sequence = 0
         self._since_snapshot = 0
-        # Transactions are begun and ended here, not by the library.
-        self._connection = sqlite3.connect(
-            path, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        self._connection = _connect(path)
         try:
             self._open(f"{policy!r} seed {seed}", is_synced=is_synced)
             self._replay()
@@ -158,8 +155,6 @@ class Journal:
         connection = self._connection
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if is_synced else 'OFF'}")
             connection.execute("BEGIN EXCLUSIVE")
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -169,6 +164,8 @@ class Journal:
                 connection.execute("INSERT INTO about VALUES ('policy', ?)", (made_by,))
             self._check(made_by)
             connection.execute("COMMIT")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if is_synced else 'OFF'}")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise JournalError(f"{self._path}: another process serves it") from error
@@ -206,6 +203,14 @@ class Journal:
                 )
             self._sequence = sequence
             self._since_snapshot += 1
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    try:
+        # Transactions are begun and ended by the journal, not by the library.
+        return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"{path}: cannot be opened: {error}") from error
 
 
 def _say_again(refusal: str | None, answer: bytes) -> bytes:
