@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from hocket.federation_devices import TOKEN_VARIABLE
 if TYPE_CHECKING:
     from hocket.fl.venn.service.answers import JobStatus, Status
 
+Role = Literal["device", "job", "operator"]
 TokensOption = Annotated[
     Path | None,
     typer.Option("--tokens", metavar="FILE", help="Who may ask; without, this machine alone may."),
@@ -91,8 +92,8 @@ def token_command(
         Path, typer.Option("--tokens", metavar="FILE", help="To add it to; made if not there.")
     ],
     role: Annotated[
-        list[str],
-        typer.Option("--role", help="device, job or operator; repeat it."),
+        list[Role],
+        typer.Option("--role", help="What it is good for; repeat it."),
     ],
     rate: Annotated[
         float | None, typer.Option("--rate", help="Devices or other operations a second.")
@@ -190,5 +191,5 @@ def _print(status: "Status") -> None:
     )
 
 
-def _is_waiting(job: "JobStatus") -> Any:
+def _is_waiting(job: "JobStatus") -> bool:
     return job.phase in {"selecting", "reporting"}

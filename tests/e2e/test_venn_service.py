@@ -1,4 +1,4 @@
-"""The service as a real process: killed under load, shared by two federations, from the commands."""
+"""The service as a real process: killed under load, shared by federations, in commands."""
 
 from __future__ import annotations
 

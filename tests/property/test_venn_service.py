@@ -270,8 +270,8 @@ def test_decisions_are_those_of_a_scheduler_that_never_stopped(
                 answer = json.loads(journal.perform(clock.time, me, operation))
                 assert [each and each["job"] for each in answer["assignments"]] == given_to
             elif isinstance(operation, AskDevices):
-                operation = operation.model_copy(update={"deadline_seconds": 1e6})
-                journal.perform(clock.time, me, operation)
+                patient = operation.model_copy(update={"deadline_seconds": 1e6})
+                journal.perform(clock.time, me, patient)
                 bare.submit(DeviceRequest(operation.job, operation.count, operation.minimum))
                 held = {device: job for device, job in held.items() if job != operation.job}
                 has_round.add(operation.job)

@@ -137,13 +137,11 @@ class Problem:
     error: str
 
 
-Answer = Assignments | Recorded | JobStatus | Status | Cohort | Explanation | Done | Health | Problem
+Answer = Assignments | Recorded | Status | Cohort | Explanation | Done | Health | Problem
 
 ANSWERS: dict[type[Answer], TypeAdapter[Answer]] = {
     each: TypeAdapter(each)
-    for each in (
-        *(Assignments, Recorded, JobStatus, Status, Cohort, Explanation, Done, Health, Problem),
-    )
+    for each in (*(Assignments, Recorded, Status, Cohort, Explanation, Done, Health, Problem),)
 }
 """Writes each kind, and knows its schema."""
 

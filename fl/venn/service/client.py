@@ -93,7 +93,7 @@ class ServiceClient:
 
     def register(self, job: str, *, num_rounds: int | None = None) -> None:
         """Make a job known."""
-        self._ask(Done, lambda: Register(job=job, num_rounds=num_rounds))
+        self._ask(Done, Register, job=job, num_rounds=num_rounds)
 
     def ask_devices(self, request: DeviceRequest, **seconds: float) -> int:
         """Begin a round and return its number.
@@ -102,34 +102,29 @@ class ServiceClient:
             request: What the job asks for.
             seconds: ``selection_seconds`` and ``deadline_seconds``.
         """
+        minimum = {name: float(value) for name, value in request.minimum.items()}
         return self._ask(
-            Done,
-            lambda: AskDevices(
-                job=request.job, count=request.count, minimum=dict(request.minimum), **seconds
-            ),
+            Done, AskDevices, job=request.job, count=request.count, minimum=minimum, **seconds
         ).round
 
     def withdraw(self, job: str) -> None:
         """Ask for no more devices; those that were given go on."""
-        self._ask(Done, lambda: Withdraw(job=job))
+        self._ask(Done, Withdraw, job=job)
 
     def end_round(self, job: str, *, is_success: bool = True) -> None:
         """End a round: its devices are free again."""
-        self._ask(Done, lambda: EndRound(job=job, is_success=is_success))
+        self._ask(Done, EndRound, job=job, is_success=is_success)
 
     def finish(self, job: str, *, is_cancelled: bool = False) -> None:
         """End a job."""
-        self._ask(Done, lambda: Finish(job=job, is_cancelled=is_cancelled))
+        self._ask(Done, Finish, job=job, is_cancelled=is_cancelled)
 
     def check_in(self, devices: Sequence[Device]) -> list[Assignment | None]:
         """Return what each device is to work for, in order; None where nobody wants it."""
         found: list[Assignment | None] = []
         for start in range(0, len(devices), MAX_BATCH):
-            part = devices[start : start + MAX_BATCH]
-            answer = self._ask(
-                Assignments, lambda part=part: CheckIns(devices=tuple(map(_check_in_of, part)))
-            )
-            found += answer.assignments
+            part = tuple(map(_check_in_of, devices[start : start + MAX_BATCH]))
+            found += self._ask(Assignments, CheckIns, devices=part).assignments
         return found
 
     def report(self, results: Iterable[Result]) -> list[bool]:
@@ -138,33 +133,33 @@ class ServiceClient:
         found: list[bool] = []
         for start in range(0, len(results), MAX_BATCH):
             part = results[start : start + MAX_BATCH]
-            found += self._ask(Recorded, lambda part=part: Results(results=part)).is_recorded
+            found += self._ask(Recorded, Results, results=part).is_recorded
         return found
 
     def devices(self, job: str) -> list[Assignment]:
         """Return the devices that work for a job now."""
-        return self._ask(Cohort, lambda: ListDevices(job=job)).assignments
+        return self._ask(Cohort, ListDevices, job=job).assignments
 
     def status(self, job: str | None = None) -> Status:
         """Return how one job stands, or all, and what each waits for."""
-        return self._ask(Status, lambda: ExplainJobs(job=job))
+        return self._ask(Status, ExplainJobs, job=job)
 
     def why_device(self, device: Device) -> str:
         """Return in a sentence which job a device would get now, and why."""
-        return self._ask(Explanation, lambda: ExplainDevice(device=_check_in_of(device))).why
+        return self._ask(Explanation, ExplainDevice, device=_check_in_of(device)).why
 
-    def _ask(self, answer: type[T], make: Callable[[], Model]) -> T:
-        """Return what the service answers.
+    def _ask(self, answer: type[T], model: type[Model], **fields: Any) -> T:
+        """Return what the service answers to an operation with these fields.
 
         Raises:
             ConfigError: What is asked is not of its form.
             ServiceError: There is no answer, or a refusal.
         """
         try:
-            operation = make()
+            operation = model(**fields)
         except ValidationError as error:
-            raise ConfigError(str(error)) from error
-        kind = type(operation).model_fields["kind"].default
+            raise ConfigError(f"{model.__name__}: {error}") from error
+        kind = model.model_fields["kind"].default
         response = self._send(f"/v1/{kind.replace('_', '-')}", operation.model_dump_json())
         try:
             return TypeAdapter(answer).validate_json(response.content)

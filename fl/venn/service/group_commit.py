@@ -114,7 +114,7 @@ class GroupCommit:
             raise OverloadedError("the service is stopping", {"Retry-After": "5"})
         if self._cost + cost > MAX_PENDING:
             raise OverloadedError("too much is waiting to be written", {"Retry-After": "1"})
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending.append(_Pending(lambda: act(self._clock()), cost, answer))
         self._cost += cost
         self._metrics.pending.set(self._cost)

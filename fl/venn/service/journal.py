@@ -142,9 +142,7 @@ class Journal:
             self._connection.execute("ROLLBACK")
         self._connection.close()
 
-    def _ask(
-        self, now: float, caller: Caller, operation: Operation
-    ) -> tuple[str | None, bytes]:
+    def _ask(self, now: float, caller: Caller, operation: Operation) -> tuple[str | None, bytes]:
         """Return what is refused, if it is, and what is answered."""
         try:
             return None, to_json(self._manager.perform(now, caller, operation))

@@ -165,29 +165,29 @@ class ResourceManager:
         """
         self._clock.time = now
         self._end_what_is_due(now)
+        answer: Answer
         match operation:
             case CheckIns():
-                return Assignments([self._check_in(caller, each) for each in operation.devices])
+                answer = Assignments([self._check_in(caller, each) for each in operation.devices])
             case Results():
-                return Recorded([self._record(caller, each) for each in operation.results])
+                answer = Recorded([self._record(caller, each) for each in operation.results])
             case Register():
-                return self._register(caller, operation)
+                answer = self._register(caller, operation)
             case AskDevices():
-                return self._ask_devices(caller, operation)
+                answer = self._ask_devices(caller, operation)
             case Withdraw():
-                job = self._job(caller, operation.job)
-                self._end_selection(job)
-                return Done(job.name, job.round)
+                answer = self._withdraw(caller, operation)
             case EndRound():
-                return self._end_round(caller, operation)
+                answer = self._end_round(caller, operation)
             case Finish():
-                return self._finish(caller, operation)
+                answer = self._finish(caller, operation)
             case ExplainJobs():
-                return self._explain_jobs(caller, operation.job)
+                answer = self._explain_jobs(caller, operation.job)
             case ExplainDevice():
-                return Explanation(self._why_device(operation.device))
+                answer = Explanation(self._why_device(operation.device))
             case Tick():
-                return Done("", 0)
+                answer = Done("", 0)
+        return answer
 
     def cohort(self, caller: Caller, job: str) -> Cohort:
         """Return the devices that work for a job; nothing changes.
@@ -223,6 +223,11 @@ class ResourceManager:
         job.wanted = operation.count
         job.succeeded = job.failed = job.expired = 0
         self._set_due(job, operation.selection_seconds)
+        return Done(job.name, job.round)
+
+    def _withdraw(self, caller: Caller, operation: Withdraw) -> Done:
+        job = self._job(caller, operation.job)
+        self._end_selection(job)
         return Done(job.name, job.round)
 
     def _end_round(self, caller: Caller, operation: EndRound) -> Done:

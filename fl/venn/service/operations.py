@@ -135,7 +135,7 @@ class Results(Model):
 class ExplainJobs(Model):
     """Say how jobs stand and what each waits for.
 
-    It is written down like the others: a scheduler plans when it is asked, and decides by that plan.
+    It is written down like others: a scheduler that is asked may plan, and decides by its plan.
 
     Attributes:
         job: Which; None for all that the caller may see.

@@ -9,7 +9,6 @@ import re
 import secrets
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from hocket.fl.core.errors import ConfigError
@@ -17,6 +16,7 @@ from hocket.fl.venn.service.errors import ForbiddenError, RateError, Unauthorize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 Role = Literal["device", "job", "operator"]
 """``device`` checks in and reports, ``job`` has jobs of its own, ``operator`` may do all."""

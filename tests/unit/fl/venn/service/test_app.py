@@ -101,9 +101,7 @@ def test_bodies_have_a_limit(here: ServiceHere) -> None:
         ("GET", "/", 404),
     ],
 )
-def test_there_is_nothing_elsewhere(
-    here: ServiceHere, method: str, path: str, status: int
-) -> None:
+def test_there_is_nothing_elsewhere(here: ServiceHere, method: str, path: str, status: int) -> None:
     response = here.http().request(method, path)
     assert response.status_code == status
     error_of(response)
@@ -140,7 +138,9 @@ def test_tokens_say_who_may_what(tmp_path: Path) -> None:
             ("ops", ("operator",)),
         )
     }
-    here = ServiceHere(tmp_path / "venn.db", tokens={name: each for name, (each, _) in made.items()})
+    here = ServiceHere(
+        tmp_path / "venn.db", tokens={name: each for name, (each, _) in made.items()}
+    )
     http = here.http()
 
     def ask(name: str, kind: str, body: Any) -> httpx.Response:
@@ -148,8 +148,10 @@ def test_tokens_say_who_may_what(tmp_path: Path) -> None:
         return http.post(f"/v1/{kind}", json=body, headers=headers)
 
     secret = made["jobs"][1]
-    wrong = [None, "", "Bearer", f"Basic {secret}", "Bearer jobs", f"Bearer {secret}x",
-             f"Bearer ops.{secret.split('.')[1]}", "Bearer nobody.x", "Bearer \xe9.\xe9"]  # fmt: skip
+    wrong = [
+        *(None, "", "Bearer", f"Basic {secret}", "Bearer jobs", f"Bearer {secret}x"),
+        *(f"Bearer ops.{secret.split('.')[1]}", "Bearer nobody.x", "Bearer \xe9.\xe9"),
+    ]
     for text in wrong:
         headers = {} if text is None else {"Authorization": text.encode("latin-1")}
         response = http.post("/v1/register", content=b"{", headers=headers)

@@ -51,7 +51,9 @@ def test_more_than_can_wait_is_turned_away(tmp_path: Path, monkeypatch: pytest.M
     assert set(statuses) == {200, 503}
     turned_away = [each for each in answers if each.status_code == 503]
     assert all(each.headers["retry-after"] == "1" for each in turned_away)
-    admitted = {each["job"] for each in here.http().post("/v1/explain-jobs", json={}).json()["jobs"]}
+    admitted = {
+        each["job"] for each in here.http().post("/v1/explain-jobs", json={}).json()["jobs"]
+    }
     assert admitted == {f"j{n}" for n, status in enumerate(statuses) if status == 200}
     here.stop()
 
