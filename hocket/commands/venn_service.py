@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,6 @@ from hocket.federation_devices import TOKEN_VARIABLE
 if TYPE_CHECKING:
     from hocket.fl.venn.service.answers import JobStatus, Status
 
-Role = Literal["device", "job", "operator"]
 TokensOption = Annotated[
     Path | None,
     typer.Option("--tokens", metavar="FILE", help="Who may ask; without, this machine alone may."),
@@ -92,8 +91,8 @@ def token_command(
         Path, typer.Option("--tokens", metavar="FILE", help="To add it to; made if not there.")
     ],
     role: Annotated[
-        list[Role],
-        typer.Option("--role", help="What it is good for; repeat it."),
+        list[str],
+        typer.Option("--role", help="device, job or operator; repeat it."),
     ],
     rate: Annotated[
         float | None, typer.Option("--rate", help="Devices or other operations a second.")

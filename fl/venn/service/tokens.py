@@ -49,7 +49,7 @@ class Token:
     """
 
     name: str
-    roles: tuple[Role, ...]
+    roles: tuple[str, ...]
     sha256: str
     rate: float = DEFAULT_RATE
 
@@ -80,7 +80,7 @@ ANYONE = Token("anyone", ROLES, _NOBODYS_HASH)
 """Whoever asks a service that was started without tokens."""
 
 
-def make_token(name: str, roles: tuple[Role, ...], rate: float = DEFAULT_RATE) -> tuple[Token, str]:
+def make_token(name: str, roles: tuple[str, ...], rate: float = DEFAULT_RATE) -> tuple[Token, str]:
     """Return a new token, and the text by which its holder is known, which nobody else keeps."""
     secret = secrets.token_urlsafe(32)
     token = Token(name, roles, hashlib.sha256(secret.encode()).hexdigest(), rate)
