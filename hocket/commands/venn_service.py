@@ -164,7 +164,7 @@ def _having_service() -> Iterator[None]:
 def _print(status: "Status") -> None:
     console = answer_console()
     table = plain_table(
-        *("job", "phase", "rounds", "wants", "at work", "succeeded", "failed", "expired", "due in")
+        *("job", "phase", "rounds", "wants", "at work", "answered", "lost", "due in")
     )
     for each in status.jobs:
         table.add_row(
@@ -172,10 +172,9 @@ def _print(status: "Status") -> None:
             each.phase,
             f"{each.rounds_done}" + ("" if each.num_rounds is None else f" of {each.num_rounds}"),
             f"{each.wanted} of {each.count}",
-            f"{each.active}",
-            f"{each.succeeded}",
-            f"{each.failed}",
-            f"{each.expired}",
+            f"{each.at_work}",
+            f"{each.answered}",
+            f"{each.lost}",
             "-" if each.due_in_seconds is None else format_seconds(each.due_in_seconds),
         )
     console.print(table)
@@ -184,7 +183,8 @@ def _print(status: "Status") -> None:
             console.print(f"  {each.why}", soft_wrap=True)
     console.print(
         f"policy {status.policy}; {status.check_ins:,} check-ins, {status.given:,} of them got a "
-        f"job; {status.active:,} devices are at work",
+        f"job, {status.answered:,} have answered, {status.lost:,} were lost; {status.at_work:,} are at "
+        f"work; waste {status.waste:.0%}",
         style="dim",
         soft_wrap=True,
     )

@@ -146,7 +146,7 @@ def test_nothing_admitted_is_lost_when_it_is_killed_under_load(process: Process)
     assert {name: each.round for name, each in found.items()} == load.rounds
     active = [each for job in found for each in client.devices(job)]
     assert {each.device: each.assignment for each in active} == held
-    assert status.active == len(active)
+    assert status.at_work == len(active)
     client.close()
 
 
@@ -178,7 +178,7 @@ def test_two_federations_share_devices_and_learn_what_each_learns_alone(
         ("first", "second"), "finished"
     )
     assert status.given == 2 * 2 * 6
-    assert status.active == 0
+    assert status.at_work == 0
     alone = []
     for path in files:
         path.write_text(path.read_text("utf-8").replace(section, ""), encoding="utf-8")
@@ -211,7 +211,7 @@ def test_tokens_from_the_command_open_the_service(tmp_path: Path) -> None:
             cli.app, ["venn", "status", process.url, "--job", "keyboard", "--json"], env=environment
         )
         (job,) = json.loads(as_json.stdout)["jobs"]
-        assert (job["job"], job["wanted"], job["active"]) == ("keyboard", 4, 1)
+        assert (job["job"], job["wanted"], job["at_work"]) == ("keyboard", 4, 1)
         refused = runner.invoke(cli.app, ["venn", "status", process.url], env={"COLUMNS": "160"})
         assert refused.exit_code == 2
         assert "want a token (status 401)" in " ".join(refused.stderr.split())

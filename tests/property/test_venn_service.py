@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.venn_service import HandClock, ServiceHere
 
-from hocket.fl.core.devices import DeviceRequest
 from hocket.fl.core.types import Device
 from hocket.fl.venn.policies import POLICIES
+from hocket.fl.venn.requests import RoundRequest
 from hocket.fl.venn.scheduler import VennScheduler
 from hocket.fl.venn.service.journal import Journal
 from hocket.fl.venn.service.manager import Caller
@@ -28,17 +28,22 @@ JOBS = st.sampled_from(["a", "b", "c"])
 DEVICES = st.sampled_from([f"d{number}" for number in range(6)])
 ATTRIBUTES = st.dictionaries(st.sampled_from(["memory", "score"]), st.integers(0, 3).map(float))
 SECONDS = st.sampled_from([5.0, 50.0])
+NEVER = float("inf")
 
 
 @dataclass
 class Job:
     """What must be true of a job."""
 
-    wanted: int = 0
+    count: int = 0
+    quorum: float = 1.0
     minimum: dict[str, float] = field(default_factory=dict)
-    phase: str = "idle"
-    due: float = float("inf")
     deadline_seconds: float = 0.0
+    wanted: int = 0
+    answered: int = 0
+    phase: str = "idle"
+    due: float = NEVER
+    until: float = NEVER
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -72,21 +77,31 @@ class Interleavings(RuleBasedStateMachine):
     def pass_time(self) -> None:
         """End what is due, as the service must."""
         for name, job in self.jobs.items():
-            while job.due <= self.clock.time:
-                if job.phase == "selecting":
-                    self.end_selection(name, job)
+            if job.phase == "selecting" and job.due <= self.clock.time:
+                if self.can_reach_quorum(name, job):
+                    self.end_selection(job, job.due)
                 else:
-                    self.free(name)
-                    job.phase, job.due = "over", float("inf")
+                    self.fail(name, job)
+            if job.due <= self.clock.time:
+                self.fail(name, job)
+            if job.until <= self.clock.time:
+                self.free(name)
 
-    def end_selection(self, name: str, job: Job) -> None:
-        job.wanted, job.phase = 0, "reporting"
-        job.due = self.clock.time + job.deadline_seconds
-        self.end_if_empty(name, job)
+    def can_reach_quorum(self, name: str, job: Job) -> bool:
+        at_work = sum(at == name for at, _ in self.held.values())
+        return job.answered + at_work >= job.count * job.quorum
 
-    def end_if_empty(self, name: str, job: Job) -> None:
-        if job.phase == "reporting" and all(at != name for at, _ in self.held.values()):
-            job.phase, job.due = "over", float("inf")
+    def end_selection(self, job: Job, now: float) -> None:
+        job.wanted, job.phase, job.due = 0, "reporting", now + job.deadline_seconds
+        self.end_with_quorum(job)
+
+    def end_with_quorum(self, job: Job) -> None:
+        if job.phase == "reporting" and job.answered >= job.count * job.quorum:
+            job.phase, job.due = "complete", NEVER
+
+    def fail(self, name: str, job: Job) -> None:
+        job.wanted, job.phase, job.due = 0, "failed", NEVER
+        self.free(name)
 
     def free(self, name: str) -> None:
         self.held = {device: at for device, at in self.held.items() if at[0] != name}
@@ -97,10 +112,21 @@ class Interleavings(RuleBasedStateMachine):
         self.jobs.setdefault(job, Job())
 
     @rule(
-        job=JOBS, count=st.integers(1, 3), minimum=ATTRIBUTES, selection=SECONDS, deadline=SECONDS
+        job=JOBS,
+        count=st.integers(1, 3),
+        minimum=ATTRIBUTES,
+        selection=SECONDS,
+        deadline=SECONDS,
+        quorum=st.sampled_from([0.5, 1.0]),
     )
     def ask_devices(
-        self, job: str, count: int, minimum: dict[str, float], selection: float, deadline: float
+        self,
+        job: str,
+        count: int,
+        minimum: dict[str, float],
+        selection: float,
+        deadline: float,
+        quorum: float,
     ) -> None:
         response = self.post(
             "ask-devices",
@@ -109,14 +135,16 @@ class Interleavings(RuleBasedStateMachine):
             minimum=minimum,
             selection_seconds=selection,
             deadline_seconds=deadline,
+            quorum=quorum,
         )
         if job not in self.jobs:
             assert response.status_code == 404
             return
         assert response.status_code == 200
         self.free(job)
-        due = self.clock.time + selection
-        self.jobs[job] = Job(count, minimum, "selecting", due, deadline)
+        found = self.jobs[job] = Job(count, quorum, minimum, deadline, count, phase="selecting")
+        found.due = self.clock.time + selection
+        found.until = found.due + deadline
 
     @rule(devices=st.lists(st.tuples(DEVICES, ATTRIBUTES), min_size=1, max_size=4))
     def check_in(self, devices: list[tuple[str, dict[str, float]]]) -> None:
@@ -143,7 +171,7 @@ class Interleavings(RuleBasedStateMachine):
             job = self.jobs[answer["job"]]
             job.wanted -= 1
             if not job.wanted:
-                self.end_selection(answer["job"], job)
+                self.end_selection(job, self.clock.time)
 
     @precondition(lambda self: self.numbers)
     @rule(data=st.data(), is_success=st.booleans())
@@ -156,24 +184,29 @@ class Interleavings(RuleBasedStateMachine):
         for device in devices:
             name, _ = self.held.pop(device)
             job = self.jobs[name]
-            if not is_success and job.phase == "selecting":
+            if is_success:
+                job.answered += 1
+                self.end_with_quorum(job)
+            elif job.phase == "selecting":
                 job.wanted += 1
-            self.end_if_empty(name, job)
+            elif job.phase == "reporting" and not self.can_reach_quorum(name, job):
+                self.fail(name, job)
 
     @rule(job=JOBS)
     def withdraw(self, job: str) -> None:
         assert self.post("withdraw", job=job).status_code == (200 if job in self.jobs else 404)
         if job in self.jobs and self.jobs[job].phase == "selecting":
-            self.end_selection(job, self.jobs[job])
+            self.end_selection(self.jobs[job], self.clock.time)
 
-    @rule(job=JOBS, is_success=st.booleans())
-    def end_round(self, job: str, *, is_success: bool) -> None:
-        status = self.post("end-round", job=job, is_success=is_success).status_code
+    @rule(job=JOBS)
+    def end_round(self, job: str) -> None:
+        status = self.post("end-round", job=job).status_code
         if status == 200:
             self.free(job)
             self.jobs[job] = Job()
         else:
             assert status == (409 if job in self.jobs else 404)
+            assert job not in self.jobs or self.jobs[job].phase == "idle"
 
     @rule(job=JOBS, is_cancelled=st.booleans())
     def finish(self, job: str, *, is_cancelled: bool) -> None:
@@ -210,6 +243,7 @@ class Interleavings(RuleBasedStateMachine):
         for name, job in self.jobs.items():
             assert alive[name]["wanted"] == job.wanted
             assert alive[name]["phase"] == job.phase
+            assert alive[name]["answered"] == job.answered
             answer = self.http.post("/v1/list-devices", json={"job": name}).json()
             found = answer["assignments"]
             active = {each["device"]: (each["job"], each["assignment"]) for each in found}
@@ -272,7 +306,8 @@ def test_decisions_are_those_of_a_scheduler_that_never_stopped(
             elif isinstance(operation, AskDevices):
                 patient = operation.model_copy(update={"deadline_seconds": 1e6})
                 journal.perform(clock.time, me, patient)
-                bare.submit(DeviceRequest(operation.job, operation.count, operation.minimum))
+                fields = patient.model_dump(exclude={"kind"})
+                bare.submit(RoundRequest(**fields))
                 held = {device: job for device, job in held.items() if job != operation.job}
                 has_round.add(operation.job)
             elif operation.job in has_round:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from dataclasses import dataclass, field
 from pydantic import TypeAdapter
-
-Phase = Literal["idle", "selecting", "reporting", "over", "finished", "cancelled"]
-
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -47,52 +42,55 @@ class JobStatus:
     Attributes:
         job, owner: Its name, and that of the token that registered it.
         phase: ``idle`` before a round, ``selecting`` devices, ``reporting`` while they work,
-            ``over`` when all have answered or time is up, ``finished``, ``cancelled``.
+            ``complete`` with a quorum of results, ``failed`` without; ``finished``, ``cancelled``.
         num_rounds: That it will have; null if nobody has said.
-        rounds_done: Rounds that were ended as a success.
+        rounds_done: Rounds that it has ended.
         round: Number of the last round that was begun; 0 before the first.
         count, wanted: Devices that the round asked for, and that it still wants.
         minimum: Least values of attributes.
-        active: Devices that work for it now.
-        succeeded, failed, expired: Devices of this round by what became of them.
-        due_in_seconds: To the end of the selection, or of the time to report.
+        at_work: Devices that work for it now.
+        answered, lost: Devices of this round by what became of them.
+        due_in_seconds: To the end of the phase; null if it does not end by itself.
         why: What it waits for.
     """
 
     job: str
     owner: str
-    phase: Phase
+    phase: str
     num_rounds: int | None
     rounds_done: int
     round: int
-    count: int
-    wanted: int
-    minimum: dict[str, float]
-    active: int
-    succeeded: int
-    failed: int
-    expired: int
-    due_in_seconds: float | None
-    why: str
+    count: int = 0
+    wanted: int = 0
+    minimum: dict[str, float] = field(default_factory=dict)
+    at_work: int = 0
+    answered: int = 0
+    lost: int = 0
+    due_in_seconds: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How all jobs of the caller stand.
+    """How all jobs of the caller stand, and, since the database was made, all devices.
 
     Attributes:
-        jobs: In the order in which they came.
+        jobs: Those that are over first, then in the order in which they came.
         policy: By which devices are shared.
-        check_ins, given: Devices that have checked in, and those that got a job, since the database
-            was made.
-        active: Devices that work for a job now, whoever's.
+        check_ins: Of devices that were not at work.
+        given, answered, lost: Devices that got a job, and what became of them.
+        at_work: Devices that work for a job now, whoever's.
+        waste: Part of the devices given whose work served no completed round.
     """
 
     jobs: list[JobStatus]
     policy: str
     check_ins: int
     given: int
-    active: int
+    answered: int
+    lost: int
+    at_work: int
+    waste: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,8 +164,6 @@ class Service:
         return Response(answer, media_type="application/json")
 
     def _act(self, caller: Caller, operation: Model, key: str | None, now: float) -> bytes:
-        if isinstance(operation, ListDevices):
-            return to_json(self.journal.manager.cohort(caller, operation.job))
         return self.journal.perform(now, caller, operation, key)  # type: ignore[arg-type]
 
     async def health(self, request: Request) -> Response:

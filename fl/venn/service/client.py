@@ -95,25 +95,25 @@ class ServiceClient:
         """Make a job known."""
         self._ask(Done, Register, job=job, num_rounds=num_rounds)
 
-    def ask_devices(self, request: DeviceRequest, **seconds: float) -> int:
+    def ask_devices(self, request: DeviceRequest, **limits: float) -> int:
         """Begin a round and return its number.
 
         Args:
             request: What the job asks for.
-            seconds: ``selection_seconds`` and ``deadline_seconds``.
+            limits: ``selection_seconds``, ``deadline_seconds`` and ``quorum``.
         """
         minimum = {name: float(value) for name, value in request.minimum.items()}
         return self._ask(
-            Done, AskDevices, job=request.job, count=request.count, minimum=minimum, **seconds
+            Done, AskDevices, job=request.job, count=request.count, minimum=minimum, **limits
         ).round
 
     def withdraw(self, job: str) -> None:
         """Ask for no more devices; those that were given go on."""
         self._ask(Done, Withdraw, job=job)
 
-    def end_round(self, job: str, *, is_success: bool = True) -> None:
-        """End a round: its devices are free again."""
-        self._ask(Done, EndRound, job=job, is_success=is_success)
+    def end_round(self, job: str) -> None:
+        """End a round, which counts as one of the job's; its devices are free again."""
+        self._ask(Done, EndRound, job=job)
 
     def finish(self, job: str, *, is_cancelled: bool = False) -> None:
         """End a job."""

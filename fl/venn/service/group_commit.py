@@ -168,8 +168,7 @@ class GroupCommit:
         """Let deadlines pass where nobody asks anything."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            due = self._journal.manager.next_due
-            if due is not None and due <= self._clock() and self._is_open:
+            if self._is_open and self._journal.manager.next_due <= self._clock():
                 await self.ask(lambda now: self._journal.perform(now, _CLOCK, Tick()))
 
 

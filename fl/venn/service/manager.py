@@ -1,19 +1,20 @@
 """Jobs, rounds and devices: a machine whose answers follow from what it was asked, and when.
 
-It reads no clock, draws nothing and touches no file, so what was asked, asked again in the same
-order with the same times, has the same answers: the journal relies on it.
+It reads no clock and touches no file, so what was asked, asked again in the same order with the
+same times, has the same answers: the journal relies on it.
 """
 
 from __future__ import annotations
 
-import heapq
+import itertools
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from hocket.fl.core.devices import DeviceRequest
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
+from hocket.fl.venn.requests import Phase, RoundRequest
 from hocket.fl.venn.scheduler import VennScheduler
 from hocket.fl.venn.service.answers import (
     Answer,
@@ -23,7 +24,6 @@ from hocket.fl.venn.service.answers import (
     Done,
     Explanation,
     JobStatus,
-    Phase,
     Recorded,
     Status,
 )
@@ -41,6 +41,7 @@ from hocket.fl.venn.service.operations import (
     ExplainDevice,
     ExplainJobs,
     Finish,
+    ListDevices,
     Operation,
     Register,
     Result,
@@ -66,6 +67,13 @@ class Caller(NamedTuple):
     is_operator: bool = False
 
 
+class _Held(NamedTuple):
+    """A device at work, and the token that checked it in."""
+
+    assignment: Assignment
+    gateway: str
+
+
 @dataclass
 class _Job:
     name: str
@@ -73,14 +81,10 @@ class _Job:
     num_rounds: int | None = None
     rounds_done: int = 0
     round: int = 0
-    phase: Phase = "idle"
-    request: AskDevices | None = None
-    due: float | None = None
-    wanted: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    expired: int = 0
-    active: set[int] = field(default_factory=set)
+    count: int = 0
+    minimum: dict[str, float] = field(default_factory=dict)
+    until: float = math.inf
+    at_work: dict[int, str] = field(default_factory=dict)
 
 
 class _StillClock:
@@ -96,26 +100,27 @@ class _StillClock:
 class ResourceManager:
     """Who works for whom.
 
-    A device works for one job at a time: until its result is in, its round is over, or its time is
-    up. One that checks in before is told the same again.
+    The scheduler decides; the manager knows whose jobs are, and numbers assignments. A device works
+    for one job at a time: until its result is in, its round is over, or its time is up. One that
+    checks in before is told the same again.
 
     Args:
         policy: By which devices are shared.
         seed: Of what the policy draws.
+
+    Raises:
+        ConfigError: The policy is for the simulator alone.
     """
 
     def __init__(self, policy: Policy, seed: int = 0) -> None:
         self._policy = policy
         self._clock = _StillClock()
         self._scheduler = VennScheduler(policy, clock=self._clock, seed=seed)
-        self._jobs: OrderedDict[str, _Job] = OrderedDict()
-        self._over: OrderedDict[str, _Job] = OrderedDict()
-        self._held: dict[str, Assignment] = {}
-        self._gateways: dict[int, str] = {}
-        self._assignments: dict[int, Assignment] = {}
-        self._due: list[tuple[float, str, int]] = []
-        self._check_ins = 0
-        self._given = 0
+        self._jobs: dict[str, _Job] = {}
+        self._over: OrderedDict[str, JobStatus] = OrderedDict()
+        self._held: dict[str, _Held] = {}
+        self._devices: dict[int, str] = {}
+        self._num_check_ins = 0
 
     @property
     def time(self) -> float:
@@ -123,14 +128,26 @@ class ResourceManager:
         return self._clock.time
 
     @property
-    def next_due(self) -> float | None:
-        """When something ends by itself, at the earliest."""
-        return self._due[0][0] if self._due else None
+    def next_due(self) -> float:
+        """When a round ends or devices are free by themselves, at the earliest."""
+        seconds = (self._scheduler.progress(name).due_in_seconds for name in self._jobs)
+        ends = self._clock.time + min(seconds, default=math.inf)
+        return min([ends, *(job.until for job in self._jobs.values() if job.at_work)])
 
     @property
-    def num_active(self) -> int:
+    def num_check_ins(self) -> int:
+        """Check-ins of devices that were not at work, since the database was made."""
+        return self._num_check_ins
+
+    @property
+    def num_given(self) -> int:
+        """Devices that got a job, since the database was made."""
+        return self._scheduler.usage.given
+
+    @property
+    def num_at_work(self) -> int:
         """Devices that work for a job."""
-        return len(self._assignments)
+        return len(self._held)
 
     @property
     def num_jobs(self) -> int:
@@ -138,19 +155,9 @@ class ResourceManager:
         return len(self._jobs)
 
     @property
-    def num_check_ins(self) -> int:
-        """Check-ins of devices that had no work, since the database was made."""
-        return self._check_ins
-
-    @property
-    def num_given(self) -> int:
-        """Devices that got a job, since the database was made."""
-        return self._given
-
-    @property
     def num_wanted(self) -> int:
         """Devices that jobs wait for."""
-        return sum(job.wanted for job in self._jobs.values())
+        return sum(self._scheduler.progress(name).wanted for name in self._jobs)
 
     def perform(self, now: float, caller: Caller, operation: Operation) -> Answer:
         """Do what is asked.
@@ -164,7 +171,9 @@ class ResourceManager:
             RefusedError: It may not be; nothing but the time has changed.
         """
         self._clock.time = now
-        self._end_what_is_due(now)
+        # Of any job: what is due ends for all. So nothing that only looks, later, ends anything.
+        for name in itertools.islice(self._jobs, 1):
+            self._scheduler.progress(name)
         answer: Answer
         match operation:
             case CheckIns():
@@ -181,22 +190,16 @@ class ResourceManager:
                 answer = self._end_round(caller, operation)
             case Finish():
                 answer = self._finish(caller, operation)
+            case ListDevices():
+                answer = self._list_devices(caller, operation)
             case ExplainJobs():
                 answer = self._explain_jobs(caller, operation.job)
             case ExplainDevice():
                 answer = Explanation(self._why_device(operation.device))
             case Tick():
+                self._free_all_over()
                 answer = Done("", 0)
         return answer
-
-    def cohort(self, caller: Caller, job: str) -> Cohort:
-        """Return the devices that work for a job; nothing changes.
-
-        Raises:
-            RefusedError: There is no such job, or it is another's.
-        """
-        active = sorted(self._job(caller, job).active)
-        return Cohort([self._assignments[number] for number in active])
 
     def _register(self, caller: Caller, operation: Register) -> Done:
         job = self._jobs.get(operation.job)
@@ -205,7 +208,7 @@ class ResourceManager:
                 raise ConflictError(f"there are {MAX_JOBS} jobs already; end some")
             job = self._jobs[operation.job] = _Job(operation.job, caller.name)
             self._over.pop(operation.job, None)
-        self._job(caller, operation.job)
+        _check_is_theirs(caller, job.name, job.owner)
         job.num_rounds = operation.num_rounds
         self._scheduler.register(job.name, num_rounds=job.num_rounds)
         return Done(job.name, job.round)
@@ -213,191 +216,167 @@ class ResourceManager:
     def _ask_devices(self, caller: Caller, operation: AskDevices) -> Done:
         job = self._job(caller, operation.job)
         try:
-            self._scheduler.submit(DeviceRequest(job.name, operation.count, operation.minimum))
+            self._scheduler.submit(
+                RoundRequest(
+                    job.name,
+                    operation.count,
+                    operation.minimum,
+                    selection_seconds=operation.selection_seconds,
+                    deadline_seconds=operation.deadline_seconds,
+                    quorum=operation.quorum,
+                )
+            )
         except ConfigError as error:
             raise InvalidError(str(error)) from error
-        self._free_devices(job)
+        self._free(job)
         job.round += 1
-        job.phase = "selecting"
-        job.request = operation
-        job.wanted = operation.count
-        job.succeeded = job.failed = job.expired = 0
-        self._set_due(job, operation.selection_seconds)
+        job.count, job.minimum = operation.count, operation.minimum
+        job.until = self._clock.time + operation.selection_seconds + operation.deadline_seconds
         return Done(job.name, job.round)
 
     def _withdraw(self, caller: Caller, operation: Withdraw) -> Done:
         job = self._job(caller, operation.job)
-        self._end_selection(job)
+        self._scheduler.withdraw(job.name)
         return Done(job.name, job.round)
 
     def _end_round(self, caller: Caller, operation: EndRound) -> Done:
         job = self._job(caller, operation.job)
-        if not job.round:
+        if self._scheduler.progress(job.name).phase is Phase.IDLE:
             raise ConflictError(f"job {job.name!r} has no round to end")
-        if operation.is_success and job.phase != "idle":
-            job.rounds_done += 1
-            self._scheduler.end_round(job.name)
-        self._close_round(job)
-        job.phase = "idle"
+        job.rounds_done += 1
+        self._scheduler.end_round(job.name)
+        self._free(job)
         return Done(job.name, job.round)
 
     def _finish(self, caller: Caller, operation: Finish) -> Done:
         job = self._job(caller, operation.job)
-        self._close_round(job)
         self._scheduler.finish(job.name)
-        job.phase = "cancelled" if operation.is_cancelled else "finished"
-        self._over[job.name] = self._jobs.pop(job.name)
+        self._free(job)
+        del self._jobs[job.name]
+        phase = "cancelled" if operation.is_cancelled else "finished"
+        self._over[job.name] = JobStatus(
+            job.name, job.owner, phase, job.num_rounds, job.rounds_done, job.round
+        )
         if len(self._over) > KEPT_JOBS:
             self._over.popitem(last=False)
         return Done(job.name, job.round)
 
+    def _list_devices(self, caller: Caller, operation: ListDevices) -> Cohort:
+        job = self._job(caller, operation.job)
+        self._free_if_over(job)
+        return Cohort([self._held[device].assignment for device in job.at_work.values()])
+
     def _check_in(self, caller: Caller, check_in: CheckIn) -> Assignment | None:
-        held = self._held.get(check_in.device)
+        held = self._at_work(check_in.device)
         if held is not None:
-            return held
-        self._check_ins += 1
+            return held.assignment
+        self._num_check_ins += 1
         name = self._scheduler.offer(Device(check_in.device, check_in.attributes))
         if name is None:
             return None
         job = self._jobs[name]
-        self._given += 1
-        found = Assignment(self._given, name, job.round, check_in.device)
-        self._held[check_in.device] = self._assignments[found.assignment] = found
-        self._gateways[found.assignment] = caller.name
-        job.active.add(found.assignment)
-        job.wanted -= 1
-        if not job.wanted:
-            self._end_selection(job)
+        found = Assignment(self.num_given, name, job.round, check_in.device)
+        self._held[check_in.device] = _Held(found, caller.name)
+        self._devices[found.assignment] = job.at_work[found.assignment] = check_in.device
         return found
 
     def _record(self, caller: Caller, result: Result) -> bool:
-        found = self._assignments.get(result.assignment)
-        if found is None:
+        held = self._at_work(self._devices.get(result.assignment, ""))
+        if held is None:
             return False
-        job = self._jobs[found.job]
-        names = (job.owner, self._gateways[found.assignment])
-        if caller.name not in names and not caller.is_operator:
+        job, device = self._jobs[held.assignment.job], held.assignment.device
+        if caller.name not in (job.owner, held.gateway) and not caller.is_operator:
             return False
-        self._release(job, found)
+        del self._held[device], self._devices[result.assignment], job.at_work[result.assignment]
         if result.is_success:
-            job.succeeded += 1
+            self._scheduler.respond(job.name, device, seconds=result.seconds)
         else:
-            job.failed += 1
-            self._replace_one(job)
-        if job.phase == "reporting" and not job.active:
-            self._set_over(job)
+            self._scheduler.lose(job.name, device)
         return True
 
-    def _replace_one(self, job: _Job) -> None:
-        """Ask for a device in place of a lost one, as long as devices are selected."""
-        if job.phase == "selecting" and job.request is not None:
-            job.wanted += 1
-            self._scheduler.submit(DeviceRequest(job.name, job.wanted, job.request.minimum))
+    def _at_work(self, device: str) -> _Held | None:
+        """Return what a device works for, unless that is over by now."""
+        held = self._held.get(device)
+        if held is not None:
+            self._free_if_over(self._jobs[held.assignment.job])
+        return held if device in self._held else None
 
-    def _end_selection(self, job: _Job) -> None:
-        """Go on with the devices that there are; their time begins."""
-        if job.phase != "selecting" or job.request is None:
-            return
-        self._scheduler.withdraw(job.name)
-        job.wanted = 0
-        job.phase = "reporting"
-        self._set_due(job, job.request.deadline_seconds)
-        if not job.active:
-            self._set_over(job)
+    def _free(self, job: _Job) -> None:
+        for number, device in job.at_work.items():
+            del self._held[device], self._devices[number]
+        job.at_work.clear()
 
-    def _close_round(self, job: _Job) -> None:
-        """Free a round's devices, and ask for no more."""
-        self._scheduler.withdraw(job.name)
-        job.wanted = 0
-        self._free_devices(job)
-        self._set_over(job)
+    def _free_if_over(self, job: _Job) -> None:
+        """Free the devices of a round that has failed, or that nobody has ended in its time."""
+        if job.at_work and (
+            self._clock.time >= job.until
+            or self._scheduler.progress(job.name).phase is Phase.FAILED
+        ):
+            self._free(job)
 
-    def _free_devices(self, job: _Job) -> None:
-        job.expired += len(job.active)
-        for number in sorted(job.active):
-            self._release(job, self._assignments[number])
-
-    def _release(self, job: _Job, found: Assignment) -> None:
-        job.active.discard(found.assignment)
-        del self._held[found.device]
-        del self._assignments[found.assignment]
-        del self._gateways[found.assignment]
-
-    def _set_due(self, job: _Job, seconds: float) -> None:
-        job.due = self._clock.time + seconds
-        heapq.heappush(self._due, (job.due, job.name, job.round))
-
-    def _set_over(self, job: _Job) -> None:
-        job.due = None
-        job.phase = "over"
-
-    def _end_what_is_due(self, now: float) -> None:
-        while self._due and self._due[0][0] <= now:
-            due, name, number = heapq.heappop(self._due)
-            job = self._jobs.get(name)
-            if job is None or job.round != number or job.due != due:
-                continue  # it ended before
-            if job.phase == "selecting":
-                self._end_selection(job)
-            else:
-                self._close_round(job)
+    def _free_all_over(self) -> None:
+        for job in self._jobs.values():
+            self._free_if_over(job)
 
     def _job(self, caller: Caller, name: str) -> _Job:
         job = self._jobs.get(name)
         if job is None:
             raise UnknownError(f"no job {name!r} is registered")
-        _check_is_theirs(caller, job)
+        _check_is_theirs(caller, name, job.owner)
         return job
 
     def _explain_jobs(self, caller: Caller, name: str | None) -> Status:
-        jobs = [*self._over.values(), *self._jobs.values()]
-        if name is None:
-            jobs = [job for job in jobs if caller.is_operator or job.owner == caller.name]
-        else:
-            jobs = [job for job in jobs if job.name == name]
+        self._free_all_over()
+        jobs = [*self._over.values(), *map(self._status_of, self._jobs.values())]
+        if name is not None:
+            jobs = [job for job in jobs if job.job == name]
             if not jobs:
                 raise UnknownError(f"no job {name!r} is registered")
-            _check_is_theirs(caller, jobs[0])
+            _check_is_theirs(caller, name, jobs[0].owner)
+        jobs = [job for job in jobs if caller.is_operator or job.owner == caller.name]
+        usage = self._scheduler.usage
         return Status(
-            [self._status_of(job) for job in jobs],
-            self._policy.name,
-            self._check_ins,
-            self._given,
-            self.num_active,
+            jobs=jobs,
+            policy=self._policy.name,
+            check_ins=self._num_check_ins,
+            given=usage.given,
+            answered=usage.answered,
+            lost=usage.lost,
+            at_work=self.num_at_work,
+            waste=usage.waste,
         )
 
     def _status_of(self, job: _Job) -> JobStatus:
-        if job.phase == "selecting":
-            why = self._scheduler.why_waiting(job.name)
-        elif job.phase == "reporting":
-            why = f"{job.name!r} waits for {len(job.active)} devices to report"
-        else:
-            why = f"{job.name!r} waits for nothing"
+        progress = self._scheduler.progress(job.name)
+        why = self._scheduler.why_waiting(job.name)
+        if progress.phase is Phase.REPORTING:
+            why = f"{job.name!r} waits for {progress.working} devices to report"
+        due = progress.due_in_seconds
         return JobStatus(
             job=job.name,
             owner=job.owner,
-            phase=job.phase,
+            phase=progress.phase.value,
             num_rounds=job.num_rounds,
             rounds_done=job.rounds_done,
             round=job.round,
-            count=0 if job.request is None else job.request.count,
-            wanted=job.wanted,
-            minimum={} if job.request is None else job.request.minimum,
-            active=len(job.active),
-            succeeded=job.succeeded,
-            failed=job.failed,
-            expired=job.expired,
-            due_in_seconds=None if job.due is None else job.due - self._clock.time,
+            count=job.count,
+            minimum=job.minimum,
+            wanted=progress.wanted,
+            at_work=len(job.at_work),
+            answered=progress.answered,
+            lost=progress.lost,
+            due_in_seconds=None if math.isinf(due) else due,
             why=why,
         )
 
     def _why_device(self, check_in: CheckIn) -> str:
-        held = self._held.get(check_in.device)
+        held = self._at_work(check_in.device)
         if held is not None:
-            return f"{check_in.device} works for {held.job!r}, in round {held.round}"
+            found = held.assignment
+            return f"{found.device} works for {found.job!r}, in round {found.round}"
         return self._scheduler.why_device(Device(check_in.device, check_in.attributes))
 
 
-def _check_is_theirs(caller: Caller, job: _Job) -> None:
-    if job.owner != caller.name and not caller.is_operator:
-        raise ForbiddenError(f"job {job.name!r} is another's")
+def _check_is_theirs(caller: Caller, name: str, owner: str) -> None:
+    if owner != caller.name and not caller.is_operator:
+        raise ForbiddenError(f"job {name!r} is another's")

@@ -53,7 +53,7 @@ class Metrics:
         for name, text, read in (
             ("check_ins", "Devices that have checked in.", lambda: manager.num_check_ins),
             ("given", "Devices that got a job.", lambda: manager.num_given),
-            ("active", "Devices that work for a job now.", lambda: manager.num_active),
+            ("at_work", "Devices that work for a job now.", lambda: manager.num_at_work),
             ("wanted", "Devices that jobs wait for.", lambda: manager.num_wanted),
             ("jobs", "Jobs that are not over.", lambda: manager.num_jobs),
         ):

@@ -23,7 +23,8 @@ JobName = Annotated[str, Field(pattern=JOB_PATTERN)]
 DeviceName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 AttributeName = Annotated[str, Field(min_length=1, max_length=100)]
 Attributes = Annotated[dict[AttributeName, float], Field(max_length=MAX_ATTRIBUTES)]
-Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
+# Shorter ones would be lost beside the seconds since 1970.
+Seconds = Annotated[float, Field(ge=0.001, le=_LONGEST_SECONDS)]
 
 
 class Model(BaseModel):
@@ -49,13 +50,13 @@ class Result(Model):
 
     Attributes:
         assignment: Its number.
-        is_success: Whether the device did what it was asked.
-        reason: Why not, in a sentence.
+        is_success: Whether the device did what it was asked; if not, it is lost to the round.
+        seconds: That it took; null for the time since it got the job.
     """
 
     assignment: Annotated[int, Field(ge=1)]
     is_success: bool = True
-    reason: Annotated[str, Field(max_length=500)] = ""
+    seconds: Seconds | None = None
 
 
 class Register(Model):
@@ -67,14 +68,16 @@ class Register(Model):
 
 
 class AskDevices(Model):
-    """Begin a round: ask for devices. A round that is not over ends.
+    """Begin a round: ask for devices. A round that has not ended is given up.
 
     Attributes:
         job: Who asks.
         count: Devices wanted.
         minimum: Least value of each attribute that a device must have.
-        selection_seconds: After which the round goes on with the devices that it has by then.
+        selection_seconds: After which the round goes on with the devices that it has by then, or
+            has failed, if they are no quorum.
         deadline_seconds: That devices have from the end of the selection.
+        quorum: Part of the devices that must report.
     """
 
     kind: Literal["ask_devices"] = "ask_devices"
@@ -83,6 +86,7 @@ class AskDevices(Model):
     minimum: Attributes = Field(default_factory=dict)
     selection_seconds: Seconds = DAY_SECONDS
     deadline_seconds: Seconds = 3600.0
+    quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Withdraw(Model):
@@ -93,16 +97,10 @@ class Withdraw(Model):
 
 
 class EndRound(Model):
-    """End a round: its devices are free again.
-
-    Attributes:
-        job: Whose.
-        is_success: Whether it counts as one of the job's rounds.
-    """
+    """End a round, which counts as one of the job's; its devices are free again."""
 
     kind: Literal["end_round"] = "end_round"
     job: JobName
-    is_success: bool = True
 
 
 class Finish(Model):
@@ -135,7 +133,8 @@ class Results(Model):
 class ExplainJobs(Model):
     """Say how jobs stand and what each waits for.
 
-    It is written down like others: a scheduler that is asked may plan, and decides by its plan.
+    It is kept in the journal like all else: a scheduler that is asked may make a plan, by which it
+    then decides.
 
     Attributes:
         job: Which; None for all that the caller may see.
@@ -153,7 +152,7 @@ class ExplainDevice(Model):
 
 
 class ListDevices(Model):
-    """Say which devices work for a job now; nothing changes, so it is not written down."""
+    """Say which devices work for a job now."""
 
     kind: Literal["list_devices"] = "list_devices"
     job: JobName
@@ -173,6 +172,7 @@ Operation = (
     | Finish
     | CheckIns
     | Results
+    | ListDevices
     | ExplainJobs
     | ExplainDevice
     | Tick

@@ -100,9 +100,9 @@ def test_deadlines_pass_where_nobody_asks(tmp_path: Path, monkeypatch: pytest.Mo
     client.register("a")
     here.http().post("/v1/ask-devices", json={"job": "a", "count": 1, "deadline_seconds": 10})
     here.http().post("/v1/check-ins", json={"devices": [{"device": "d"}]})
-    assert here.journal.manager.num_active == 1
+    assert here.journal.manager.num_at_work == 1
     clock.time = 111.0
     for _ in range(20):
         here.http().get("/healthz")
-    assert here.journal.manager.num_active == 0
+    assert here.journal.manager.num_at_work == 0
     here.stop()
