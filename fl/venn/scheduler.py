@@ -357,6 +357,8 @@ class VennScheduler:
         if job not in self._jobs:
             self._num_jobs += 1
             self._jobs[job] = LiveJob(self._num_jobs, (), self._clock.now())
+            if () not in self._eligibility.groups:
+                self._regroup()  # an order may ask for the group of a job without a request
             self._change_order()
         return self._jobs[job]
 

@@ -60,7 +60,9 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.service = ServiceHere(Path(self.folder.name) / "venn.db", clock=self.clock)
+        self.service = ServiceHere(
+            Path(self.folder.name) / "venn.db", clock=self.clock, snapshot_operations=10
+        )
         self.http = self.service.http()
 
     def teardown(self) -> None:
@@ -273,7 +275,7 @@ OPERATIONS = st.lists(
     ),
     max_size=40,
 )
-POLICY_NAMES = st.sampled_from(["venn", "random", "las", "total"])
+POLICY_NAMES = st.sampled_from(["venn", "random", "las", "foresight"])
 
 
 @given(operations=OPERATIONS, policy=POLICY_NAMES, ends=st.sets(st.integers(0, 39), max_size=6))
@@ -288,7 +290,8 @@ def test_decisions_are_those_of_a_scheduler_that_never_stopped(
     with tempfile.TemporaryDirectory() as folder:
 
         def start() -> Journal:
-            return Journal(Path(folder) / "venn.db", POLICIES[policy], is_synced=False)
+            path = Path(folder) / "venn.db"
+            return Journal(path, POLICIES[policy], is_synced=False, snapshot_operations=5)
 
         journal = start()
         for job in ("a", "b", "c"):

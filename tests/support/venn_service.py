@@ -34,9 +34,10 @@ class ServiceHere(httpx.BaseTransport):
         policy: Policy = POLICIES["venn"],
         tokens: Mapping[str, Token] | None = None,
         clock: Callable[[], float] = time.time,
+        **settings: Any,
     ) -> None:
         self.has_failed = False
-        self.journal = Journal(database, policy, is_synced=False)
+        self.journal = Journal(database, policy, is_synced=False, **settings)
         app = make_app(self.journal, tokens, clock=clock, failed=self._fail)
         self._loop = asyncio.new_event_loop()
         self._lifespan = app.router.lifespan_context(app)

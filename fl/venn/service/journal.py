@@ -2,19 +2,21 @@
 
 One SQLite file, opened by one process at a time. What the manager knows is never written as tables
 beside it: a restart takes the last snapshot and asks again what was asked since, and each answer
-must be the one that was given then.
+must be the one that was given then. Otherwise the service does not start: a device could be given twice.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from hocket.fl.venn.service.answers import Problem, to_json
 from hocket.fl.venn.service.errors import REFUSALS, ConflictError, JournalError, RefusedError
 from hocket.fl.venn.service.manager import Caller, ResourceManager
 from hocket.fl.venn.service.operations import DAY_SECONDS, OPERATION
+from hocket.fl.venn.service.snapshot import read_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 APPLICATION_ID = 0x484B5456
 """Says to tools what the file is: "HKTV"."""
+
+SNAPSHOT_OPERATIONS = 20_000
+"""After so many a snapshot is taken: a restart has no more to do again."""
 
 KEY_SECONDS = DAY_SECONDS
 """For so long a key that comes again gets the answer that it got."""
@@ -42,7 +47,7 @@ CREATE TABLE log (
     answer BLOB NOT NULL
 );
 CREATE UNIQUE INDEX log_key ON log (caller, key) WHERE key IS NOT NULL;
-CREATE TABLE snapshot (sequence INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE snapshot (sequence INTEGER PRIMARY KEY, content BLOB NOT NULL);
 """
 _INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -57,21 +62,31 @@ class Journal:
         policy, seed: Of the manager; those of a database that is there already must be the same.
         is_synced: Whether ``commit`` waits for the disk. Without, what was answered outlives the
             process, but not the machine.
+        snapshot_operations: After so many a snapshot is taken.
 
     Raises:
         JournalError: The file is another's, is in use, or its answers do not come out again.
     """
 
     def __init__(
-        self, path: Path | str, policy: Policy, seed: int = 0, *, is_synced: bool = True
+        self,
+        path: Path | str,
+        policy: Policy,
+        seed: int = 0,
+        *,
+        is_synced: bool = True,
+        snapshot_operations: int = SNAPSHOT_OPERATIONS,
     ) -> None:
         self._path = path
         self._manager = ResourceManager(policy, seed)
         self._sequence = 0
         self._since_snapshot = 0
+        self._snapshot_operations = snapshot_operations
         self._connection = _connect(path)
         try:
-            self._open(f"{policy!r} seed {seed}", is_synced=is_synced)
+            made_by = f"{policy!r}, seed {seed}, Hocket {version('hocket')}"
+            self._open(made_by, is_synced=is_synced)
+            self._restore()
             self._replay()
         except BaseException:
             self._connection.close()
@@ -128,12 +143,17 @@ class Journal:
         return _say_again(refusal, answer)
 
     def commit(self) -> None:
-        """Put on disk what was done since the last time."""
+        """Put on disk what was done since the last time, at times with a snapshot."""
+        if self._since_snapshot >= self._snapshot_operations:
+            self._take_snapshot()
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """End in good order: a restart has nothing to ask again."""
+        if self._since_snapshot:
+            self._take_snapshot()
+        self.commit()
         self._connection.close()
 
     def abandon(self) -> None:
@@ -185,6 +205,25 @@ class Journal:
                 "serve it as it was, or begin with another file"
             )
 
+    def _take_snapshot(self) -> None:
+        """Keep the manager, and of what led to it only keys that may come again."""
+        execute = self._connection.execute
+        if not self._connection.in_transaction:
+            execute("BEGIN")
+        execute("DELETE FROM snapshot")
+        content = write_snapshot(self._manager)
+        execute("INSERT INTO snapshot VALUES (?, ?)", (self._sequence, content))
+        execute("DELETE FROM log WHERE time < ?", (self._manager.time - KEY_SECONDS,))
+        self._since_snapshot = 0
+
+    def _restore(self) -> None:
+        row = self._connection.execute("SELECT sequence, content FROM snapshot").fetchone()
+        if row is not None:
+            try:
+                self._sequence, self._manager = row[0], read_snapshot(row[1])
+            except JournalError as error:
+                raise JournalError(f"{self._path}: {error}") from error
+
     def _replay(self) -> None:
         rows = self._connection.execute(
             "SELECT sequence, time, caller, is_operator, operation, refusal, answer FROM log "
@@ -197,7 +236,7 @@ class Journal:
             if found != (refusal, answer):
                 raise JournalError(
                     f"{self._path}: operation {sequence} has another answer than it had; serve it "
-                    "once more with the version that wrote it, end that in good order, then upgrade"
+                    "with the software that wrote it"
                 )
             self._sequence = sequence
             self._since_snapshot += 1

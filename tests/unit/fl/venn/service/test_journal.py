@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -113,3 +115,69 @@ def test_answers_that_do_not_come_out_again_are_not_believed(path: Path) -> None
     connection.close()
     with pytest.raises(JournalError, match="operation 3 has another answer than it had"):
         Journal(path, POLICIES["venn"])
+
+
+def test_a_snapshot_keeps_keys_for_a_day_and_no_more(path: Path) -> None:
+    def num_rows() -> int:
+        with sqlite3.connect(path) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM log").fetchone()
+        connection.close()
+        return int(count)
+
+    Journal(path, POLICIES["venn"]).close()
+    assert num_rows() == 3
+    journal = Journal(path, POLICIES["venn"])
+    assert journal.num_since_snapshot == 0, "nothing is asked again"
+    again = json.loads(journal.perform(9.0, ME, check_ins("d1"), "k3"))
+    assert again["assignments"][0]["assignment"] == 1
+    journal.perform(86_404.0, ME, Register(job="b"))
+    journal.close()
+    assert num_rows() == 1
+    journal = Journal(path, POLICIES["venn"])
+    assert journal.manager.num_jobs == 2
+    journal.abandon()
+
+
+def test_snapshots_come_by_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "venn.db"
+    journal = Journal(path, POLICIES["venn"], snapshot_operations=10)
+    for number in range(25):
+        journal.perform(float(number), ME, Register(job=f"j{number}"))
+        journal.commit()
+    assert journal.num_since_snapshot == 5
+    journal.abandon()
+    journal = Journal(path, POLICIES["venn"])
+    assert journal.num_since_snapshot == 5
+    assert journal.manager.num_jobs == 25
+    journal.abandon()
+
+
+class Evil:
+    """What a pickle may hold that runs code."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("made-by-a-snapshot",)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (pickle.dumps(Evil()), "it holds a posix.mkdir"),
+        (b"chocket.fl.venn.service.journal\nJournal\n.", "it holds a hocket.fl.venn.service.journal"),
+        (b"chocket.fl.venn.scheduler\ncheck_admission\n.", "it holds a hocket.fl.venn.scheduler"),
+        (b"chocket.fl.venn.supply\nno_such\n.", "no_such"),
+        (pickle.dumps(5), "holds a int"),
+        (b"", "cannot be read"),
+        (b"garbage", "cannot be read"),
+    ],
+)
+def test_a_snapshot_that_holds_something_else_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, wanted: str
+) -> None:
+    monkeypatch.chdir(path.parent)
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO snapshot VALUES (1, ?)", (content,))
+    connection.close()
+    with pytest.raises(JournalError, match=wanted):
+        Journal(path, POLICIES["venn"])
+    assert not Path("made-by-a-snapshot").exists()
