@@ -22,7 +22,7 @@ from hocket.fl.config import FederationConfig, load_config
 from hocket.fl.core.client import ARTIFACT_DIGEST
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan, Progress
-from hocket.fl.core.observers import JsonLines
+from hocket.fl.core.observers import JsonLines, Silent
 from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
 from hocket.fl.sim.engine import SimulatedClock, SimulatedEngine
@@ -132,7 +132,9 @@ class Federation:
         torch.set_num_threads(self.config.engine.threads_per_client)
         try:
             with device_scheduler(self.config) as scheduler:
-                progress = self._run(engine, scheduler, observers, resume=resume)
+                # A service wants to hear whose updates are in.
+                told = [scheduler, *observers] if isinstance(scheduler, Silent) else observers
+                progress = self._run(engine, scheduler, told, resume=resume)
         finally:
             torch.set_num_threads(num_threads)
         return FederationResult(

@@ -1,4 +1,4 @@
-"""``hocket venn serve``, ``token`` and ``status``: the device scheduler as a process."""
+"""``hocket venn serve``, ``token``, ``status`` and ``cancel``: the scheduler as a process."""
 
 import os
 from collections.abc import Iterator
@@ -20,10 +20,21 @@ from hocket.federation_devices import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from hocket.fl.venn.service.answers import JobStatus, Status
+    from hocket.fl.venn.service.client import ServiceClient
 
 TokensOption = Annotated[
     Path | None,
     typer.Option("--tokens", metavar="FILE", help="Who may ask; without, this machine alone may."),
+]
+
+UrlArgument = Annotated[str, typer.Argument(help="Of the service.", show_default=False)]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help=f"What `hocket venn token` printed; or {TOKEN_VARIABLE} in the environment.",
+    ),
 ]
 
 
@@ -32,6 +43,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("serve")(serve_command)
     app.command("token")(token_command)
     app.command("status")(status_command)
+    app.command("cancel")(cancel_command)
 
 
 def serve_command(
@@ -114,17 +126,10 @@ def token_command(
 
 
 def status_command(
-    url: Annotated[str, typer.Argument(help="Of the service.", show_default=False)],
+    url: UrlArgument,
     *,
     job: Annotated[str | None, typer.Option("--job", help="This one alone.")] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--token-file",
-            metavar="FILE",
-            help=f"What `hocket venn token` printed; or {TOKEN_VARIABLE} in the environment.",
-        ),
-    ] = None,
+    token_file: TokenFileOption = None,
     json_output: JsonFlag = False,
 ) -> None:
     """Show how jobs stand, what they wait for, and the supply of devices.
@@ -133,22 +138,45 @@ def status_command(
 
     - `hocket venn status http://127.0.0.1:8471 --job keyboard`
     """
-    with _having_service():
-        from hocket.fl.venn.service.client import ServiceClient
     from dataclasses import asdict
 
+    with _client_of(url, token_file) as client:
+        status = client.status(job)
+    if json_output:
+        print_json(asdict(status))
+    else:
+        _print(status)
+
+
+def cancel_command(
+    url: UrlArgument,
+    job: Annotated[str, typer.Argument(help="Which.", show_default=False)],
+    *,
+    token_file: TokenFileOption = None,
+) -> None:
+    """End a job whose manager is gone; its devices are free.
+
+    **Examples**
+
+    - `hocket venn cancel http://127.0.0.1:8471 keyboard`
+    """
+    with _client_of(url, token_file) as client:
+        client.finish(job, is_cancelled=True)
+    answer_console().print(f"cancelled {job}", soft_wrap=True)
+
+
+@contextmanager
+def _client_of(url: str, token_file: Path | None) -> Iterator["ServiceClient"]:
+    with _having_service():
+        from hocket.fl.venn.service.client import ServiceClient
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token_file is not None:
         token = token_file.read_text(encoding="utf-8").strip()
     client = ServiceClient(url, token, attempts=2)
     try:
-        status = client.status(job)
+        yield client
     finally:
         client.close()
-    if json_output:
-        print_json(asdict(status))
-    else:
-        _print(status)
 
 
 @contextmanager

@@ -164,20 +164,15 @@ def test_two_federations_share_devices_and_learn_what_each_learns_alone(
         text = text.replace("seed = 3", f"seed = {seed}").replace("train = 0.5", "train = 1.0")
         path.write_text(text.replace("epochs = 2", "epochs = 1"), encoding="utf-8")
         files.append(path)
-    other = subprocess.Popen(
-        [sys.executable, "-m", "hocket", "federate", "run", str(files[1]), "--json"],
-        stdout=subprocess.PIPE,
-    )
-    shared = [hocket.federate(files[0]).digest]
-    answer, _ = other.communicate()
-    shared.append(json.loads(answer)["digest"])
+    with ThreadPoolExecutor(2) as pool:
+        shared = [found.digest for found in pool.map(hocket.federate, files)]
     client = process.client()
     status = client.status()
     client.close()
     assert {each.job: each.phase for each in status.jobs} == dict.fromkeys(
         ("first", "second"), "finished"
     )
-    assert status.given == 2 * 2 * 6
+    assert status.given == status.answered == 2 * 2 * 6
     assert status.at_work == 0
     alone = []
     for path in files:
@@ -212,6 +207,8 @@ def test_tokens_from_the_command_open_the_service(tmp_path: Path) -> None:
         )
         (job,) = json.loads(as_json.stdout)["jobs"]
         assert (job["job"], job["wanted"], job["at_work"]) == ("keyboard", 4, 1)
+        ended = runner.invoke(cli.app, ["venn", "cancel", process.url, "keyboard"], env=environment)
+        assert ended.stdout == "cancelled keyboard\n"
         refused = runner.invoke(cli.app, ["venn", "status", process.url], env={"COLUMNS": "160"})
         assert refused.exit_code == 2
         assert "want a token (status 401)" in " ".join(refused.stderr.split())
@@ -220,7 +217,7 @@ def test_tokens_from_the_command_open_the_service(tmp_path: Path) -> None:
     # What was answered is there again, with the same token.
     process.start()
     client = process.client(secret)
-    assert [each.job for each in client.status().jobs] == ["keyboard"]
+    assert [(each.job, each.phase) for each in client.status().jobs] == [("keyboard", "cancelled")]
     client.close()
     process.end(signal.SIGINT)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from hocket.fl.venn.policies import POLICIES
 from hocket.fl.venn.service.app import make_app
-from hocket.fl.venn.service.client import ServiceClient
+from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
 from hocket.fl.venn.service.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from hocket.fl.venn.policies import Policy
     from hocket.fl.venn.service.tokens import Token
@@ -93,6 +94,14 @@ class ServiceHere(httpx.BaseTransport):
             with contextlib.suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(task)
         self._loop.close()
+
+
+def scheduler_by_service() -> ServiceScheduler:
+    """Return a scheduler that is a service of its own, which ends when nobody has it any more."""
+    here = ServiceHere(Path(":memory:"), clock=HandClock(1000.0))
+    scheduler = ServiceScheduler(here.client())
+    weakref.finalize(scheduler, here.stop)
+    return scheduler
 
 
 class HandClock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """A device that works for a job.

@@ -10,6 +10,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.observers import Silent
+from hocket.fl.core.types import ClientUpdate
 from hocket.fl.venn.service.answers import (
     Assignments,
     Cohort,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from hocket.fl.core.devices import DeviceRequest
-    from hocket.fl.core.types import Device
+    from hocket.fl.core.types import Device, Reply
     from hocket.fl.venn.service.answers import Assignment
     from hocket.fl.venn.service.operations import Model
 
@@ -192,11 +194,12 @@ class ServiceClient:
         raise ServiceError(f"{self._url}: {problem} ({self._attempts} attempts)")
 
 
-class ServiceScheduler:
+class ServiceScheduler(Silent):
     """A ``DeviceScheduler`` that is a service: its job shares devices with other federations.
 
-    A job's devices work for it until it asks for those of its next round, so a device that two
-    federations know is never in both at once. ``gather`` asks for a whole cohort in one request.
+    A device works for a job until its update is in, of which the scheduler hears as an observer, or
+    until the job asks for devices of its next round. So one that two federations know never trains
+    for both at once. ``gather`` asks for a whole cohort in one request.
 
     Args:
         client: Asks the service.
@@ -228,6 +231,7 @@ class ServiceScheduler:
         self._clock = clock
         self._sleep = sleep
         self._jobs: set[str] = set()
+        self._assignments: dict[str, int] = {}
 
     def submit(self, request: DeviceRequest) -> None:
         """Take a request; the round before it is over, and its devices are free."""
@@ -235,6 +239,7 @@ class ServiceScheduler:
             self._client.register(request.job, num_rounds=self._num_rounds)
         else:
             self._client.end_round(request.job)
+        self._assignments.clear()
         self._client.ask_devices(request, deadline_seconds=self._deadline_seconds)
         self._jobs.add(request.job)
 
@@ -252,26 +257,31 @@ class ServiceScheduler:
         """Return the devices that a job gets for a round, and wait for them if that may help."""
         self.submit(request)
         end = self._clock() + self._wait_seconds
-        got: dict[str, Device] = {}
+        got: list[Device] = []
         waiting = list(devices)
         while True:
             found = self._client.check_in(waiting)
-            is_for_us = [each is not None and each.job == request.job for each in found]
-            got |= {
-                device.device_id: device
-                for device, is_ours in zip(waiting, is_for_us, strict=True)
-                if is_ours
-            }
+            for device, each in zip(waiting, found, strict=True):
+                if each is not None and each.job == request.job:
+                    got.append(device)
+                    self._assignments[device.device_id] = each.assignment
             waiting = [
                 device
-                for device, each, is_ours in zip(waiting, found, is_for_us, strict=True)
-                if each is not None and not is_ours
+                for device, each in zip(waiting, found, strict=True)
+                if each is not None and each.job != request.job
             ]
             if len(got) >= request.count or not waiting or self._clock() >= end:
                 break
             self._sleep(self._poll_seconds)
         self.withdraw(request.job)
-        return list(got.values())
+        return got
+
+    def replied(self, reply: Reply) -> None:
+        """Free a device whose update is in; one that failed is left alone until the round ends."""
+        if isinstance(reply, ClientUpdate) and reply.kind == "train":
+            number = self._assignments.pop(reply.device_id, None)
+            if number is not None:
+                self._client.report([Result(assignment=number)])
 
     def close(self, *, is_cancelled: bool = False) -> None:
         """End the jobs that were asked for here, and the connection.

@@ -10,7 +10,7 @@ from support.venn_service import ServiceHere
 
 from hocket.fl.core.devices import DeviceRequest, gather
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.core.types import Device
+from hocket.fl.core.types import ClientFailure, ClientUpdate, Device
 from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
 from hocket.fl.venn.service.errors import ServiceError
 
@@ -116,6 +116,21 @@ def test_rounds_of_two_jobs_take_turns(here: ServiceHere) -> None:
     got = gather(second, DeviceRequest("second", 5, {"memory": 1.0}), DEVICES)
     assert sorted(got, key=str) == DEVICES[1:]
     assert len(waited) == 3
+    here.stop()
+
+
+def test_a_device_is_free_when_its_update_is_in(here: ServiceHere) -> None:
+    """Not when it is evaluated, and not when it has failed: it may still be at it."""
+    scheduler = ServiceScheduler(here.client())
+    gather(scheduler, DeviceRequest("a", 4), DEVICES)
+    scheduler.replied(ClientUpdate(1, "d0", "train", {}, 5, {}))
+    scheduler.replied(ClientUpdate(1, "d1", "evaluate", {}, 5, {}))
+    scheduler.replied(ClientFailure(1, "d2", "train", "its battery is flat"))
+    scheduler.replied(ClientUpdate(1, "d5", "train", {}, 5, {}))
+    client = here.client()
+    assert [each.device for each in client.devices("a")] == ["d1", "d2", "d3"]
+    assert client.status().answered == 1
+    scheduler.close()
     here.stop()
 
 

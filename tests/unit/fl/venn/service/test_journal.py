@@ -163,7 +163,10 @@ class Evil:
     ("content", "wanted"),
     [
         (pickle.dumps(Evil()), "it holds a posix.mkdir"),
-        (b"chocket.fl.venn.service.journal\nJournal\n.", "it holds a hocket.fl.venn.service.journal"),
+        (
+            b"chocket.fl.venn.service.journal\nJournal\n.",
+            "it holds a hocket.fl.venn.service.journal",
+        ),
         (b"chocket.fl.venn.scheduler\ncheck_admission\n.", "it holds a hocket.fl.venn.scheduler"),
         (b"chocket.fl.venn.supply\nno_such\n.", "no_such"),
         (pickle.dumps(5), "holds a int"),
