@@ -6,7 +6,8 @@ the journal without HTTP, and the scheduler without a journal.
 
 Columns: check-ins in one request; connections that each wait for an answer before they ask again;
 answers a second; time from a request to its answer, median and 99th percentile; requests that are
-written together, mean.
+written together, mean; processor time of what is measured, for each check-in, which leaves out what
+else the machine does.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 MANY = 10_000_000
 """Devices wanted: more than check in."""
 
+BATCH = 1000
+
 LOADS = ((1, 1), (1, 16), (1, 64), (1, 256), (100, 4), (1000, 2), (1000, 4))
 """Check-ins a request, and connections."""
 
@@ -53,7 +56,9 @@ COLUMNS = {
     "p50_ms": ".1f",
     "p99_ms": ".1f",
     "requests_a_write": ".1f",
+    "cpu_us_a_check_in": ".1f",
 }
+GROUP, CPU = "hocket_venn_group_size", "process_cpu_seconds_total"
 SERVICE_PACKAGES = ("httpx", "pydantic", "starlette", "uvicorn")
 
 _NUMBERS = itertools.count()
@@ -67,22 +72,21 @@ class Process:
         self._popen = subprocess.Popen(
             [*command, "--database", str(folder / "venn.db")], stdout=subprocess.PIPE, text=True
         )
-        assert self._popen.stdout is not None
-        self.url = self._popen.stdout.readline().split()[-1]
+        line = self._popen.stdout.readline() if self._popen.stdout else ""
+        if not line:
+            raise RuntimeError("the service did not start")
+        self.url = line.split()[-1]
         client = ServiceClient(self.url)
         client.register("job")
         client.ask_devices(DeviceRequest("job", MANY))
         client.close()
 
-    def mean_group(self) -> float:
-        """Return how many requests were written together, since the process began."""
+    def metrics(self) -> dict[str, float]:
+        """Return what the service says of itself, without what has labels."""
         with urllib.request.urlopen(f"{self.url}/metrics") as response:  # noqa: S310 - loopback
-            text = response.read().decode()
-        total, count = (
-            float(re.search(rf"group_size_{name} (\S+)", text)[1])  # type: ignore[index]
-            for name in ("sum", "count")
-        )
-        return total / count
+            lines = response.read().decode().splitlines()
+        pairs = (line.split() for line in lines if line[0] != "#" and "{" not in line)
+        return {name: float(value) for name, value in pairs}
 
     def stop(self) -> None:
         """End it in good order."""
@@ -137,12 +141,14 @@ def measure_http(num_devices: int, num_connections: int, seconds: float) -> dict
         process = Process(Path(folder))
         try:
             asyncio.run(load(process.url, num_devices, num_connections, min(seconds, 0.5)))
-            started = time.perf_counter()
+            before, started = process.metrics(), time.perf_counter()
             found = asyncio.run(load(process.url, num_devices, num_connections, seconds))
-            elapsed = time.perf_counter() - started
-            mean_group = process.mean_group()
+            elapsed, after = time.perf_counter() - started, process.metrics()
         finally:
             process.stop()
+    group, writes, cpu = (
+        after[name] - before[name] for name in (f"{GROUP}_sum", f"{GROUP}_count", CPU)
+    )
     return {
         "what": "service over HTTP",
         "check_ins_a_request": num_devices,
@@ -150,7 +156,8 @@ def measure_http(num_devices: int, num_connections: int, seconds: float) -> dict
         "check_ins_per_second": len(found) * num_devices / elapsed,
         "p50_ms": 1e3 * float(np.quantile(found, 0.5)),
         "p99_ms": 1e3 * float(np.quantile(found, 0.99)),
-        "requests_a_write": mean_group,
+        "requests_a_write": group / writes,
+        "cpu_us_a_check_in": 1e6 * cpu / (len(found) * num_devices),
     }
 
 
@@ -161,73 +168,82 @@ def measure_client(seconds: float) -> dict[str, Any]:
         process = Process(Path(folder))
         try:
             client = ServiceClient(process.url)
-            end = time.perf_counter() + seconds
+            before, end = process.metrics(), time.perf_counter() + seconds
             while (started := time.perf_counter()) < end:
-                numbers = itertools.islice(_NUMBERS, 1000)
-                devices = [Device(f"d{number}", {"memory": 4.0}) for number in numbers]
-                if None in client.check_in(devices):
+                if None in client.check_in(_devices()):
                     raise RuntimeError("a device got no job")
                 found.append(time.perf_counter() - started)
             client.close()
+            cpu = process.metrics()[CPU] - before[CPU]
         finally:
             process.stop()
-    return _row("our client", 1000, found)
+    return _row("our client", found, cpu)
 
 
 def measure_journal(num_requests: int) -> dict[str, Any]:
     """Return a row of the journal alone: decided and on disk, a write a request."""
-    found = []
+    found, cpu = [], 0.0
     me = Caller("me")
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "venn.db", POLICIES["venn"])
         journal.perform(0.0, me, Register(job="job"))
         journal.perform(0.0, me, AskDevices(job="job", count=MANY))
+        journal.perform(0.0, me, CheckIns(devices=(CheckIn(device="first"),)))
         for _ in range(num_requests):
-            numbers = itertools.islice(_NUMBERS, 1000)
-            devices = tuple(
-                CheckIn(device=f"d{number}", attributes={"memory": 4.0}) for number in numbers
+            operation = CheckIns(
+                devices=tuple(
+                    CheckIn(device=each.device_id, attributes=dict(each.attributes))
+                    for each in _devices()
+                )
             )
-            operation = CheckIns(devices=devices)
-            started = time.perf_counter()
+            started, begun = time.perf_counter(), time.process_time()
             journal.perform(1.0, me, operation)
             journal.commit()
             found.append(time.perf_counter() - started)
+            cpu += time.process_time() - begun
         journal.close()
-    return _row("journal, no HTTP", 1000, found)
+    return _row("journal, no HTTP", found, cpu)
 
 
 def measure_scheduler(num_requests: int) -> dict[str, Any]:
     """Return a row of the scheduler alone."""
-    found = []
+    found, cpu = [], 0.0
     scheduler = VennScheduler()
     scheduler.submit(DeviceRequest("job", MANY))
+    scheduler.offer(Device("first"))
     for _ in range(num_requests):
-        numbers = itertools.islice(_NUMBERS, 1000)
-        devices = [Device(f"d{number}", {"memory": 4.0}) for number in numbers]
-        started = time.perf_counter()
+        devices = _devices()
+        started, begun = time.perf_counter(), time.process_time()
         for device in devices:
             scheduler.offer(device)
         found.append(time.perf_counter() - started)
-    return _row("scheduler, no journal", 1000, found)
+        cpu += time.process_time() - begun
+    return _row("scheduler, no journal", found, cpu)
 
 
-def _row(what: str, num_devices: int, found: list[float]) -> dict[str, Any]:
+def _devices() -> list[Device]:
+    numbers = itertools.islice(_NUMBERS, BATCH)
+    return [Device(f"phone-{number}", {"memory": 4.0, "score": 7.5}) for number in numbers]
+
+
+def _row(what: str, found: list[float], cpu: float) -> dict[str, Any]:
     return {
         "what": what,
-        "check_ins_a_request": num_devices,
+        "check_ins_a_request": BATCH,
         "connections": 1,
-        "check_ins_per_second": len(found) * num_devices / sum(found),
+        "check_ins_per_second": len(found) * BATCH / sum(found),
         "p50_ms": 1e3 * float(np.quantile(found, 0.5)),
         "p99_ms": 1e3 * float(np.quantile(found, 0.99)),
         "requests_a_write": 1.0,
+        "cpu_us_a_check_in": 1e6 * cpu / (len(found) * BATCH),
     }
 
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
     """Return the rows."""
-    seconds, num_requests = (0.3, 10) if choices.quick else (5.0, 200)
-    loads = ((1, 64), (1000, 4)) if choices.quick else LOADS
-    rows = [measure_http(num_devices, count, seconds) for num_devices, count in loads]
+    seconds, num_requests = (0.3, 5) if choices.quick else (5.0, 200)
+    loads = ((100, 4),) if choices.quick else LOADS
+    rows = [measure_http(BATCH, count, seconds) for BATCH, count in loads]
     if not choices.quick:
         rows.append(measure_client(seconds))
     return [*rows, measure_journal(num_requests), measure_scheduler(num_requests)]

@@ -210,8 +210,8 @@ def _print(status: "Status") -> None:
         if _is_waiting(each):
             console.print(f"  {each.why}", soft_wrap=True)
     console.print(
-        f"policy {status.policy}; {status.check_ins:,} check-ins, {status.given:,} of them got a "
-        f"job, {status.answered:,} have answered, {status.lost:,} were lost; {status.at_work:,} are at "
+        f"policy {status.policy}; {status.check_ins:,} check-ins, {status.given:,} got a job, "
+        f"{status.answered:,} have answered, {status.lost:,} were lost, {status.at_work:,} are at "
         f"work; waste {status.waste:.0%}",
         style="dim",
         soft_wrap=True,

@@ -61,7 +61,7 @@ class Interleavings(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.service = ServiceHere(
-            Path(self.folder.name) / "venn.db", clock=self.clock, snapshot_operations=10
+            Path(self.folder.name) / "venn.db", clock=self.clock, snapshot_cost=10
         )
         self.http = self.service.http()
 
@@ -291,7 +291,7 @@ def test_decisions_are_those_of_a_scheduler_that_never_stopped(
 
         def start() -> Journal:
             path = Path(folder) / "venn.db"
-            return Journal(path, POLICIES[policy], is_synced=False, snapshot_operations=5)
+            return Journal(path, POLICIES[policy], is_synced=False, snapshot_cost=5)
 
         journal = start()
         for job in ("a", "b", "c"):

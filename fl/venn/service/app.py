@@ -53,6 +53,7 @@ from hocket.fl.venn.service.operations import (
     Register,
     Results,
     Withdraw,
+    cost_of,
 )
 from hocket.fl.venn.service.tokens import Gate
 
@@ -157,7 +158,7 @@ class Service:
         token.needs(endpoint.role)
         key = _key_of(request)
         operation = _parse(endpoint.operation, await _read_body(request))
-        cost = _cost_of(operation)
+        cost = cost_of(operation)
         self.gate.charge(token, cost, time.monotonic())
         caller = Caller(token.name, "operator" in token.roles)
         answer = await self.commits.ask(partial(self._act, caller, operation, key), cost)
@@ -246,12 +247,6 @@ def _key_of(request: Request) -> str | None:
     if key is not None and (not key.isprintable() or not 1 <= len(key) <= MAX_KEY_LENGTH):
         raise InvalidError(f"{KEY_HEADER}: want 1 to {MAX_KEY_LENGTH} printable characters")
     return key
-
-
-def _cost_of(operation: Model) -> int:
-    if isinstance(operation, CheckIns):
-        return len(operation.devices)
-    return len(operation.results) if isinstance(operation, Results) else 1
 
 
 def _respond(answer: Answer, status: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,8 +1,8 @@
 """The journal: every operation with its answer, on disk before the answer is given.
 
 One SQLite file, opened by one process at a time. What the manager knows is never written as tables
-beside it: a restart takes the last snapshot and asks again what was asked since, and each answer
-must be the one that was given then. Otherwise the service does not start: a device could be given twice.
+beside it: a restart takes the last snapshot and asks again what was asked since. Each answer must
+be the one that was given then, or the service does not start: a device could be given twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hocket.fl.venn.service.answers import Problem, to_json
 from hocket.fl.venn.service.errors import REFUSALS, ConflictError, JournalError, RefusedError
 from hocket.fl.venn.service.manager import Caller, ResourceManager
-from hocket.fl.venn.service.operations import DAY_SECONDS, OPERATION
+from hocket.fl.venn.service.operations import DAY_SECONDS, OPERATION, cost_of
 from hocket.fl.venn.service.snapshot import read_snapshot, write_snapshot
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ FORMAT = 1
 APPLICATION_ID = 0x484B5456
 """Says to tools what the file is: "HKTV"."""
 
-SNAPSHOT_OPERATIONS = 20_000
-"""After so many a snapshot is taken: a restart has no more to do again."""
+SNAPSHOT_COST = 200_000
+"""After operations on so many devices a snapshot is taken: a restart has no more to do again."""
 
 KEY_SECONDS = DAY_SECONDS
 """For so long a key that comes again gets the answer that it got."""
@@ -62,7 +62,8 @@ class Journal:
         policy, seed: Of the manager; those of a database that is there already must be the same.
         is_synced: Whether ``commit`` waits for the disk. Without, what was answered outlives the
             process, but not the machine.
-        snapshot_operations: After so many a snapshot is taken.
+        snapshot_cost: After operations on so many devices, or on as many as are at work if those
+            are more, a snapshot is taken.
 
     Raises:
         JournalError: The file is another's, is in use, or its answers do not come out again.
@@ -75,13 +76,13 @@ class Journal:
         seed: int = 0,
         *,
         is_synced: bool = True,
-        snapshot_operations: int = SNAPSHOT_OPERATIONS,
+        snapshot_cost: int = SNAPSHOT_COST,
     ) -> None:
         self._path = path
         self._manager = ResourceManager(policy, seed)
         self._sequence = 0
         self._since_snapshot = 0
-        self._snapshot_operations = snapshot_operations
+        self._snapshot_cost = snapshot_cost
         self._connection = _connect(path)
         try:
             made_by = f"{policy!r}, seed {seed}, Hocket {version('hocket')}"
@@ -99,7 +100,7 @@ class Journal:
 
     @property
     def num_since_snapshot(self) -> int:
-        """Operations that a restart would do again."""
+        """Devices of operations that a restart would do again."""
         return self._since_snapshot
 
     def perform(
@@ -135,7 +136,7 @@ class Journal:
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
         self._sequence += 1
-        self._since_snapshot += 1
+        self._since_snapshot += cost_of(operation)
         self._connection.execute(
             _INSERT,
             (self._sequence, now, caller.name, caller.is_operator, key, text, refusal, answer),
@@ -144,7 +145,7 @@ class Journal:
 
     def commit(self) -> None:
         """Put on disk what was done since the last time, at times with a snapshot."""
-        if self._since_snapshot >= self._snapshot_operations:
+        if self._since_snapshot >= max(self._snapshot_cost, self._manager.num_at_work):
             self._take_snapshot()
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
@@ -232,14 +233,15 @@ class Journal:
         )
         for sequence, time, name, is_operator, text, refusal, answer in rows:
             caller = Caller(name, bool(is_operator))
-            found = self._ask(time, caller, OPERATION.validate_json(text))
+            operation = OPERATION.validate_json(text)
+            found = self._ask(time, caller, operation)
             if found != (refusal, answer):
                 raise JournalError(
                     f"{self._path}: operation {sequence} has another answer than it had; serve it "
                     "with the software that wrote it"
                 )
             self._sequence = sequence
-            self._since_snapshot += 1
+            self._since_snapshot += cost_of(operation)
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:

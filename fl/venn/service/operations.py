@@ -178,5 +178,16 @@ Operation = (
     | Tick
 )
 
+
+def cost_of(operation: Operation) -> int:
+    """Return how many devices an operation is about; 1 for those of a job."""
+    match operation:
+        case CheckIns():
+            return len(operation.devices)
+        case Results():
+            return len(operation.results)
+    return 1
+
+
 OPERATION: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="kind")])
 """Reads an operation from the JSON that ``model_dump_json`` wrote."""

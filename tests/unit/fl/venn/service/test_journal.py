@@ -140,7 +140,7 @@ def test_a_snapshot_keeps_keys_for_a_day_and_no_more(path: Path) -> None:
 
 def test_snapshots_come_by_themselves(tmp_path: Path) -> None:
     path = tmp_path / "venn.db"
-    journal = Journal(path, POLICIES["venn"], snapshot_operations=10)
+    journal = Journal(path, POLICIES["venn"], snapshot_cost=10)
     for number in range(25):
         journal.perform(float(number), ME, Register(job=f"j{number}"))
         journal.commit()
