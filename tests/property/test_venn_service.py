@@ -24,9 +24,9 @@ from hocket.fl.venn.service.journal import Journal
 from hocket.fl.venn.service.manager import Caller
 from hocket.fl.venn.service.operations import AskDevices, CheckIn, CheckIns, EndRound, Register
 
-JOBS = st.sampled_from(["a", "b", "c"])
-DEVICES = st.sampled_from([f"d{number}" for number in range(6)])
-ATTRIBUTES = st.dictionaries(st.sampled_from(["memory", "score"]), st.integers(0, 3).map(float))
+JOBS = st.sampled_from(["a", "b"])
+DEVICES = st.sampled_from([f"d{number}" for number in range(4)])
+ATTRIBUTES = st.dictionaries(st.sampled_from(["memory", "score"]), st.integers(0, 2).map(float))
 SECONDS = st.sampled_from([5.0, 50.0])
 NEVER = float("inf")
 
@@ -58,8 +58,7 @@ class Interleavings(RuleBasedStateMachine):
         self.asked: list[tuple[str, dict[str, Any], str, int, Any]] = []
         self.numbers: set[int] = set()
 
-    @initialize()
-    def begin(self) -> None:
+    def start(self) -> None:
         self.service = ServiceHere(
             Path(self.folder.name) / "venn.db", clock=self.clock, snapshot_cost=10
         )
@@ -107,6 +106,13 @@ class Interleavings(RuleBasedStateMachine):
 
     def free(self, name: str) -> None:
         self.held = {device: at for device, at in self.held.items() if at[0] != name}
+
+    @initialize()
+    def begin(self) -> None:
+        """Begin a round, as most of what follows needs one."""
+        self.start()
+        self.register("a")
+        self.ask_devices("a", 2, {}, 50.0, 50.0, 1.0)
 
     @rule(job=JOBS)
     def register(self, job: str) -> None:
@@ -232,7 +238,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(is_killed=st.booleans())
     def restart(self, *, is_killed: bool) -> None:
         self.service.kill() if is_killed else self.service.stop()
-        self.begin()
+        self.start()
 
     @invariant()
     def the_service_agrees(self) -> None:
@@ -294,7 +300,7 @@ def test_decisions_are_those_of_a_scheduler_that_never_stopped(
             return Journal(path, POLICIES[policy], is_synced=False, snapshot_cost=5)
 
         journal = start()
-        for job in ("a", "b", "c"):
+        for job in ("a", "b"):
             journal.perform(0.0, me, Register(job=job, num_rounds=5))
             bare.register(job, num_rounds=5)
         journal.commit()
