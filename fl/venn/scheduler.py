@@ -16,6 +16,7 @@ from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.seeds import generator_for
 from hocket.fl.venn.admission import check_admission
 from hocket.fl.venn.eligibility import Eligibility, requirement_of
+from hocket.fl.venn.explanations import explain_device, explain_waiting
 from hocket.fl.venn.live_jobs import Given, LiveJob
 from hocket.fl.venn.live_plan import QUORUM_SHARE, Scene, make_plan, set_ranks
 from hocket.fl.venn.planning import NOBODY
@@ -249,24 +250,14 @@ class VennScheduler:
         self._plan_if_needed(now, atom)
         tier = self._tiers.tier_of(device.device_id)
         able = [
-            (name, job)
+            name
             for name, job in self._jobs.items()
             if job.wanted and self._eligibility.masks[atom] >> self._group(job) & 1
         ]
         head = self._heads[atom][tier]
-        if head is None and able:
-            names = ", ".join(name for name, _ in able)
-            return f"nobody gets {device}: {names} may use it, but not its tier of speed, {tier}"
-        if head is None:
-            return f"nobody gets {device}: no waiting job may use it"
-        others = ", ".join(name for name, _ in able if name != head) or "nobody else"
-        if self._owners[atom] == NOBODY:
-            reason = f"it is the first by {self._policy.order.name.lower().replace('_', ' ')}"
-        elif self._owners[atom] == self._group(self._jobs[head]):
-            reason = "devices of its type go to the job's group, where the job is the first"
-        else:
-            reason = "it has waited longer than the policy's patience"
-        return f"{head!r} gets {device}: {reason}; {others} may use it, too"
+        group = NOBODY if head is None else self._group(self._jobs[head])
+        owner, order = self._owners[atom], self._policy.order
+        return explain_device(device, tier, head, able, owner, group, order)
 
     def why_waiting(self, job: str) -> str:
         """Return in a sentence what a job waits for; nothing changes.
@@ -277,9 +268,6 @@ class VennScheduler:
         now = self._clock.now()
         self._end_what_is_due(now)
         found = self._known(job)
-        if not found.wanted:
-            failed = ": too few devices came or reported" if found.phase is Phase.FAILED else ""
-            return f"{job!r} waits for nothing{failed}"
         self._plan_if_needed(now, NOBODY)
         group = self._group(found)
         masks = self._eligibility.masks
@@ -287,13 +275,9 @@ class VennScheduler:
         usable = [atom for atom, mask in enumerate(masks) if mask >> group & 1]
         owned = [atom for atom in usable if self._owners[atom] in (group, NOBODY)]
         mine = [atom for atom in usable if job in self._heads[atom]]
-        heads = {head for atom in usable for head in self._heads[atom]} - {job, None}
-        text = (
-            f"{job!r} wants {found.wanted} of {found.demand} devices; of the last "
-            f"{len(self._supply)} check-ins it may use {counts[usable].sum():.0f}, its group is "
-            f"given {counts[owned].sum():.0f}, and it is next for {counts[mine].sum():.0f}"
-        )
-        return f"{text}; before it: {', '.join(sorted(map(str, heads)))}" if heads else text
+        heads = {head for atom in usable for head in self._heads[atom] if head is not None}
+        sums = (counts[usable].sum(), counts[owned].sum(), counts[mine].sum())
+        return explain_waiting(job, found, len(self._supply), sums, heads - {job})
 
     def _give(self, job: LiveJob, device_id: str, tier: int, now: float) -> None:
         given = Given(now, tier, 1 - float(self._tiers.answered[tier]))

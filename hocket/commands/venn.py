@@ -41,8 +41,8 @@ def simulate_command(
         typer.Option(
             "--policy",
             metavar="NAME,...|all",
-            help="random, fifo, las, srsf, total, oort, venn, venn-tiers, foresight; published "
-            "with --published-rules.",
+            help="random, fifo, las, srsf, total, oort, venn, venn-tiers, lookahead, foresight; "
+            "published with --published-rules.",
         ),
     ] = "random,fifo,srsf,venn,foresight",
     devices: Annotated[

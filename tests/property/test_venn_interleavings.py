@@ -95,6 +95,11 @@ class Interleavings(RuleBasedStateMachine):
             request, Phase.SELECTING, self.clock.time + request.selection_seconds, count
         )
 
+    @rule(name=names, num_rounds=st.sampled_from([None, 1, 9]))
+    def register(self, name: str, num_rounds: int | None) -> None:
+        self.scheduler.register(name, num_rounds=num_rounds)
+        self.jobs.setdefault(name, ModelJob())
+
     @rule(name=names)
     def cancel(self, name: str) -> None:
         self.scheduler.withdraw(name)

@@ -96,10 +96,14 @@ def test_scarce_devices_are_left_to_those_who_can_use_no_other() -> None:
 
 def test_a_longer_queue_takes_the_intersection_and_nothing_else() -> None:
     eligible = np.array([[True, True, False], [False, True, True]])
-    wanted = np.full(9, 10)
+    wanted = np.array([10] * 8 + [40])
     groups = np.array([0] * 8 + [1])
-    owners = plan_of(np.array([40.0, 20.0, 30.0]), eligible, wanted, groups)
-    assert owners.tolist() == [0, 0, 1]
+    supply = np.array([40.0, 20.0, 30.0])
+    # While the scarce group's job waits for 40 of 50, three of the others' are through with 40.
+    assert plan_of(supply, eligible, wanted, groups).tolist() == [0, 0, 1]
+    wanted[-1] = 10
+    # By the time that it has 10 of 50, none of the others has 10 of 40.
+    assert plan_of(supply, eligible, wanted, groups).tolist() == [0, 1, 1]
 
 
 def test_an_urgent_job_comes_before_the_owner_of_a_type() -> None:

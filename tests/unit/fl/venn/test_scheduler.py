@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -250,3 +252,11 @@ def test_a_policy_that_refuses_a_tier_says_so() -> None:
 def test_requests_out_of_range_are_refused(field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         RoundRequest("job", 1, **{field: 0.0})
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "venn.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["job"] == "vision"
