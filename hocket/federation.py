@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hocket.federated_clients import Clients, CompiledModel
-from hocket.federation_devices import device_scheduler
+from hocket.federation_devices import device_scheduler, observers_with
 from hocket.federation_launch import launch
 from hocket.federation_parts import (
     MODEL,
@@ -23,7 +23,7 @@ from hocket.fl.config import FederationConfig, load_config
 from hocket.fl.core.client import ARTIFACT_DIGEST
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan, Progress
-from hocket.fl.core.observers import JsonLines, Silent
+from hocket.fl.core.observers import JsonLines
 from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
 from hocket.fl.sim.engine import SimulatedClock, SimulatedEngine
@@ -138,9 +138,8 @@ class Federation:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self.config.engine.threads_per_client)
         try:
-            with device_scheduler(self.config) as scheduler:
-                # A service wants to hear whose updates are in.
-                told = [scheduler, *observers] if isinstance(scheduler, Silent) else observers
+            with device_scheduler(self.config.devices, self.config.federation.rounds) as scheduler:
+                told = observers_with(scheduler, observers)
                 progress = self._run(engine, scheduler, told, resume=resume)
         finally:
             torch.set_num_threads(num_threads)

@@ -9,40 +9,41 @@ from typing import TYPE_CHECKING
 
 from hocket.fl.core.devices import FifoScheduler
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.observers import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from hocket.fl.config import FederationConfig
+    from hocket.fl.config import DevicesSection
     from hocket.fl.core.devices import DeviceScheduler
+    from hocket.fl.core.observers import Observer
 
 TOKEN_VARIABLE = "HOCKET_SERVICE_TOKEN"  # noqa: S105 - the name of a variable
 
 
 @contextlib.contextmanager
-def device_scheduler(config: FederationConfig) -> Iterator[DeviceScheduler]:
-    """Have what a configuration's ``[devices]`` says; its devices are free at the end.
+def device_scheduler(section: DevicesSection, num_rounds: int) -> Iterator[DeviceScheduler]:
+    """Have what a file's ``[devices]`` says; its devices are free at the end.
 
     Args:
-        config: Of the federation, which is the job.
+        section: Of the file.
+        num_rounds: That the job will have.
 
     Raises:
         ConfigError: What asks services is not installed, or the token's file cannot be read.
         ServiceError: The service cannot be reached, or refuses the token.
     """
-    section = config.devices
     if not section.service:
         yield FifoScheduler()
         return
-    with config.naming("devices"):
-        try:
-            from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
-        except ImportError as error:
-            raise ConfigError(f'{error}; pip install "hocket[service]"') from error
-        client = ServiceClient(section.service, _read_token(section.token_file))
+    try:
+        from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
+    except ImportError as error:
+        raise ConfigError(f'{error}; pip install "hocket[service]"') from error
+    client = ServiceClient(section.service, _read_token(section.token_file))
     scheduler = ServiceScheduler(
         client,
-        num_rounds=config.federation.rounds,
+        num_rounds=num_rounds,
         wait_seconds=section.wait_seconds,
         deadline_seconds=section.deadline_seconds,
     )
@@ -58,10 +59,15 @@ def device_scheduler(config: FederationConfig) -> Iterator[DeviceScheduler]:
     scheduler.close()
 
 
+def observers_with(scheduler: DeviceScheduler, observers: Sequence[Observer]) -> Sequence[Observer]:
+    """Return observers, and the scheduler if it wants to hear whose updates are in."""
+    return [scheduler, *observers] if isinstance(scheduler, Silent) else observers
+
+
 def _read_token(name: str) -> str:
     if not name:
         return os.environ.get(TOKEN_VARIABLE, "")
     try:
         return Path(name).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token-file: {error}") from error
+        raise ConfigError(f"devices: token-file: {error}") from error
