@@ -40,7 +40,7 @@ def device_scheduler(section: DevicesSection, num_rounds: int) -> Iterator[Devic
         from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
     except ImportError as error:
         raise ConfigError(f'{error}; pip install "hocket[service]"') from error
-    client = ServiceClient(section.service, _read_token(section.token_file))
+    client = ServiceClient(section.service, read_token(section.token_file or None))
     scheduler = ServiceScheduler(
         client,
         num_rounds=num_rounds,
@@ -64,10 +64,15 @@ def observers_with(scheduler: DeviceScheduler, observers: Sequence[Observer]) ->
     return [scheduler, *observers] if isinstance(scheduler, Silent) else observers
 
 
-def _read_token(name: str) -> str:
-    if not name:
+def read_token(path: str | os.PathLike[str] | None) -> str:
+    """Return the token of a file, or of the environment; empty if there is none.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if path is None:
         return os.environ.get(TOKEN_VARIABLE, "")
     try:
-        return Path(name).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"devices: token-file: {error}") from error

@@ -1,6 +1,5 @@
 """``hocket venn serve``, ``token``, ``status`` and ``cancel``: the scheduler as a process."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from hocket.commands.terminal import (
     plain_table,
     print_json,
 )
-from hocket.federation_devices import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from hocket.fl.venn.service.answers import JobStatus, Status
@@ -33,7 +31,7 @@ TokenFileOption = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help=f"What `hocket venn token` printed; or {TOKEN_VARIABLE} in the environment.",
+        help="What `hocket venn token` printed; or HOCKET_SERVICE_TOKEN in the environment.",
     ),
 ]
 
@@ -169,10 +167,9 @@ def cancel_command(
 def _client_of(url: str, token_file: Path | None) -> Iterator["ServiceClient"]:
     with _having_service():
         from hocket.fl.venn.service.client import ServiceClient
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if token_file is not None:
-        token = token_file.read_text(encoding="utf-8").strip()
-    client = ServiceClient(url, token, attempts=2)
+    from hocket.federation_devices import read_token
+
+    client = ServiceClient(url, read_token(token_file), attempts=2)
     try:
         yield client
     finally:

@@ -49,7 +49,6 @@ from hocket.fl.venn.service.operations import (
     ExplainJobs,
     Finish,
     ListDevices,
-    Model,
     Register,
     Results,
     Withdraw,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from hocket.fl.venn.service.journal import Journal
+    from hocket.fl.venn.service.operations import Operation
     from hocket.fl.venn.service.tokens import Role, Token
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -83,7 +83,7 @@ class Endpoint:
         role: That a token must have.
     """
 
-    operation: type[Model]
+    operation: type[Operation]
     answer: type[Answer]
     role: Role
 
@@ -164,8 +164,8 @@ class Service:
         answer = await self.commits.ask(partial(self._act, caller, operation, key), cost)
         return Response(answer, media_type="application/json")
 
-    def _act(self, caller: Caller, operation: Model, key: str | None, now: float) -> bytes:
-        return self.journal.perform(now, caller, operation, key)  # type: ignore[arg-type]
+    def _act(self, caller: Caller, operation: Operation, key: str | None, now: float) -> bytes:
+        return self.journal.perform(now, caller, operation, key)
 
     async def health(self, request: Request) -> Response:
         """Say whether the service writes what it is told."""
@@ -232,7 +232,7 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _parse(model: type[Model], body: bytes) -> Model:
+def _parse(model: type[Operation], body: bytes) -> Operation:
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
