@@ -51,6 +51,16 @@ TENSORBOARD = ["tensorboard>=2.18,<3"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# `hocket venn serve`, and what asks it.
+SERVICE = [
+    "httptools>=0.6,<1",
+    "httpx>=0.27,<1",
+    "prometheus-client>=0.20,<1",
+    "pydantic>=2.9,<3",
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+    "uvloop>=0.21,<1; sys_platform != 'win32'",
+]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -67,6 +77,7 @@ PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
     "coverage>=7.6,<8",
     "hypothesis>=6.130,<7",
+    "jsonschema>=4.23,<5",
     "mypy>=1.15,<3",
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",
@@ -79,6 +90,7 @@ DEV = [
     *FLOWER,
     *RAY,
     *STORE,
+    *SERVICE,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -116,6 +128,7 @@ setup(
         "photon": PHOTON,
         "store": STORE,
         "ray": RAY,
+        "service": SERVICE,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

@@ -140,6 +140,11 @@ TABLE = (
     ),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
+    Row(
+        "hocket.fl.venn.service",
+        ("hocket.fl.core", "hocket.fl.venn"),
+        ("httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    ),
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
     Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
