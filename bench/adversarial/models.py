@@ -1,0 +1,121 @@
+"""Classifiers of Fashion-MNIST, compiled, and what their pieces take."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+from training.models import Vit, export
+
+import hocket
+from hocket.fl.backends.spans import CompiledSpans
+from hocket.fl.core.backend import Span
+from hocket.fl.fat.partition import atoms_of, partition, whole_model
+from hocket.hwmodels.loader import load_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hocket.fl.core.backend import Footprint, LocalTraining
+    from hocket.fl.fat.partition import Cascade
+    from hocket.runtime.artifact import Artifact
+
+MACHINE = load_target("mas-edge")
+INPUT = "pixels"
+_LARGEST_BATCH = 64
+
+
+class Vgg(nn.Module):
+    """Images ``[batch, 1, 28, 28]`` to logits; as in VGG, most parameters are in the classifier.
+
+    Args:
+        channels: Of the convolutions, each of which halves the map.
+        widths: Of the layers behind them.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(one, other, 3, padding=1, bias=False)
+            for one, other in itertools.pairwise([1, *channels])
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in channels)
+        side = 28 >> len(channels)
+        self.layers = nn.ModuleList(
+            nn.Linear(one, other)
+            for one, other in itertools.pairwise([channels[-1] * side * side, *widths, 10])
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[batch, 10]``."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            pixels = functional.max_pool2d(torch.relu(norm(convolution(pixels))), 2)
+        values = pixels.flatten(1)
+        *hidden, last = self.layers
+        for layer in hidden:
+            values = torch.relu(layer(values))
+        logits: torch.Tensor = last(values)
+        return logits
+
+
+class GreyVit(Vit):
+    """Images ``[batch, 1, 28, 28]`` to logits, by attention."""
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__(width, heads, layers, image=(28, 28), patch=7, classes=10)
+        self.patches = nn.Conv2d(1, width, 7, stride=7)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A compiled model and how it is trained.
+
+    Attributes:
+        artifact: The model.
+        training: Of a device.
+        exit_features: Of its early exits.
+    """
+
+    artifact: Artifact
+    training: LocalTraining
+    exit_features: int = 1
+
+    def spans(self, exits: Sequence[str] = ()) -> CompiledSpans:
+        """Return the model in pieces."""
+        return CompiledSpans(self.artifact, exits, exit_features=self.exit_features)
+
+    def planner(self) -> CompiledSpans:
+        """Return the model with an exit behind each atom."""
+        bare = self.spans()
+        return self.spans([atom.name for atom in atoms_of(bare.borders(), bare.parameters())])
+
+    def cascade(self, budget_bytes: int) -> Cascade:
+        """Return the modules under a budget."""
+        spans = self.planner()
+        atoms = atoms_of(spans.borders(), spans.parameters())
+        return partition(
+            atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes
+        )
+
+    def whole(self) -> Cascade:
+        """Return the model as one module."""
+        return whole_model(self.spans().owned)
+
+    def footprint(self, spans: CompiledSpans, span: Span) -> Footprint:
+        """Return what it takes to train a span."""
+        return spans.footprint(MACHINE, self.training, span)
+
+    def whole_footprint(self) -> Footprint:
+        """Return what it takes to train all of it."""
+        return self.footprint(self.spans(), Span(is_attacked=True))
+
+
+def compile_model(module: nn.Module, training: LocalTraining, exit_features: int = 1) -> Model:
+    """Return a model of images, compiled."""
+    exported = export(module.train(), {INPUT: torch.zeros(2, 1, 28, 28)}, is_training=True)
+    artifact = hocket.compile(exported, dims={"batch": (1, _LARGEST_BATCH)}).artifact
+    return Model(artifact, training, exit_features)
