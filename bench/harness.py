@@ -151,7 +151,9 @@ def report(
         console.print(f"written to {choices.json_path}")
 
 
-def write_rows(question: str, rows: list[dict[str, Any]], path: Path, about: dict[str, Any]) -> None:
+def write_rows(
+    question: str, rows: list[dict[str, Any]], path: Path, about: dict[str, Any]
+) -> None:
     """Write rows as JSON, all of them or none.
 
     Args:

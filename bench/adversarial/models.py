@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,19 +13,19 @@ from training.models import Vit, export
 
 import hocket
 from hocket.fl.backends.spans import CompiledSpans
-from hocket.fl.core.backend import Span
+from hocket.fl.core.backend import LocalTraining, Span
 from hocket.fl.fat.partition import atoms_of, partition, whole_model
 from hocket.hwmodels.loader import load_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from hocket.fl.core.backend import Footprint, LocalTraining
+    from hocket.fl.core.backend import Footprint
     from hocket.fl.fat.partition import Cascade
     from hocket.runtime.artifact import Artifact
 
 MACHINE = load_target("mas-edge")
-INPUT = "pixels"
+INPUT, INPUT_SHAPE = "pixels", (1, 28, 28)
 _LARGEST_BATCH = 64
 
 
@@ -97,9 +97,7 @@ class Model:
         """Return the modules under a budget."""
         spans = self.planner()
         atoms = atoms_of(spans.borders(), spans.parameters())
-        return partition(
-            atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes
-        )
+        return partition(atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes)
 
     def whole(self) -> Cascade:
         """Return the model as one module."""
@@ -114,8 +112,50 @@ class Model:
         return self.footprint(self.spans(), Span(is_attacked=True))
 
 
-def compile_model(module: nn.Module, training: LocalTraining, exit_features: int = 1) -> Model:
-    """Return a model of images, compiled."""
-    exported = export(module.train(), {INPUT: torch.zeros(2, 1, 28, 28)}, is_training=True)
+@dataclass(frozen=True)
+class Architecture:
+    """A model that is trained.
+
+    Attributes:
+        make: Makes it.
+        learning_rate: Of the first round of a stage.
+        budget_share: Of the memory that the whole model takes, what every device has.
+    """
+
+    make: Callable[[], nn.Module]
+    learning_rate: float
+    budget_share: float = 0.2
+
+
+ARCHITECTURES = {
+    "vgg": Architecture(lambda: Vgg((8, 16, 32), (512,) * 5), 0.05),
+    "vit": Architecture(lambda: GreyVit(48, 3, 6), 0.05),
+    "small": Architecture(lambda: Vgg((8, 16), (64,)), 0.05, 0.85),
+}
+"""By their names; ``small`` is for quick forms alone."""
+
+SGD = LocalTraining(epochs=100, max_steps=10, batch_size=16, momentum=0.9, weight_decay=1e-4)
+EXIT_FEATURES = 16
+"""Numbers that exits read for each class; 1 as published."""
+
+
+def compile_architecture(
+    name: str,
+    *,
+    exit_features: int = EXIT_FEATURES,
+    **of_training: Any,
+) -> Model:
+    """Return a model of images, compiled, with the same random parameters each time.
+
+    Args:
+        name: Of the architecture.
+        exit_features: Of its early exits.
+        **of_training: What differs from ``SGD``.
+    """
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    module = architecture.make().train()
+    exported = export(module, {INPUT: torch.zeros(2, *INPUT_SHAPE)}, is_training=True)
     artifact = hocket.compile(exported, dims={"batch": (1, _LARGEST_BATCH)}).artifact
+    training = replace(SGD, learning_rate=architecture.learning_rate, **of_training)
     return Model(artifact, training, exit_features)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.types import Device
 
+
 @dataclass(frozen=True)
 class Trained:
     """What a model takes to be trained whole, by which pools are scaled to other models.

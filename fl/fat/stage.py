@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+
 class Phase(IntEnum):
     """What the next round of a stage is for.
 

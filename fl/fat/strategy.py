@@ -63,6 +63,9 @@ class CascadeSettings:
             evaluates; nothing follows from it.
         steering: Who measures what alpha, stopping and the next stage's radius follow from: the
             devices of a ``round``, or ``all``.
+        measured_radius: Of the attack that a stage's displacement is measured by: ``whole``, the
+            stage's base radius, or ``alpha``, the part of it that the stage was trained in, as the
+            authors do. Then radii shrink by alpha with each stage.
         keeps_exit_gradients: Whether gradients of early exits add up from step to step, as in the
             authors' code.
 
@@ -84,6 +87,7 @@ class CascadeSettings:
     fraction_train: float = 0.1
     fraction_evaluate: float = 0.0
     steering: Literal["round", "all"] = "round"
+    measured_radius: Literal["whole", "alpha"] = "whole"
     keeps_exit_gradients: bool = False
 
     def __post_init__(self) -> None:
@@ -98,6 +102,10 @@ class CascadeSettings:
                 raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.steering not in ("round", "all"):
             raise ConfigError(f"steering must be 'round' or 'all', got {self.steering!r}")
+        if self.measured_radius not in ("whole", "alpha"):
+            raise ConfigError(
+                f"measured_radius must be 'whole' or 'alpha', got {self.measured_radius!r}"
+            )
         if not 0 < self.learning_rate_decay <= 1:
             raise ConfigError(
                 f"learning_rate_decay must be above 0 and at most 1, got {self.learning_rate_decay}"
@@ -279,7 +287,9 @@ class FedProphet:
     def _task(self, now: StageState, last: int) -> StageTask:
         settings = self.settings
         is_adversarial = self._is_adversarial(now)
-        radius = now.alpha * now.base_radius if now.number else settings.input_radius
+        is_whole = now.phase is Phase.MEASURE and settings.measured_radius == "whole"
+        alpha = 1.0 if is_whole else now.alpha
+        radius = alpha * now.base_radius if now.number else settings.input_radius
         return StageTask(
             work=_WORK[now.phase],
             stage=now.number,
@@ -295,7 +305,7 @@ class FedProphet:
         )
 
     def _composed_task(self) -> StageTask:
-        """Return what a device is to do that measures all modules together, by the model's scores."""
+        """Return what a device is to do that measures all modules together."""
         end = StageState(number=len(self.cascade) - 1, round=self.settings.rounds_per_stage)
         return replace(self._task(end, end.number), work="score")
 
