@@ -263,7 +263,7 @@ class ProphetSection(_Section):
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
     smaller: tuple[str, ...] = Field(default=(), strict=False)
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, strict=False)
+    groups: dict[str, list[str]] = Field(default_factory=dict)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")
@@ -334,7 +334,7 @@ class FederationConfig(_Section):
         if self.prophet is None:
             del found["prophet"]  # as if there were no such section
         else:
-            found["prophet"]["smaller"] = [Path(name).name for name in self.prophet.smaller]
+            del found["prophet"]["smaller"]  # as the model's: their digests say it better
         return found
 
 

@@ -289,6 +289,7 @@ def prepare_federation(
     made = _make_parts(config, make_backend, artifact, partitions, strategy)
     with config.naming("device-classes"):
         classes, seed = config.device_classes, config.federation.seed
+        counts = {name: counts[name] for name in made.clients.device_ids()}
         fleet = make_fleet(classes, counts, made.backend, seed) if classes else None
     return Federation(
         config=config,
@@ -298,10 +299,14 @@ def prepare_federation(
         artifact=artifact,
         num_examples=counts,
         fleet=fleet,
-        fingerprint=fingerprint_of(config.essence(), digest, data_digest),
+        fingerprint=fingerprint_of(config.essence(), digest, data_digest, *_digests(made.files)),
         given=given,
         files=made.files,
     )
+
+
+def _digests(files: Mapping[str, str | Artifact]) -> list[str]:
+    return [each if isinstance(each, str) else each.digest for each in files.values()]
 
 
 def _make_parts(
