@@ -33,8 +33,8 @@ LEARNING: dict[str, Any] = {
     "strategy.input-radius": 0.02,
     "strategy.fraction-train": 1.0,
     "training.max-steps": 15,
-    "federation.rounds": 5,
-    "federation.evaluate-every": 5,
+    "federation.rounds": 3,
+    "federation.evaluate-every": 3,
 }
 
 
@@ -70,8 +70,8 @@ def test_narrow_models_teach_the_whole_one(method: str, folder: Path) -> None:
         overrides |= {"strategy.distillation-steps": 20}
     result = hocket.federate(load_config(path, overrides))
     assert not any(report.failures for report in result.reports)
-    print("ACC", method, result.reports[-1].evaluate_metrics)
-    assert result.reports[-1].evaluate_metrics["server_accuracy"] > 0.25
+    # Ten classes, so that 0.1 is nothing learned.
+    assert result.reports[-1].evaluate_metrics["server_accuracy"] > 0.5
 
 
 def test_units_that_no_device_has_stay_as_they_are(folder: Path) -> None:

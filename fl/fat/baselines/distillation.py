@@ -162,7 +162,7 @@ class Distiller:
         count, size = self.training.max_steps, self.training.batch_size
         order = np.random.default_rng(seed)
         batches = [order.choice(len(self.inputs), size, replace=False) for _ in range(count)]
-        summed = [0.0] * count
+        summed: list[Any] = [0.0] * count
         for member, parameters in teachers:
             spans = self.models[member]
             spans.load_parameters(parameters)
