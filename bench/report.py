@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import attention_cycles
 import attention_peers
 import exact_scheduling
+import federated_accuracy
+import federated_round
 import kernel_latency
 import model_latency
 import on_chip_size
 import peak_memory
 import search_quality
 import simulator_speed
+import training_step
 import vector_cost
 from harness import ROOT
 
@@ -124,6 +127,35 @@ SECTIONS = (
         "Measured in processes of their own: what session and runs add to the peak, inputs not "
         "counted. Of ours most is the compiler of the kernels, at work once a machine; predicted "
         "is what a run needs, outputs with it; of a run is what it took.",
+    ),
+    Section(
+        training_step,
+        "A training step from a compiled module, beside plain torch",
+        "Timed in turns in one process; medians. A step is forward, backward and SGD, of a GPT of "
+        "6 layers and 384 columns and of a ViT of DeiT-Tiny's sizes; torch runs the module "
+        "that the artifact was made from, with its own attention. On this CPU most of the gain is "
+        "from products by oneDNN, which torch has and uses only for compiled inference: with them "
+        "switched off the ratio was 1.02 to 1.13.",
+        ("torch_compile_ms",),
+    ),
+    Section(
+        federated_accuracy,
+        "What a federation learns, beside plain torch",
+        "FedAvg on Fashion-MNIST, 100 devices with Dirichlet shares of the classes (alpha 0.3), 10 "
+        "a round, an epoch of SGD each, from ONNX files. Plain torch is a loop over modules and "
+        "optimizers of its own, with the same weights, devices and batches. Accuracy is of the "
+        "10,000 test images after the last round, the mean difference of the last five "
+        "evaluations. Nudged is plain torch again, from weights that are 1e-7 away: what rounding "
+        "alone does.",
+    ),
+    Section(
+        federated_round,
+        "What a round takes beside the training in it",
+        "Timed on Fashion-MNIST, the CNN, images spread evenly; medians without the first and the "
+        "last round. Overhead is all of a round of the local engine that is not a client's "
+        "training; a loop in plain torch takes turns with it and trains the same. Other engines "
+        "have two workers or SuperNodes and end with the same model. Flower's deployment starts a "
+        "process for each message.",
     ),
     Section(
         attention_cycles,

@@ -5,17 +5,40 @@ TOML, with keys in kebab-case as Flower's users write them.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_SUM = re.compile(r"(?=.*[A-Za-z_])[\w.]+(\s*[+-]\s*[\w.]+)+")
+_OWN = re.compile(r"[\w.]+:\w+")
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
+_UNITS = ("", "k", "M", "G", "T")
+# What may be another when a federation is resumed, as it does not change what comes out.
+_FREE_KEYS = {
+    "federation": {"rounds", "folder", "keep_states", "tensorboard"},
+    "engine": {"name", "workers", "address"},
+}
+_SHARE_TOLERANCE = 1e-6
 
 
 class _Section(BaseModel):
@@ -23,6 +46,7 @@ class _Section(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
+        allow_inf_nan=False,
         populate_by_name=True,
         alias_generator=lambda name: name.replace("_", "-"),
     )
@@ -37,16 +61,19 @@ class FederationSection(_Section):
         seed: Of everything that is random.
         evaluate_every: Rounds from one evaluation to the next.
         timeout_seconds: Time that devices have for a round; none for as long as it takes.
+        clock: ``wall``, or ``simulated``: rounds then take as long as ``device_classes`` say, and
+            who is late by that clock is late, however fast this machine is.
         keep_states: Rounds whose model is kept for resuming.
         folder: Where checkpoints, metrics and the final model go; from the file's own folder.
         tensorboard: Whether to write curves for TensorBoard, too.
     """
 
-    name: str = "federation"
+    name: str = Field(default="federation", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     rounds: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=1, ge=1)
     timeout_seconds: float | None = Field(default=None, gt=0)
+    clock: Literal["wall", "simulated"] = "wall"
     keep_states: int = Field(default=2, ge=1)
     folder: str = "runs"
     tensorboard: bool = False
@@ -57,10 +84,14 @@ class EngineSection(_Section):
 
     Attributes:
         name: Of the engine.
-        workers: Processes at once; 0 for this process alone, which only the local engine can.
+        workers: Processes at once, or SuperNodes of a deployment; 0 for this process alone with the
+            local engine, as many as there are cores with ray and flower, one SuperNode at an
+            address.
         threads_per_client: Threads of a client's model. Results may differ in their last bits with
             the number of threads, so it is part of what a federation is.
-        address: Of the cluster, or of the SuperLink's control API; empty to start one here.
+        address: Of a Ray cluster, or of Flower's SuperLink; ``loopback`` to start a SuperLink and
+            its SuperNodes here. Empty for a cluster of this machine's own, and for Flower's
+            simulation.
     """
 
     name: Literal["local", "ray", "flower"] = "local"
@@ -70,12 +101,14 @@ class EngineSection(_Section):
 
 
 class ModelSection(_Section):
-    """What is trained.
+    """What is trained: one of an artifact, an ONNX file, and a backend of your own.
 
     Attributes:
         artifact: A compiled module, ``model.hkt``; or
-        onnx: a model, which is compiled first.
-        dims: Of ``onnx``: sizes of open dimensions, a number or a range such as ``"1..64"``.
+        onnx: a model, which is compiled first; or
+        backend: ``package.module:function`` that makes a backend.
+        dims: Of ``onnx``: sizes of open dimensions, a number, a range such as ``"1..64"``, or a sum
+            of others such as ``"past + new"``.
         target: Of ``onnx``: the machine to compile for.
         output: Name of the output that the loss is of; empty for the first.
         loss: ``cross-entropy`` of classes, or of the ``next-token``.
@@ -84,11 +117,44 @@ class ModelSection(_Section):
 
     artifact: str = ""
     onnx: str = ""
+    backend: str = ""
     dims: dict[str, int | str] = Field(default_factory=dict)
     target: str = "host"
     output: str = ""
     loss: Literal["cross-entropy", "next-token"] = "cross-entropy"
     frozen: tuple[str, ...] = Field(default=(), strict=False)
+
+    @field_validator("backend")
+    @classmethod
+    def _is_own(cls, value: str) -> str:
+        if value and not _OWN.fullmatch(value):
+            raise ValueError("want package.module:function")
+        return value
+
+    @field_validator("dims")
+    @classmethod
+    def _are_sizes(cls, value: dict[str, int | str]) -> dict[str, int | str]:
+        for name, size in value.items():
+            if not _is_size(size):
+                raise ValueError(
+                    f"want a positive number, a range as in '1..64', or a sum for {name!r}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ModelSection:
+        if sum(map(bool, (self.artifact, self.onnx, self.backend))) != 1:
+            raise ValueError("want one of artifact, onnx and backend")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, int | str | tuple[int, int]]:
+        """The sizes of open dimensions as ``hocket.compile`` takes them."""
+        found: dict[str, int | str | tuple[int, int]] = {}
+        for name, size in self.dims.items():
+            span = _RANGE.fullmatch(str(size))
+            found[name] = (int(span[1]), int(span[2])) if span else size
+        return found
 
 
 class DataSection(_Section):
@@ -123,45 +189,93 @@ class StrategySection(BaseModel):
         settings: All other keys, which go to it.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str = "fedavg"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The other keys, as names of Python."""
-        return {key.replace("-", "_"): value for key, value in (self.model_extra or {}).items()}
+        found: dict[str, Any] = _pythonic(self.model_extra or {})
+        return found
 
 
 class TrainingSection(_Section):
     """How devices train; see ``LocalTraining``."""
 
-    epochs: int = 1
-    max_steps: int = 0
-    batch_size: int = 32
-    optimizer: str = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    proximal_mu: float = 0.0
-    clip_norm: float = 0.0
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    proximal_mu: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_training(self) -> TrainingSection:
+        self.as_training()
+        return self
+
+    def as_training(self) -> LocalTraining:
+        """Return it as what devices are told."""
+        return LocalTraining(**self.model_dump())
 
 
 class DeviceClass(_Section):
-    """A kind of device, for plans and for requests.
+    """A kind of device, for plans, for requests, and for simulated time.
 
     Attributes:
         name: Of the kind.
         target: The machine that it is, a name or a TOML file.
-        share: Of all devices.
+        share: Of all devices; all shares together are 1.
+        memory_bytes: Memory that training may take; 0 for all that the machine has.
         download_bytes_per_second, upload_bytes_per_second: Of its link.
+        failure_rate: Share of tasks that it drops, in simulated time.
     """
 
     name: str
     target: str = "host"
     share: float = Field(default=1.0, gt=0, le=1)
+    memory_bytes: int = Field(default=0, ge=0)
     download_bytes_per_second: float = Field(default=12_500_000.0, gt=0)
     upload_bytes_per_second: float = Field(default=2_500_000.0, gt=0)
+    failure_rate: float = Field(default=0.0, ge=0, le=1)
+
+
+class ProphetSection(_Section):
+    """How models are trained to withstand attacks; with it, strategies are those of ``fl/fat``.
+
+    Attributes:
+        memory: What every device has for training, a number of bytes or as in ``"60MB"``. A model
+            that takes more is cut into modules, or trained in part; 0 for as much as it takes.
+        pool: Published pool of devices, for what a device has beyond that; empty for nothing.
+        scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        smaller: ONNX files of smaller models, for methods that train these on small devices.
+        groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
+            that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
+        public_devices: The last devices of the data, whose examples the server has to distil with;
+            they take part in no round.
+    """
+
+    memory: int | str = 0
+    pool: Literal["", "cifar", "caltech"] = ""
+    scaling: float = 0.0
+    smaller: tuple[str, ...] = Field(default=(), strict=False)
+    groups: dict[str, list[str]] = Field(default_factory=dict)
+    public_devices: int = Field(default=0, ge=0)
+
+    @field_validator("memory")
+    @classmethod
+    def _is_size(cls, value: int | str) -> int | str:
+        parse_bytes(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory, in bytes."""
+        return parse_bytes(self.memory)
 
 
 class FederationConfig(_Section):
@@ -169,11 +283,76 @@ class FederationConfig(_Section):
 
     federation: FederationSection = FederationSection()
     engine: EngineSection = EngineSection()
-    model: ModelSection = ModelSection()
+    model: ModelSection
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
     training: TrainingSection = TrainingSection()
     device_classes: tuple[DeviceClass, ...] = Field(default=(), strict=False)
+    prophet: ProphetSection | None = None
+    _origin: str = PrivateAttr(default="configuration")
+    _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> FederationConfig:
+        names = [each.name for each in self.device_classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"device-classes: two have one name, of {names}")
+        if names and abs(sum(each.share for each in self.device_classes) - 1) > _SHARE_TOLERANCE:
+            raise ValueError("device-classes: their shares are not 1 together")
+        if self.federation.clock == "simulated" and not names:
+            raise ValueError("federation.clock: simulated time wants device-classes")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """The file, as messages name it."""
+        return self._origin
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, where modules of one's own are looked for."""
+        return self._folder
+
+    @contextlib.contextmanager
+    def naming(self, section: str) -> Iterator[None]:
+        """Put the file and a section before the message of a ``ConfigError``."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self._origin}: {section}: {error}") from error
+
+    def essence(self) -> dict[str, Any]:
+        """Return all that changes what comes out, as values of JSON.
+
+        What is compiled is left out: the digest of the artifact says it better.
+        """
+        found = self.model_dump(mode="json", exclude=_FREE_KEYS)
+        for name in ("artifact", "onnx", "dims", "target"):
+            del found["model"][name]
+        for each in found["device_classes"]:
+            each["target"] = Path(each["target"]).name
+        if self.prophet is None:
+            del found["prophet"]  # as if there were no such section
+        else:
+            del found["prophet"]["smaller"]  # as the model's: their digests say it better
+        return found
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return a size that is written as in ``60MB`` or ``1.5 GiB``, or as a number of bytes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(text, int) and text >= 0:
+        return text
+    found = _BYTES.fullmatch(str(text))
+    if found is None:
+        raise ValueError(f"want a size such as 60MB or 1.5GiB, got {text!r}")
+    unit = found[2]
+    base = 1024 if unit.endswith("i") else 1000
+    scale: int = base ** _UNITS.index(unit[:1])
+    return round(float(found[1]) * scale)
 
 
 def load_config(
@@ -197,7 +376,12 @@ def load_config(
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     for name, value in (overrides or {}).items():
         section, _, key = name.partition(".")
-        content.setdefault(section, {})[key] = value
+        table = content.setdefault(section, {})
+        if not key or not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name}: there is no such key")
+        table.pop(key.replace("_", "-"), None)
+        table.pop(key.replace("-", "_"), None)
+        table[key] = value
     return parse_config(content, str(path), path.resolve().parent)
 
 
@@ -207,34 +391,57 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
         config = FederationConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from error
-    model = config.model
-    if bool(model.artifact) == bool(model.onnx):
-        raise ConfigError(f"{origin}: model: want one of artifact and onnx")
-    if sum(each.share for each in config.device_classes) > 1 + 1e-9:
-        raise ConfigError(f"{origin}: device-classes: their shares are more than 1 together")
-    placed = {
-        name: str(folder / value)
-        for name, value in (("artifact", model.artifact), ("onnx", model.onnx))
-        if value
+    placed: dict[str, _Section | tuple[_Section, ...]] = {
+        "model": _placed(config.model, folder, "artifact", "onnx"),
+        "federation": _placed(config.federation, folder, "folder"),
     }
-    return config.model_copy(
-        update={
-            "model": model.model_copy(update=placed),
-            "federation": config.federation.model_copy(
-                update={"folder": str(folder / config.federation.folder)}
-            ),
-        }
+    # A machine is a name, or the path of a file.
+    if config.model.target.endswith(".toml"):
+        placed["model"] = _placed(config.model, folder, "artifact", "onnx", "target")
+    placed["device_classes"] = tuple(
+        _placed(each, folder, "target") if each.target.endswith(".toml") else each
+        for each in config.device_classes
     )
+    if config.prophet is not None:
+        smaller = tuple(str(folder / name) for name in config.prophet.smaller)
+        placed["prophet"] = config.prophet.model_copy(update={"smaller": smaller})
+    config = config.model_copy(update=placed)
+    config._origin, config._folder = origin, folder
+    return config
+
+
+def _placed(section: _Section, folder: Path, *names: str) -> _Section:
+    """Return a section whose paths are absolute."""
+    paths = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
+    return section.model_copy(update=paths)
+
+
+def _is_size(size: int | str) -> bool:
+    if isinstance(size, int):
+        return size > 0
+    span = _RANGE.fullmatch(size)
+    return 0 < int(span[1]) <= int(span[2]) if span else bool(_SUM.fullmatch(size))
+
+
+def _pythonic(value: Any) -> Any:
+    """Return a value whose keys, and those of the tables in it, are names of Python."""
+    if isinstance(value, dict):
+        return {key.replace("-", "_"): _pythonic(each) for key, each in value.items()}
+    return value
 
 
 def _explain(error: ValidationError, origin: str) -> str:
     lines = []
     for each in error.errors(include_url=False):
         where = ".".join(str(part).replace("_", "-") for part in each["loc"])
-        reason = each["msg"]
+        reason = each["msg"].removeprefix("Value error, ")
         if each["type"] == "extra_forbidden":
             reason = "there is no such key"
+        elif each["type"] == "value_error":
+            pass  # of our own, and says what it found
+        elif each["type"] == "missing":
+            reason = "it is missing"
         else:
             reason = f"{reason[0].lower()}{reason[1:]}, got {each['input']!r}"
-        lines.append(f"{where}: {reason}")
+        lines.append(f"{where}: {reason}" if where else reason)
     return f"{origin}: " + "; ".join(lines)

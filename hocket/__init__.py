@@ -10,6 +10,8 @@ Nothing is loaded until a name is asked for:
 
     result = hocket.simulate((12, 512, 64), target="mas-edge")  # no model: heads, rows, columns
     print(result.explanation)
+
+    result = hocket.federate("federation.toml")  # trains across devices: docs/federated.md
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hocket.federation import FederationResult, federate
     from hocket.hwmodels.loader import load_target
     from hocket.inference import InferenceSession
     from hocket.module import CompiledModule, compile, load  # noqa: A004
@@ -29,11 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompiledModule",
+    "FederationResult",
     "InferenceSession",
     "SessionOptions",
     "SimulationResult",
     "__version__",
     "compile",
+    "federate",
     "load",
     "load_target",
     "simulate",
@@ -41,10 +46,12 @@ __all__ = [
 
 _HOMES = {
     "CompiledModule": "hocket.module",
+    "FederationResult": "hocket.federation",
     "InferenceSession": "hocket.inference",
     "SessionOptions": "hocket.runtime.session",
     "SimulationResult": "hocket.simulation_result",
     "compile": "hocket.module",
+    "federate": "hocket.federation",
     "load": "hocket.module",
     "load_target": "hocket.hwmodels.loader",
     "simulate": "hocket.simulation",

@@ -19,7 +19,9 @@ from hocket.commands import (
     bench,
     compile,  # noqa: A004
     doctor,
+    federate,
     inspect,
+    prophet,
     run,
     search,
     simulate,
@@ -120,4 +122,6 @@ app.command("inspect")(inspect.inspect_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
+app.add_typer(federate.app, name="federate")
+app.add_typer(prophet.app, name="prophet")
 app.command("doctor")(doctor.doctor_command)

@@ -248,7 +248,8 @@ class CompiledSpans(CompiledBackend):
         self._check_span(piece.span)
         names = [each.border or self._output for each in piece.exits]
         found = self._run(piece.start, names, inputs, is_training=is_training)
-        wanted = torch.from_numpy(targets.astype(np.int64, copy=False))
+        is_class = targets.ndim == 1
+        wanted = torch.from_numpy(targets.astype(np.int64, copy=False) if is_class else targets)
         losses = torch.zeros(())
         scores = losses
         for each, name in zip(piece.exits, names, strict=True):
@@ -286,7 +287,7 @@ class CompiledTraining:
 
         Args:
             inputs: What the piece is given, ``[batch, ...]``.
-            targets: Classes, ``[batch]``.
+            targets: Classes, ``[batch]``, or how likely each is, ``[batch, classes]``.
 
         Raises:
             FederationError: The loss is no longer finite.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.engine import failure
+from hocket.fl.core.errors import UpdateError
 from hocket.fl.core.types import ClientUpdate
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from hocket.fl.core.data import Partitions
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.types import ClientTask, Reply
+
+ARTIFACT_DIGEST = "artifact_digest"
+"""Setting of a task: the digest of the artifact that it is for, where there is one."""
 
 
 class Client(Protocol):
@@ -43,13 +47,20 @@ class BackendClient:
     Attributes:
         backend: Loaded anew with every task.
         partitions: Whose part it reads, the task says.
+        artifact_digest: Of the artifact that the model is made from, if it is from one.
     """
 
     backend: Backend
     partitions: Partitions
+    artifact_digest: str = ""
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
-        """Train or evaluate; an evaluation is of what the device held out."""
+        """Train or evaluate; an evaluation is of what the device held out.
+
+        Raises:
+            UpdateError: The task is for another artifact, or the parameters for another model.
+        """
+        check_artifact(task, self.artifact_digest)
         self.backend.load_parameters(parameters)
         training = LocalTraining.from_config(task.config)
         if task.kind == "train":
@@ -62,6 +73,19 @@ class BackendClient:
             changed = {}
         return ClientUpdate(
             task.round, task.device_id, task.kind, changed, result.num_examples, result.metrics
+        )
+
+
+def check_artifact(task: ClientTask, digest: str) -> None:
+    """Check that a task is for the artifact that a client has.
+
+    Raises:
+        UpdateError: It is for another one.
+    """
+    wanted = task.config.get(ARTIFACT_DIGEST, "")
+    if wanted != digest:
+        raise UpdateError(
+            f"the task is for artifact {wanted or '(none)'}, this client has {digest or '(none)'}"
         )
 
 

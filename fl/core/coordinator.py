@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hocket.fl.core.aggregation import mean_metrics
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
     from hocket.fl.core.strategy import Strategy
-    from hocket.fl.core.types import ClientTask, Device
+    from hocket.fl.core.types import ClientTask, Device, Setting
 
 SERVER = "server"
 STATE, REPORT, FINGERPRINT = "state", "report", "fingerprint"
@@ -96,6 +96,8 @@ class Coordinator:
         strategy, engine, scheduler, store, clock: What it is built from.
         observers: Who is told.
         evaluate: The server's own evaluation of parameters, if it has any.
+        settings: What every task says beside what the strategy wants, such as the digest of the
+            artifact that is trained.
     """
 
     plan: Plan
@@ -106,6 +108,7 @@ class Coordinator:
     clock: Clock
     observers: Sequence[Observer] = ()
     evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     def begin(self, parameters: Parameters) -> Progress:
         """Return the start of a federation, and keep it.
@@ -203,6 +206,7 @@ class Coordinator:
         failures: list[str] = []
         if not tasks:
             return updates, failures
+        tasks = [replace(task, config={**task.config, **self.settings}) for task in tasks]
         for observer in self.observers:
             observer.started(number, tasks)
         wanted = {task.device_id: self.strategy.returned(state, task) for task in tasks}

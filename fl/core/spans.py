@@ -105,7 +105,7 @@ class PieceTraining(Protocol):
 
         Args:
             inputs: What the piece is given, ``[batch, ...]``.
-            targets: Classes, ``[batch]``.
+            targets: Classes, ``[batch]``, or how likely each is, ``[batch, classes]``.
 
         Raises:
             FederationError: The loss is no longer finite.

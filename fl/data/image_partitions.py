@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class ImagePartitions:
 
     def device_ids(self) -> list[str]:
         """Return ``device-0000`` and so on; the number is Flower's partition id."""
-        return [f"device-{number:04d}" for number in range(self.partitioning.num_devices)]
+        return list(_numbers(self.partitioning.num_devices))
 
     def load(self, device_id: str) -> Examples:
         """Return what a device trains on."""
@@ -70,12 +71,31 @@ class ImagePartitions:
             )
         return self._take(indices[:count])
 
+    def num_examples(self, device_id: str) -> tuple[int, int]:
+        """Return how many images a device trains and evaluates on, without making floats of them.
+
+        Raises:
+            KeyError: There is no such device.
+        """
+        indices = self._indices(device_id)
+        count = self._num_held_out(indices)
+        return len(indices) - count, count
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all images, labels and who has which, in hexadecimal."""
+        images, found = _read(self.source), hashlib.sha256()
+        arrays: list[NDArray[Any]] = [images.images, images.labels]
+        arrays += [images.test_images, images.test_labels]
+        for array in arrays + list(_split(self.source, self.partitioning)):
+            found.update(f"{array.dtype.str} {array.shape}\n".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
     def _indices(self, device_id: str) -> NDArray[np.int64]:
         found = _split(self.source, self.partitioning)
-        names = {name: number for number, name in enumerate(self.device_ids())}
-        indices = found[names[device_id]]
+        number = _numbers(self.partitioning.num_devices)[device_id]
         # Drawn, as they are sorted by index, which in some sources is by class.
-        return np.random.default_rng(names[device_id]).permutation(indices)
+        return np.random.default_rng(number).permutation(found[number])
 
     def _num_held_out(self, indices: NDArray[np.int64]) -> int:
         if not self.held_out_share:
@@ -86,6 +106,12 @@ class ImagePartitions:
         images = _read(self.source)
         scaled = images.scaled(images.images[indices])
         return Examples({self.input_name: scaled}, images.labels[indices])
+
+
+@functools.lru_cache(2)
+def _numbers(num_devices: int) -> dict[str, int]:
+    """Return each device's number by its name, in order; a thousand names take a while to make."""
+    return {f"device-{number:04d}": number for number in range(num_devices)}
 
 
 @functools.lru_cache(2)

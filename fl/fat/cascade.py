@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hocket.fl.core.backend import LocalTraining
+from hocket.fl.core.client import check_artifact
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed, generator_for
@@ -146,6 +147,7 @@ class CascadeClient:
         cascade: The model's modules.
         cache: Of features of frozen modules.
         batch_size: Of passes that train nothing.
+        artifact_digest: Of the artifact that the model is made from, if it is from one.
     """
 
     spans: Spans
@@ -153,9 +155,15 @@ class CascadeClient:
     cascade: Cascade
     cache: FeatureCache = field(default_factory=lambda: FeatureCache(256 * 2**20))
     batch_size: int = 64
+    artifact_digest: str = ""
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
-        """Train modules, measure displacements, or measure accuracies alone."""
+        """Train modules, measure displacements, or measure accuracies alone.
+
+        Raises:
+            UpdateError: The task is for another artifact, or the parameters for another model.
+        """
+        check_artifact(task, self.artifact_digest)
         self.spans.load_parameters(parameters)
         wanted = StageTask.from_config(task.config)
         if task.kind == "evaluate" or wanted.work == "score":

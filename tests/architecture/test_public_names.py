@@ -61,11 +61,13 @@ def test_a_missing_docstring_is_found() -> None:
 def test_the_front_door_offers_what_it_says() -> None:
     assert set(hocket.__all__) == {
         "CompiledModule",
+        "FederationResult",
         "InferenceSession",
         "SessionOptions",
         "SimulationResult",
         "__version__",
         "compile",
+        "federate",
         "load",
         "load_target",
         "simulate",

@@ -36,13 +36,13 @@ _ON_DEVICE, _HELD_OUT, _ALL_DEVICES = 160, 40, 1200
 class DigitNet(nn.Module):
     """Images ``[batch, 1, 8, 8]`` to logits of ten classes, in two convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 24, second: int = 32) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            [nn.Conv2d(1, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)]
+            [nn.Conv2d(1, first, 3, padding=1), nn.Conv2d(first, second, 3, padding=1)]
         )
-        self.norms = nn.ModuleList([nn.BatchNorm2d(24), nn.BatchNorm2d(32)])
-        self.head = nn.Linear(128, 10)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(first), nn.BatchNorm2d(second)])
+        self.head = nn.Linear(4 * second, 10)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
