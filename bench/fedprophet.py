@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from adversarial.memory import measured_bytes
-from adversarial.models import ARCHITECTURES, EXIT_FEATURES, INPUT, Model, compile_architecture
-from adversarial.times import NETWORK_BYTES_PER_SECOND, CascadeWorks, RoundTimes
+from adversarial.methods import JOINT, METHODS, Setting, make_method
+from adversarial.models import ARCHITECTURES, INPUT, SGD, compile_architecture
+from adversarial.times import NETWORK_BYTES_PER_SECOND, RoundTimes
 from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
 
 from hocket.fl.core.clock import WallClock
@@ -28,17 +29,17 @@ from hocket.fl.core.store import MemoryStore
 from hocket.fl.data.image_partitions import ImagePartitions
 from hocket.fl.data.partitioning import Partitioning
 from hocket.fl.engines.local import InProcessEngine
-from hocket.fl.fat.assignment import SpanCost
 from hocket.fl.fat.attack import Attack, Linf
-from hocket.fl.fat.cascade import CascadeClient
 from hocket.fl.fat.evaluation import accuracy_under
+from hocket.fl.fat.libraries import auto_attack
 from hocket.fl.fat.pool import PUBLISHED, Pool, Trained, load_pool
-from hocket.fl.fat.strategy import CascadeSettings, FedProphet
+from hocket.fl.fat.strategy import CascadeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hocket.fl.fat.partition import Cascade
+    from hocket.fl.backends.spans import CompiledSpans
+    from hocket.fl.core.data import Examples
 
 QUESTION = "robust accuracy, memory and time of module-wise adversarial training"
 RADIUS = 0.1  # usual for Fashion-MNIST, by the largest change of a pixel
@@ -52,6 +53,7 @@ COLUMNS = {
     "rounds": "d",
     "clean": ".3f",
     "pgd": ".3f",
+    "auto_attack": ".3f",
     "peak_mb": ".2f",
     "memory_share": ".2f",
     "measured_mb": ".2f",
@@ -68,13 +70,15 @@ class Size:
     Attributes:
         models: Names of the models.
         methods: Names of the methods.
-        joint_rounds: Of jFAT.
+        joint_rounds: Of all methods but FedProphet.
         settings: Of FedProphet.
         max_steps: Of a device in a round.
         num_devices: Devices.
         num_test_images: Test images that are attacked.
+        num_auto_images: The first of them, which AutoAttack has too; 0 for none.
         test_steps, restarts: Of the attack on them.
         seeds: One run each.
+        is_memory_measured: Beside what footprints say; a process for each row.
     """
 
     models: tuple[str, ...]
@@ -84,26 +88,19 @@ class Size:
     max_steps: int
     num_devices: int
     num_test_images: int
+    num_auto_images: int
     test_steps: int
     restarts: int
     seeds: tuple[int, ...]
+    is_memory_measured: bool = True
 
-
-METHODS: dict[str, dict[str, Any]] = {
-    "jfat": {},
-    "fedprophet": {},
-    "fedprophet, no prophets": {"prophet": 0.0},
-    "fedprophet, exits as published": {},
-    "fedprophet, exits' gradients kept": {"keeps_exit_gradients": True},
-}
-"""By their names, and what settings differ from the size's."""
 
 FULL = Size(
     models=("vgg", "vit"),
-    methods=tuple(METHODS),
-    joint_rounds=40,
+    methods=METHODS,
+    joint_rounds=30,
     settings=CascadeSettings(
-        rounds_per_stage=40,
+        rounds_per_stage=30,
         warm_up=0,
         patience=6,
         settle=2,
@@ -112,10 +109,12 @@ FULL = Size(
         steps=5,
         measure_steps=5,
         learning_rate_decay=0.95,
+        stage_learning_rate_decay=0.7,
     ),
     max_steps=10,
     num_devices=100,
     num_test_images=1000,
+    num_auto_images=100,
     test_steps=20,
     restarts=1,
     seeds=(0, 1, 2),
@@ -126,6 +125,7 @@ SHORT = replace(
     joint_rounds=10,
     settings=replace(FULL.settings, rounds_per_stage=10, patience=3, learning_rate_decay=0.85),
     num_test_images=300,
+    num_auto_images=0,
     seeds=(0,),
 )
 QUICK = Size(
@@ -138,104 +138,90 @@ QUICK = Size(
     max_steps=4,
     num_devices=200,
     num_test_images=64,
+    num_auto_images=0,
     test_steps=5,
     restarts=1,
     seeds=(0,),
+    is_memory_measured=False,
 )
-
-
-@dataclass(frozen=True)
-class Clients:
-    """Makes clients of a cascade.
-
-    Attributes:
-        model: The model.
-        cascade: Its modules.
-        partitions: Everyone's images.
-    """
-
-    model: Model
-    cascade: Cascade
-    partitions: ImagePartitions
-
-    def device_ids(self) -> list[str]:
-        """Return all devices."""
-        return self.partitions.device_ids()
-
-    def __call__(self) -> CascadeClient:
-        """Return a client."""
-        return CascadeClient(self.model.spans(self.cascade.exits), self.partitions, self.cascade)
 
 
 def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     """Return a row: a federation from beginning to end, and what its model withstands."""
     began = time.monotonic()
-    features = 1 if "as published" in method else EXIT_FEATURES
-    model = compile_architecture(name, exit_features=features, max_steps=size.max_steps)
-    training, whole = model.training, model.whole_footprint()
+    whole = compile_architecture(name).whole_footprint()
     budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
-    is_joint = method == "jfat"
-    cascade = model.whole() if is_joint else model.cascade(budget)
-    spans = model.spans(cascade.exits)
-    pairs = [(one, last) for last in range(len(cascade)) for one in range(last + 1)]
-    footprints = {pair: model.footprint(spans, cascade.piece(*pair).span) for pair in pairs}
-    costs = {pair: SpanCost(each.peak_bytes, each.flops) for pair, each in footprints.items()}
     pools = _pools(Trained(whole.peak_bytes, whole.flops / 6, whole.weight_bytes), budget)
     network = whole.weight_bytes / PUBLISHED[POOL].weight_bytes * NETWORK_BYTES_PER_SECOND
-    times = RoundTimes(pools, seed, CascadeWorks(footprints, costs, training), network)
-    settings = replace(size.settings, **METHODS[method])
-    if is_joint:
-        rounds = size.joint_rounds
-        settings = replace(settings, rounds_per_stage=rounds, patience=rounds)
     partitions = ImagePartitions(
         "fashion-mnist",
         Partitioning("shards", num_devices=size.num_devices, shards_per_device=5, seed=seed),
         INPUT,
         held_out_share=0.1,
     )
-    strategy = FedProphet(
-        cascade,
-        costs=costs,
-        # Who lacks the memory swaps in joint training, and has no less to do.
-        available=None if is_joint else pools["balanced"].available,
-        settings=settings,
-        training=training,
+    made = make_method(
+        method,
+        Setting(
+            architecture=name,
+            budget_bytes=budget,
+            pool=pools["balanced"],
+            settings=size.settings,
+            rounds=size.joint_rounds,
+            max_steps=size.max_steps,
+            partitions=partitions,
+            seed=seed,
+        ),
     )
+    times = RoundTimes(pools, seed, made.works, network)
     coordinator = Coordinator(
-        plan=Plan("bench", num_rounds=10_000, seed=seed),
-        strategy=strategy,
-        engine=InProcessEngine(Clients(model, cascade, partitions), WallClock()),
+        plan=Plan("bench", num_rounds=made.rounds, seed=seed),
+        strategy=made.strategy,
+        engine=InProcessEngine(made.clients, WallClock()),
         scheduler=FifoScheduler(),
         store=MemoryStore(),
         clock=WallClock(),
         observers=[times],
     )
-    progress = coordinator.run(coordinator.begin(spans.parameters()))
-    spans.load_parameters(progress.state.parameters)
+    progress = coordinator.run(coordinator.begin(made.spans.parameters()))
+    own = made.spans.parameters().keys()
+    final = progress.state.parameters
+    made.spans.load_parameters({key: final[key] for key in own})
     examples = partitions.held_out().take(slice(0, size.num_test_images))
     attack = Attack(size.test_steps, restarts=size.restarts)
-    found = accuracy_under(spans, examples, Linf(RADIUS), attack, seed)
-    peaks = [footprints[number, number].peak_bytes for number in range(len(cascade))]
-    measured = measured_bytes(name, training.batch_size, 0 if is_joint else budget)
+    found = accuracy_under(made.spans, examples, Linf(RADIUS), attack, seed)
+    measured = [0]
+    if size.is_memory_measured:
+        measured = measured_bytes(name, SGD.batch_size, **made.measured)
     return {
         "model": name,
         "method": method,
         "seed": seed,
-        "modules": len(cascade),
+        "modules": len(made.peaks),
         "rounds": progress.round,
         "clean": found.clean,
         "pgd": found.attacked,
-        "peak_mb": max(peaks) / 1e6,
-        "module_mb": [each / 1e6 for each in peaks],
+        "auto_attack": _auto_attack(made.spans, examples, size.num_auto_images, seed),
+        "peak_mb": max(made.peaks) / 1e6,
+        "module_mb": [each / 1e6 for each in made.peaks],
         "measured_mb": max(measured) / 1e6,
         "measured_module_mb": [each / 1e6 for each in measured],
         "budget_mb": budget / 1e6,
-        "memory_share": max(peaks) / whole.peak_bytes,
+        "memory_share": max(made.peaks) / whole.peak_bytes,
         "published_s": times.published,
         "fuller_s": times.fuller,
+        "failures": sum(report.num_failures for report in progress.reports),
         "digest": progress.digest,
         "bench_s": time.monotonic() - began,
     }
+
+
+def _auto_attack(spans: CompiledSpans, examples: Examples, count: int, seed: int) -> float:
+    """Return the accuracy under AutoAttack's standard version; -1 without images."""
+    if not count:
+        return -1.0
+    (inputs,) = examples.take(slice(0, count)).inputs.values()
+    targets = examples.targets[:count]
+    return float(auto_attack(spans.scores, inputs, targets, RADIUS, seed).is_robust.mean())
 
 
 def _pools(model: Trained, reserved_bytes: float) -> dict[str, Pool]:
@@ -248,7 +234,7 @@ def _pools(model: Trained, reserved_bytes: float) -> dict[str, Pool]:
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows with how much faster they are than jFAT of the same model and seed."""
-    joint = {(row["model"], row["seed"]): row for row in rows if row["method"] == "jfat"}
+    joint = {(row["model"], row["seed"]): row for row in rows if row["method"] == JOINT}
     found = []
     for row in rows:
         other = joint.get((row["model"], row["seed"]), row)

@@ -28,17 +28,20 @@ _FOLDER = Path(__file__).parent.parent
 _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def measured_bytes(name: str, batch_size: int, budget_bytes: int) -> list[int]:
+def measured_bytes(
+    name: str, batch_size: int, *, budget_bytes: int = 0, share: float = 1.0
+) -> list[int]:
     """Return the most bytes that each module took, or all of a model as the only one.
 
     Args:
         name: Of the architecture.
         batch_size: Of a step.
         budget_bytes: That modules are made under; 0 for the whole model.
+        share: Of the model's units, those that a narrow copy has.
     """
     command = [sys.executable, "-W", "ignore", "-m", "adversarial.memory"]
     found = subprocess.run(
-        [*command, name, str(batch_size), str(budget_bytes)],
+        [*command, name, str(batch_size), str(budget_bytes), str(share)],
         env={**os.environ, **_SETTINGS, "PYTHONPATH": str(_FOLDER)},
         stdout=subprocess.PIPE,
         text=True,
@@ -83,10 +86,10 @@ def measure(spans: CompiledSpans, piece: Piece, training: LocalTraining, weight_
     return peak_bytes() - before + weight_bytes
 
 
-def main(name: str, batch_size: int, budget_bytes: int) -> list[int]:
+def main(name: str, batch_size: int, budget_bytes: int, share: float) -> list[int]:
     """Return what each module takes."""
     torch.set_num_threads(1)
-    model = compile_architecture(name, batch_size=batch_size)
+    model = compile_architecture(name, share=share, batch_size=batch_size)
     cascade = model.cascade(budget_bytes) if budget_bytes else model.whole()
     spans = model.spans(cascade.exits)
     pieces = [cascade.piece(number, number) for number in range(len(cascade))]
@@ -101,4 +104,6 @@ def main(name: str, batch_size: int, budget_bytes: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))) + "\n")
+    name, *numbers = sys.argv[1:]
+    found = main(name, int(numbers[0]), int(numbers[1]), float(numbers[2]))
+    sys.stdout.write(json.dumps(found) + "\n")

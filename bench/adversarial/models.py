@@ -117,24 +117,31 @@ class Architecture:
     """A model that is trained.
 
     Attributes:
-        make: Makes it.
+        make: Makes it, or a copy that has a share of its units.
         learning_rate: Of the first round of a stage.
         budget_share: Of the memory that the whole model takes, what every device has.
     """
 
-    make: Callable[[], nn.Module]
+    make: Callable[[float], nn.Module]
     learning_rate: float
     budget_share: float = 0.2
 
 
 ARCHITECTURES = {
-    "vgg": Architecture(lambda: Vgg((8, 16, 32), (512,) * 5), 0.05),
-    "vit": Architecture(lambda: GreyVit(48, 3, 6), 0.05),
-    "small": Architecture(lambda: Vgg((8, 16), (64,)), 0.05, 0.85),
+    "vgg": Architecture(
+        lambda share: Vgg(_narrow((8, 16, 32), share), _narrow((512,) * 5, share)), 0.05
+    ),
+    "vit": Architecture(lambda share: GreyVit(int(share * 48), int(share * 3), 6), 0.05),
+    "small": Architecture(
+        lambda share: Vgg(_narrow((8, 16), share), _narrow((64,), share)), 0.05, 0.85
+    ),
 }
 """By their names; ``small`` is for quick forms alone."""
 
 SGD = LocalTraining(epochs=100, max_steps=10, batch_size=16, momentum=0.9, weight_decay=1e-4)
+NARROW = (0.75, 0.5, 0.375)
+"""Shares of its units that narrow copies of a model have."""
+
 EXIT_FEATURES = 16
 """Numbers that exits read for each class; 1 as published."""
 
@@ -142,6 +149,7 @@ EXIT_FEATURES = 16
 def compile_architecture(
     name: str,
     *,
+    share: float = 1.0,
     exit_features: int = EXIT_FEATURES,
     **of_training: Any,
 ) -> Model:
@@ -149,13 +157,18 @@ def compile_architecture(
 
     Args:
         name: Of the architecture.
+        share: Of its units, those that a narrow copy has.
         exit_features: Of its early exits.
         **of_training: What differs from ``SGD``.
     """
     architecture = ARCHITECTURES[name]
     torch.manual_seed(0)
-    module = architecture.make().train()
+    module = architecture.make(share).train()
     exported = export(module, {INPUT: torch.zeros(2, *INPUT_SHAPE)}, is_training=True)
     artifact = hocket.compile(exported, dims={"batch": (1, _LARGEST_BATCH)}).artifact
     training = replace(SGD, learning_rate=architecture.learning_rate, **of_training)
     return Model(artifact, training, exit_features)
+
+
+def _narrow(widths: Sequence[int], share: float) -> list[int]:
+    return [int(share * width) for width in widths]

@@ -58,6 +58,7 @@ class CascadeSettings:
         convexity: Of early exits' losses (mu).
         prophet: How much the exit of a prophet's last module counts (psi); at 0 there are none.
         learning_rate_decay: Factor of the learning rate from round to round within a stage.
+        stage_learning_rate_decay: From the first round of a stage to that of the next.
         fraction_train: Share of all devices that take part in a round.
         fraction_evaluate: Share of all devices that measure the composed model when the plan
             evaluates; nothing follows from it.
@@ -84,6 +85,7 @@ class CascadeSettings:
     convexity: float = 1e-5
     prophet: float = 1.0
     learning_rate_decay: float = 0.994
+    stage_learning_rate_decay: float = 1.0
     fraction_train: float = 0.1
     fraction_evaluate: float = 0.0
     steering: Literal["round", "all"] = "round"
@@ -106,10 +108,11 @@ class CascadeSettings:
             raise ConfigError(
                 f"measured_radius must be 'whole' or 'alpha', got {self.measured_radius!r}"
             )
-        if not 0 < self.learning_rate_decay <= 1:
-            raise ConfigError(
-                f"learning_rate_decay must be above 0 and at most 1, got {self.learning_rate_decay}"
-            )
+        for name in ("learning_rate_decay", "stage_learning_rate_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}"
+                )
 
 
 _WORK: dict[Phase, Literal["train", "score", "measure"]] = {
@@ -189,6 +192,7 @@ class FedProphet:
         else:
             wanted = self._train_tasks(now, round_number, devices, seed)
         decayed = self.settings.learning_rate_decay**now.round
+        decayed *= self.settings.stage_learning_rate_decay**now.number
         training = replace(self.training, learning_rate=self.training.learning_rate * decayed)
         return [
             ClientTask(
