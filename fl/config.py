@@ -6,6 +6,7 @@ TOML, with keys in kebab-case as Flower's users write them.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -321,6 +322,12 @@ class FederationConfig(_Section):
         except ConfigError as error:
             raise ConfigError(f"{self._origin}: {section}: {error}") from error
 
+    def to_json(self) -> str:
+        """Return all of it, with the paths that it has here; ``config_from_json`` reads it."""
+        content = self.model_dump(mode="json", by_alias=True)
+        about = {"config": content, "origin": self._origin, "folder": str(self._folder.resolve())}
+        return json.dumps(about, indent=1)
+
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out, as values of JSON.
 
@@ -408,6 +415,20 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
     config = config.model_copy(update=placed)
     config._origin, config._folder = origin, folder
     return config
+
+
+def config_from_json(text: str) -> FederationConfig:
+    """Return the configuration that ``FederationConfig.to_json`` wrote.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        about = json.loads(text)
+        content, origin, folder = about["config"], str(about["origin"]), Path(about["folder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no configuration: {error!r}") from error
+    return parse_config(content, origin, folder)
 
 
 def _placed(section: _Section, folder: Path, *names: str) -> _Section:

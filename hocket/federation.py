@@ -49,9 +49,10 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
 
 FINAL, METRICS, STORE, CURVES = "final", "metrics.jsonl", "store", "tensorboard"
-BESIDE = "beside.safetensors"
-"""What a federation leaves in its folder, beside the module that it trains; in
-the last the parameters that are no part of the trained model, such as those of early exits."""
+BESIDE, CONFIG = "beside.safetensors", "config.json"
+"""What a federation leaves in its folder, beside the module that it trains: in the last two the
+parameters that are no part of the trained model, such as those of early exits, and what its file
+said."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Federation:
     def keep_module(self) -> None:
         """Put the module where clients look for it, and what else they read."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
         if self.artifact is not None:
             save_artifact(self.artifact, self.model)
         for name, content in self.files.items():

@@ -151,6 +151,16 @@ class CompiledSpans(CompiledBackend):
         (gradient,) = torch.autograd.grad(distances.sum(), [wanted])
         return distances.detach().numpy(), gradient.numpy()
 
+    def scores(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the model's scores, ``[batch, classes]``, which torch can differentiate.
+
+        For attacks of libraries: parameters have no gradients, the model behaves as in evaluation,
+        and there may be more inputs than the artifact takes at a time.
+        """
+        parts = inputs.split(self._batch_sizes.most)
+        found = [self._run("", [self._output], each, is_training=False) for each in parts]
+        return torch.cat([each[self._output] for each in found])
+
     def train_piece(
         self,
         piece: Piece,
