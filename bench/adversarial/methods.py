@@ -221,8 +221,8 @@ def _groups(spans: CompiledSpans) -> dict[str, list[str]]:
         kind, number = name.split(".")[0], int(name.split(".")[1])
         if kind == "convolutions":
             found[name] = [f"c{number}", f"c{number - 1}" if number else "", "", ""]
-        elif kind == "norms":
-            found[name] = [f"c{number}"]
+        elif kind.endswith("norms"):
+            found[name] = [f"{'f' if kind == 'wide_norms' else 'c'}{number}"]
         else:
             out = f"f{number}" if number < layers - 1 else ""
             side = 28 >> convolutions
