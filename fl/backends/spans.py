@@ -41,6 +41,8 @@ class CompiledSpans(CompiledBackend):
         artifact: The compiled model, of one floating-point input.
         exits: Names of the borders that have an early exit.
         task: What it is trained to do; targets are classes.
+        exit_features: Numbers that an early exit reads of an image for each class; see
+            ``ExitHead``.
         frozen: As the base has it.
         num_threads: As the base has it.
 
@@ -58,6 +60,7 @@ class CompiledSpans(CompiledBackend):
         exits: Sequence[str] = (),
         task: Task = Task(),  # noqa: B008 - frozen
         *,
+        exit_features: int = 1,
         frozen: Sequence[str] = (),
         num_threads: int = 0,
     ) -> None:
@@ -77,7 +80,8 @@ class CompiledSpans(CompiledBackend):
         for name in exits:
             if name not in known:
                 raise ConfigError(f"the model has no border {name!r}; it has {list(known)}")
-            self._heads[name] = ExitHead(name, known[name].shape, num_classes)
+            shape = known[name].shape
+            self._heads[name] = ExitHead(name, shape, num_classes, exit_features)
         for head in self._heads.values():
             for name, array in head.start(np.dtype(inputs[0].numpy_dtype)).items():
                 self._tensors[name] = torch.from_numpy(array).requires_grad_()
@@ -157,20 +161,38 @@ class CompiledSpans(CompiledBackend):
         found = [self._run("", [self._output], each, is_training=False) for each in parts]
         return torch.cat([each[self._output] for each in found])
 
-    def train_piece(self, piece: Piece, training: LocalTraining, seed: int) -> CompiledTraining:
+    def train_piece(
+        self,
+        piece: Piece,
+        training: LocalTraining,
+        seed: int,
+        *,
+        keeps_exit_gradients: bool = False,
+    ) -> CompiledTraining:
         """Return a training of a piece, with a new optimizer for what the piece owns.
+
+        Args:
+            piece: What is trained.
+            training: How.
+            seed: Of what is drawn.
+            keeps_exit_gradients: Whether gradients of early exits add up from step to step, as they
+                do in FedProphet's published code.
 
         Raises:
             CapabilityError: The piece has nothing to train.
         """
         owned = self.owned(piece.span)
-        leaves = [self._tensors[name] for name in self._names if name in owned]
-        leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        leaves = {name: self._tensors[name] for name in self._names if name in owned}
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         if not leaves:
             raise CapabilityError(f"{piece.span}: there are no weights to train")
+        for leaf in leaves.values():
+            leaf.grad = None
+        kept = self._exit_names if keeps_exit_gradients else frozenset()
+        cleared = [leaf for name, leaf in leaves.items() if name not in kept]
         self._generator.manual_seed(seed)
         self._is_session_current = False
-        return CompiledTraining(self, piece, training, leaves)
+        return CompiledTraining(self, piece, training, list(leaves.values()), cleared)
 
     def _find_borders(self) -> tuple[Border, ...]:
         sizes = self._batch_sizes
@@ -262,8 +284,10 @@ class CompiledTraining:
         piece: Piece,
         training: LocalTraining,
         leaves: Sequence[torch.Tensor],
+        cleared: Sequence[torch.Tensor],
     ) -> None:
-        self._spans, self._piece, self._training, self._leaves = spans, piece, training, leaves
+        self._spans, self._piece, self._training = spans, piece, training
+        self._leaves, self._cleared = leaves, cleared
         has_origin = training.proximal_mu > 0
         self._start = [leaf.detach().clone() for leaf in leaves] if has_origin else []
         self._optimizer = make_optimizer(training, leaves)
@@ -290,5 +314,6 @@ class CompiledTraining:
         loss.backward()  # type: ignore[no-untyped-call]
         finish_step(self._optimizer, self._leaves, self._start, self._training)
         # Not kept while the next batch is attacked: gradients need room.
-        self._optimizer.zero_grad(set_to_none=True)
+        for leaf in self._cleared:
+            leaf.grad = None
         return found

@@ -173,8 +173,23 @@ class Spans(Protocol):
         """
         ...
 
-    def train_piece(self, piece: Piece, training: LocalTraining, seed: int) -> PieceTraining:
-        """Return a training of a piece, with a new optimizer for what the piece owns."""
+    def train_piece(
+        self,
+        piece: Piece,
+        training: LocalTraining,
+        seed: int,
+        *,
+        keeps_exit_gradients: bool = False,
+    ) -> PieceTraining:
+        """Return a training of a piece, with a new optimizer for what the piece owns.
+
+        Args:
+            piece: What is trained.
+            training: How.
+            seed: Of what is drawn.
+            keeps_exit_gradients: Whether gradients of early exits add up from step to step, as they
+                do in FedProphet's published code.
+        """
         ...
 
     def footprint(self, machine: HardwareModel, training: LocalTraining, span: Span) -> Footprint:

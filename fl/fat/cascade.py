@@ -44,7 +44,8 @@ class StageTask:
     """What a device is to do in a round.
 
     Attributes:
-        work: ``train`` its modules, or ``measure`` how far the stage's attack moves features.
+        work: ``train`` its modules; ``score`` the model that it is given; ``measure`` how far the
+            stage's attack moves features.
         stage: Number of the module that is being trained.
         last: Number of the last module that this device trains; beyond the stage's for a prophet.
         radius: Of the ball that inputs (stage 0, any number) or features (their length) are
@@ -55,9 +56,10 @@ class StageTask:
         convexity: Of early exits' losses (mu).
         prophet: How much the last exit of a prophet counts (psi).
         is_adversarial: Whether it trains on attacked examples, or on clean ones to warm up.
+        keeps_exit_gradients: Whether gradients of early exits add up from step to step.
     """
 
-    work: Literal["train", "measure"] = "train"
+    work: Literal["train", "score", "measure"] = "train"
     stage: int = 0
     last: int = 0
     radius: float = 0.0
@@ -67,10 +69,11 @@ class StageTask:
     convexity: float = 0.0
     prophet: float = 1.0
     is_adversarial: bool = True
+    keeps_exit_gradients: bool = False
 
     def __post_init__(self) -> None:
-        if self.work not in ("train", "measure"):
-            raise ConfigError(f"work must be 'train' or 'measure', got {self.work!r}")
+        if self.work not in ("train", "score", "measure"):
+            raise ConfigError(f"work must be 'train', 'score' or 'measure', got {self.work!r}")
         if not 0 <= self.stage <= self.last:
             raise ConfigError(f"want modules 0 <= stage <= last, got {self.stage}, {self.last}")
 
@@ -155,7 +158,7 @@ class CascadeClient:
     artifact_digest: str = ""
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
-        """Train modules, measure displacements, or (``evaluate``) measure accuracies alone.
+        """Train modules, measure displacements, or measure accuracies alone.
 
         Raises:
             UpdateError: The task is for another artifact, or the parameters for another model.
@@ -163,7 +166,7 @@ class CascadeClient:
         check_artifact(task, self.artifact_digest)
         self.spans.load_parameters(parameters)
         wanted = StageTask.from_config(task.config)
-        if task.kind == "evaluate":
+        if task.kind == "evaluate" or wanted.work == "score":
             held_out = self.partitions.held_out(task.device_id)
             metrics = self._accuracies(wanted, held_out, task.seed)
             return self._update(task, {}, len(held_out), metrics)
@@ -224,7 +227,9 @@ class CascadeClient:
             wanted.stage, wanted.last, prophet=wanted.prophet, convexity=wanted.convexity
         )
         attack, ball = Attack(wanted.steps, keep="last"), _ball(wanted, features)
-        steps = self.spans.train_piece(piece, training, seed)
+        steps = self.spans.train_piece(
+            piece, training, seed, keeps_exit_gradients=wanted.keeps_exit_gradients
+        )
         order, noise = np.random.default_rng(seed), generator_for(seed, "attack")
         losses: list[float] = []
         for _ in range(training.epochs):
