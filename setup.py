@@ -41,6 +41,8 @@ TENSORBOARD = ["tensorboard>=2.18,<3"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -66,6 +68,7 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -99,6 +102,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "ray": RAY,
+        "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

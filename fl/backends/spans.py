@@ -157,7 +157,7 @@ class CompiledSpans(CompiledBackend):
         For attacks of libraries: parameters have no gradients, the model behaves as in evaluation,
         and there may be more inputs than the artifact takes at a time.
         """
-        parts = inputs.split(self._batch_sizes.most)
+        parts = inputs.split(self._batch_sizes.most)  # type: ignore[no-untyped-call]
         found = [self._run("", [self._output], each, is_training=False) for each in parts]
         return torch.cat([each[self._output] for each in found])
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hocket.fl.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -66,9 +68,12 @@ def auto_attack(
         attacks: Of the standard version, in an order.
         batch_size: Examples at a time.
         queries: That Square makes at most; 5000 are standard.
-    """
-    from pyautoattack import AutoAttack
 
+    Raises:
+        ConfigError: The library is not installed.
+    """
+    with _needing():
+        from pyautoattack import AutoAttack
     robust = np.ones(len(targets), bool)
     accuracies: dict[str, float] = {}
     with _warnings() as flags, torch.random.fork_rng():
@@ -124,10 +129,13 @@ def decision_attack(
         seed: Of its searches.
         steps: It takes.
         batch_size: Examples at a time.
-    """
-    from foolbox import PyTorchModel
-    from foolbox.attacks import HopSkipJumpAttack
 
+    Raises:
+        ConfigError: The library is not installed.
+    """
+    with _needing():
+        from foolbox.attacks.hop_skip_jump import HopSkipJumpAttack
+        from foolbox.models.pytorch import PyTorchModel
     robust = _is_right(scores, inputs, targets, batch_size)
     said = _classes(scores, others, batch_size)
     model = PyTorchModel(_Module(scores).eval(), bounds=(0, 1), device="cpu")
@@ -195,6 +203,14 @@ class _Collected(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage().partition(" See ")[0])
+
+
+@contextlib.contextmanager
+def _needing() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error}; install hocket[robustness]") from error
 
 
 @contextlib.contextmanager

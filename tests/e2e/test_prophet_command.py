@@ -83,7 +83,7 @@ def test_plan_is_a_table_without_json(config: Path) -> None:
 
 def test_train_says_what_came_of_it(config: Path, trained: dict[str, Any]) -> None:
     assert trained["method"] == "fedprophet"
-    assert [each["round"] for each in trained["rounds"]] == [1, 2, 3]
+    assert [each["round"] for each in trained["rounds"]] == [1, 2, 3, 4]
     assert trained["rounds"][-1]["digest"] == trained["digest"]
     lines = (config.parent / "runs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["digest"] for line in lines] == [

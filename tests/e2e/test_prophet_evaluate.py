@@ -21,8 +21,8 @@ TRAINED = {
     "strategy.rounds-per-stage": 6,
     "strategy.input-radius": 0.1,
     "strategy.fraction-train": 1.0,
-    "federation.rounds": 13,
-    "federation.evaluate-every": 13,
+    "federation.rounds": 15,
+    "federation.evaluate-every": 15,
     "training.max-steps": 20,
 }
 

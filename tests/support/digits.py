@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,10 @@ import hocket
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.backend import LocalTraining, Span
 from hocket.fl.core.data import Examples
+from hocket.fl.core.spans import Piece
+from hocket.fl.fat.attack import Attack, Linf
 from hocket.fl.fat.cascade import CascadeClient
+from hocket.fl.fat.evaluation import attack_piece
 from hocket.fl.fat.partition import atoms_of, partition
 from hocket.hwmodels.loader import load_target
 
@@ -128,3 +131,27 @@ class DigitClients:
 
     def __call__(self) -> CascadeClient:
         return CascadeClient(self.spans(), self.digits, self.cascade)
+
+
+@functools.cache
+def robust_parameters() -> dict[str, Any]:
+    """Return parameters of the model that withstands changes of 0.15 somewhat."""
+    spans, generator = CompiledSpans(digit_artifact()), np.random.default_rng(0)
+    steps = spans.train_piece(Piece(), replace(TRAINING, weight_decay=0.0), 0)
+    images, targets = all_digits()
+    for _ in range(4):
+        for start in range(0, _ALL_DEVICES, 40):
+            part = slice(start, start + 40)
+            attack = Attack(4, keep="last")
+            moved = attack_piece(
+                spans, Piece(), attack, Linf(0.15), images[part], targets[part], generator
+            )
+            steps.step(moved, targets[part])
+    return dict(spans.parameters())
+
+
+def robust_spans() -> CompiledSpans:
+    """Return the model with these parameters."""
+    spans = CompiledSpans(digit_artifact())
+    spans.load_parameters(robust_parameters())
+    return spans

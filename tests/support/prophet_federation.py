@@ -57,7 +57,7 @@ input-radius = 0.2
 steps = 2
 measure-steps = 2
 """
-"""Settings of stages of one round: one to train a module, one to measure displacements."""
+"""Of stages of one round that trains, one that scores, one that measures displacements."""
 
 FAMILY = """\
 smaller = ["narrow-0.onnx", "narrow-1.onnx"]
@@ -84,7 +84,7 @@ public-devices = 1
 def write_prophet(
     folder: Path,
     method: str = "fedprophet",
-    rounds: int = 3,
+    rounds: int = 4,
     memory: str = '"460kB"',
     settings: str = SHORT,
     section: str = "",
