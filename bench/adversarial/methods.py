@@ -34,6 +34,7 @@ JOINT = "jfat"
 FORMS: dict[str, dict[str, Any]] = {
     "fedprophet": {},
     "fedprophet, no prophets": {"prophet": 0.0},
+    "fedprophet, psi as published": {"prophet": 1.0},
     "fedprophet, exits as published": {},
     "fedprophet, radii as published": {"measured_radius": "alpha"},
     "fedprophet, exits' gradients kept": {"keeps_exit_gradients": True},
@@ -131,13 +132,13 @@ def _cascade(name: str, setting: Setting) -> Method:
     )
     cascade = model.whole() if is_joint else model.cascade(setting.budget_bytes)
     spans = model.spans(cascade.exits)
+    settings = replace(setting.settings, **FORMS.get(name, {}))
     footprints = {
-        (one, last): model.footprint(spans, cascade.piece(one, last).span)
+        (one, last): model.footprint(spans, cascade.piece(one, last, prophet=settings.prophet).span)
         for last in range(len(cascade))
         for one in range(last + 1)
     }
     costs = {pair: SpanCost(each.peak_bytes, each.flops) for pair, each in footprints.items()}
-    settings = replace(setting.settings, **FORMS.get(name, {}))
     if is_joint:
         settings = replace(settings, rounds_per_stage=setting.rounds, patience=setting.rounds)
     strategy = FedProphet(

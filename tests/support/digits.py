@@ -130,9 +130,7 @@ class DigitClients:
         return self.digits.device_ids()
 
     def spans(self) -> CompiledSpans:
-        return CompiledSpans(
-            digit_artifact(), self.cascade.exits, exit_features=EXIT_FEATURES
-        )
+        return CompiledSpans(digit_artifact(), self.cascade.exits, exit_features=EXIT_FEATURES)
 
     def __call__(self) -> CascadeClient:
         return CascadeClient(self.spans(), self.digits, self.cascade)
