@@ -34,6 +34,7 @@ JOINT = "jfat"
 FORMS: dict[str, dict[str, Any]] = {
     "fedprophet": {},
     "fedprophet, no prophets": {"prophet": 0.0},
+    "fedprophet, psi as published": {"prophet": 1.0},
     "fedprophet, exits as published": {},
     "fedprophet, radii as published": {"measured_radius": "alpha"},
     "fedprophet, exits' gradients kept": {"keeps_exit_gradients": True},
@@ -131,13 +132,13 @@ def _cascade(name: str, setting: Setting) -> Method:
     )
     cascade = model.whole() if is_joint else model.cascade(setting.budget_bytes)
     spans = model.spans(cascade.exits)
+    settings = replace(setting.settings, **FORMS.get(name, {}))
     footprints = {
-        (one, last): model.footprint(spans, cascade.piece(one, last).span)
+        (one, last): model.footprint(spans, cascade.piece(one, last, prophet=settings.prophet).span)
         for last in range(len(cascade))
         for one in range(last + 1)
     }
     costs = {pair: SpanCost(each.peak_bytes, each.flops) for pair, each in footprints.items()}
-    settings = replace(setting.settings, **FORMS.get(name, {}))
     if is_joint:
         settings = replace(settings, rounds_per_stage=setting.rounds, patience=setting.rounds)
     strategy = FedProphet(
@@ -221,8 +222,8 @@ def _groups(spans: CompiledSpans) -> dict[str, list[str]]:
         kind, number = name.split(".")[0], int(name.split(".")[1])
         if kind == "convolutions":
             found[name] = [f"c{number}", f"c{number - 1}" if number else "", "", ""]
-        elif kind == "norms":
-            found[name] = [f"c{number}"]
+        elif kind.endswith("norms"):
+            found[name] = [f"{'f' if kind == 'wide_norms' else 'c'}{number}"]
         else:
             out = f"f{number}" if number < layers - 1 else ""
             side = 28 >> convolutions

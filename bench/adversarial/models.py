@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 MACHINE = load_target("mas-edge")
 INPUT, INPUT_SHAPE = "pixels", (1, 28, 28)
-_LARGEST_BATCH = 64
+_BATCHES = (2, 64)  # a batch of one has no variance to normalise by
 
 
 class Vgg(nn.Module):
     """Images ``[batch, 1, 28, 28]`` to logits; as in VGG, most parameters are in the classifier.
+
+    Each layer but the last is normalised over the batch.
 
     Args:
         channels: Of the convolutions, each of which halves the map.
@@ -44,6 +46,7 @@ class Vgg(nn.Module):
             for one, other in itertools.pairwise([1, *channels])
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in channels)
+        self.wide_norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths)
         side = 28 >> len(channels)
         self.layers = nn.ModuleList(
             nn.Linear(one, other)
@@ -56,8 +59,8 @@ class Vgg(nn.Module):
             pixels = functional.max_pool2d(torch.relu(norm(convolution(pixels))), 2)
         values = pixels.flatten(1)
         *hidden, last = self.layers
-        for layer in hidden:
-            values = torch.relu(layer(values))
+        for layer, norm in zip(hidden, self.wide_norms, strict=True):
+            values = torch.relu(norm(layer(values)))
         logits: torch.Tensor = last(values)
         return logits
 
@@ -165,7 +168,7 @@ def compile_architecture(
     torch.manual_seed(0)
     module = architecture.make(share).train()
     exported = export(module, {INPUT: torch.zeros(2, *INPUT_SHAPE)}, is_training=True)
-    artifact = hocket.compile(exported, dims={"batch": (1, _LARGEST_BATCH)}).artifact
+    artifact = hocket.compile(exported, dims={"batch": _BATCHES}).artifact
     training = replace(SGD, learning_rate=architecture.learning_rate, **of_training)
     return Model(artifact, training, exit_features)
 

@@ -57,7 +57,7 @@ def test_plan_says_what_modules_take(config: Path) -> None:
             "--plot", picture, "--json",
         )
     )  # fmt: skip
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
     assert found["whole"]["peak_bytes"] == whole
     assert len(found["modules"]) == len(cascade) == 2
     for number, each in enumerate(found["modules"]):

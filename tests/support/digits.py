@@ -33,6 +33,7 @@ MACHINE = load_target("mas-edge")
 TRAINING = LocalTraining(
     epochs=100, max_steps=10, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=1e-4
 )
+EXIT_FEATURES = 16
 _ON_DEVICE, _HELD_OUT, _ALL_DEVICES = 160, 40, 1200
 
 
@@ -99,7 +100,9 @@ def planner() -> CompiledSpans:
     """Return the model with an early exit behind each atom, to plan with."""
     spans = CompiledSpans(digit_artifact())
     atoms = atoms_of(spans.borders(), spans.parameters())
-    return CompiledSpans(digit_artifact(), [atom.name for atom in atoms])
+    return CompiledSpans(
+        digit_artifact(), [atom.name for atom in atoms], exit_features=EXIT_FEATURES
+    )
 
 
 def digit_footprint(span: Span) -> Footprint:
@@ -127,7 +130,7 @@ class DigitClients:
         return self.digits.device_ids()
 
     def spans(self) -> CompiledSpans:
-        return CompiledSpans(digit_artifact(), self.cascade.exits)
+        return CompiledSpans(digit_artifact(), self.cascade.exits, exit_features=EXIT_FEATURES)
 
     def __call__(self) -> CascadeClient:
         return CascadeClient(self.spans(), self.digits, self.cascade)
