@@ -139,6 +139,7 @@ def _make_prophet(
         settings=made_of(CascadeSettings, settings),
         training=training,
         adjustment=made_of(Adjustment, alpha),
+        budget_bytes=section.memory_bytes if name == FEDPROPHET else 0,
     )
 
 

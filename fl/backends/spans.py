@@ -13,6 +13,7 @@ from hocket.fl.backends.batching import at_own_size
 from hocket.fl.backends.compiled import CompiledBackend
 from hocket.fl.backends.cuts import cut, find_cuts
 from hocket.fl.backends.exits import ExitHead
+from hocket.fl.backends.memory_meter import MemoryMeter
 from hocket.fl.backends.optimizer import finish_step, make_optimizer
 from hocket.fl.backends.task import Task
 from hocket.fl.backends.training_graph import as_input
@@ -194,6 +195,18 @@ class CompiledSpans(CompiledBackend):
         self._is_session_current = False
         return CompiledTraining(self, piece, training, list(leaves.values()), cleared)
 
+    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> MemoryMeter:
+        """Return a count of what attacking and training a piece really holds; see ``Spans``."""
+        self._check_span(piece.span)
+        names = [each.border or self._output for each in piece.exits]
+        # Made before the count begins: that is done once, not in each step.
+        size = max(batch_size, self._batch_sizes.least)
+        for is_training in (False, True):
+            program = self._cut(size, piece.start, names, is_training=is_training)
+        heads = [name for each in piece.span.exits for name in self._heads[each].names]
+        held = [self._tensors[name] for name in (*program.given, *heads) if name in self._tensors]
+        return MemoryMeter(held, limit_bytes)
+
     def _find_borders(self) -> tuple[Border, ...]:
         sizes = self._batch_sizes
         programs = [
@@ -245,7 +258,7 @@ class CompiledSpans(CompiledBackend):
         wanted = program.values[origin].shape
         if tuple(inputs.shape) != wanted:
             raise ConfigError(f"{origin}: want {list(wanted)}, got {list(inputs.shape)}")
-        weights = self._tensors
+        weights = {name: self._tensors[name] for name in program.given if name in self._tensors}
         if not is_training:
             weights = {name: tensor.detach() for name, tensor in weights.items()}
         found = program.run({**weights, origin: inputs})

@@ -113,6 +113,23 @@ class PieceTraining(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Counts what a model holds in memory, as long as it is entered."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most there was so far, weights included."""
+        ...
+
+    def __enter__(self) -> Meter:
+        """Begin to count."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """Count no more."""
+        ...
+
+
 class Spans(Protocol):
     """A classifier of one floating-point input, in pieces. One thread at a time uses it."""
 
@@ -189,6 +206,18 @@ class Spans(Protocol):
             seed: Of what is drawn.
             keeps_exit_gradients: Whether gradients of early exits add up from step to step, as they
                 do in FedProphet's published code.
+        """
+        ...
+
+    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> Meter:
+        """Return a count of what attacking and training a piece really holds.
+
+        It is to be entered once, and slows down what runs.
+
+        Args:
+            piece: What is attacked and trained.
+            batch_size: Examples of a step.
+            limit_bytes: Whatever makes more be held raises a ``BudgetError``; 0 for no limit.
         """
         ...
 

@@ -135,6 +135,8 @@ class FedProphet:
         settings: How the cascade is trained.
         training: What devices are told; the learning rate is that of the first round of a stage.
         adjustment: Of how strong features are attacked.
+        budget_bytes: That training may take on each device, where ``available`` does not say; 0
+            for as much as it takes. Devices count it and stop where it is more.
     """
 
     cascade: Cascade
@@ -152,6 +154,7 @@ class FedProphet:
         )
     )
     adjustment: Adjustment = field(default_factory=Adjustment)
+    budget_bytes: int = 0
 
     def initialize(self, parameters: Parameters) -> ServerState:
         """Return the parameters at the start of the first stage.
@@ -191,6 +194,7 @@ class FedProphet:
             wanted = {}
         else:
             wanted = self._train_tasks(now, round_number, devices, seed)
+        wanted = self._within_budgets(wanted, round_number, devices, seed)
         decayed = self.settings.learning_rate_decay**now.round
         decayed *= self.settings.stage_learning_rate_decay**now.number
         training = replace(self.training, learning_rate=self.training.learning_rate * decayed)
@@ -284,6 +288,23 @@ class FedProphet:
         if now.phase is not Phase.TRAIN or self.settings.prophet == 0:
             return dict.fromkeys(able, now.number)
         return assign(now.number, len(self.cascade), able, self._cost)
+
+    def _within_budgets(
+        self,
+        wanted: Mapping[str, StageTask],
+        round_number: int,
+        devices: Sequence[Device],
+        seed: int,
+    ) -> dict[str, StageTask]:
+        """Return tasks that say what training may take on each device."""
+        budgets = dict.fromkeys(wanted, self.budget_bytes)
+        if self.available is not None:
+            has = self.available(seed, round_number, devices)
+            budgets = {name: int(has[name].memory_bytes) for name in wanted}
+        return {
+            name: replace(task, budget_bytes=budgets[name]) if task.work == "train" else task
+            for name, task in wanted.items()
+        }
 
     def _cost(self, first: int, last: int) -> SpanCost:
         return self.costs[first, last]

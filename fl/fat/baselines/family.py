@@ -66,11 +66,16 @@ class FamilyTraining:
         del state
         if kind == "evaluate":
             return []
+        has = None if self.available is None else self.available(seed, round_number, devices)
         tasks = []
-        for device_id, member in self._members(round_number, devices, seed).items():
-            drawn = derive_seed(seed, "train", round_number, device_id)
-            config = self._config(round_number, member)
-            tasks.append(ClientTask(round_number, device_id, "train", drawn, config))
+        for device in devices:
+            name = device.device_id
+            memory = has[name].memory_bytes if has else self.memory_bytes
+            member = self._largest(memory)
+            if member is not None:
+                drawn = derive_seed(seed, "train", round_number, name)
+                config = self._config(round_number, member, int(memory))
+                tasks.append(ClientTask(round_number, name, "train", drawn, config))
         return tasks
 
     def num_updates_needed(self, num_tasks: int) -> int:
@@ -83,23 +88,16 @@ class FamilyTraining:
         del state
         return False
 
-    def _members(self, round_number: int, devices: Sequence[Device], seed: int) -> dict[str, int]:
-        """Return the model that each device trains, the largest that fits."""
-        found = {}
-        has = None if self.available is None else self.available(seed, round_number, devices)
-        for device in devices:
-            memory = has[device.device_id].memory_bytes if has else self.memory_bytes
-            fitting = (
-                number
-                for number, cost in enumerate(self.costs)
-                if cost.memory_bytes <= memory or not memory
-            )
-            member = next(fitting, None)
-            if member is not None:
-                found[device.device_id] = member
-        return found
+    def _largest(self, memory_bytes: float) -> int | None:
+        """Return the largest model that fits; None if none does."""
+        fitting = (
+            number
+            for number, cost in enumerate(self.costs)
+            if cost.memory_bytes <= memory_bytes or not memory_bytes
+        )
+        return next(fitting, None)
 
-    def _config(self, round_number: int, member: int) -> dict[str, Setting]:
+    def _config(self, round_number: int, member: int, budget_bytes: int) -> dict[str, Setting]:
         settings = self.settings
         decayed = self.training.learning_rate * settings.learning_rate_decay ** (round_number - 1)
         is_adversarial = round_number > settings.warm_up
@@ -109,6 +107,7 @@ class FamilyTraining:
             steps=settings.steps,
             measure_steps=settings.measure_steps if is_adversarial else 0,
             is_adversarial=is_adversarial,
+            budget_bytes=budget_bytes,
         )
         training = replace(self.training, learning_rate=decayed)
         return {**training.to_config(), **task.to_config(), MEMBER: member}

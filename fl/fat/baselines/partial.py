@@ -89,8 +89,8 @@ class PartialTraining(FamilyTraining):
             seed=self.seed,
         )
 
-    def _config(self, round_number: int, member: int) -> dict[str, Setting]:
-        config = super()._config(round_number, member)
+    def _config(self, round_number: int, member: int, budget_bytes: int) -> dict[str, Setting]:
+        config = super()._config(round_number, member, budget_bytes)
         return {**config, _CHOICE: self.choice, _SEED: self.seed}
 
 
