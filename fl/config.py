@@ -256,6 +256,7 @@ class ProphetSection(_Section):
         smaller: ONNX files of smaller models, for methods that train these on small devices.
         groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
             that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
+        exit_features: Numbers that an early exit reads of an image for each class, at least.
         public_devices: The last devices of the data, whose examples the server has to distil with;
             they take part in no round.
     """
@@ -265,6 +266,7 @@ class ProphetSection(_Section):
     scaling: float = 0.0
     smaller: tuple[str, ...] = Field(default=(), strict=False)
     groups: dict[str, list[str]] = Field(default_factory=dict)
+    exit_features: int = Field(default=1, ge=1)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")

@@ -139,7 +139,10 @@ def _load_run(folder: Path) -> Subject:
     config = config_from_json(about.read_text(encoding="utf-8"))
     artifact = load_artifact(folder / MODEL)
     exits = read_layout(folder).exits if (folder / LAYOUT).exists() else ()
-    spans = CompiledSpans(artifact, exits, task_of(config), frozen=config.model.frozen)
+    features = config.prophet.exit_features if config.prophet else 1
+    spans = CompiledSpans(
+        artifact, exits, task_of(config), exit_features=features, frozen=config.model.frozen
+    )
     trained = dict(load_artifact(final).weights)
     if exits:
         trained |= decode_arrays((folder / BESIDE).read_bytes(), str(folder / BESIDE))

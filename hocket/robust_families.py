@@ -102,6 +102,7 @@ def pieces_of(
         digest=artifact.digest,
         task=task_of(config),
         exits=exits,
+        exit_features=config.prophet.exit_features if config.prophet else 1,
         frozen=config.model.frozen,
         num_threads=config.engine.threads_per_client,
     )
