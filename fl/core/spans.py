@@ -9,6 +9,8 @@ from hocket.fl.core.backend import Span
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from numpy.typing import NDArray
 
     from hocket.fl.core.backend import Footprint, LocalTraining
@@ -121,11 +123,16 @@ class Meter(Protocol):
         """The most there was so far, weights included."""
         ...
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Any:
         """Begin to count."""
         ...
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Count no more."""
         ...
 
