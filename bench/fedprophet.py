@@ -152,7 +152,8 @@ QUICK = Size(
 def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     """Return a row: a federation from beginning to end, and what its model withstands."""
     began = time.monotonic()
-    whole = compile_architecture(name).whole_footprint()
+    reference = compile_architecture(name)
+    whole = reference.whole_footprint()
     budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
     pools = _pools(Trained(whole.peak_bytes, whole.flops / 6, whole.weight_bytes), budget)
     network = whole.weight_bytes / PUBLISHED[POOL].weight_bytes * NETWORK_BYTES_PER_SECOND
@@ -209,6 +210,7 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
         "measured_mb": max(measured) / 1e6,
         "measured_module_mb": [each / 1e6 for each in measured],
         "budget_mb": budget / 1e6,
+        "largest_atom_mb": reference.largest_atom_bytes() / 1e6,
         "memory_share": max(made.peaks) / whole.peak_bytes,
         "published_s": times.published,
         "fuller_s": times.fuller,
