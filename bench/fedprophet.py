@@ -50,7 +50,7 @@ COLUMNS = {
     "method": "s",
     "seed": "d",
     "modules": "d",
-    "rounds": "d",
+    "training_rounds": "d",
     "clean": ".3f",
     "pgd": ".3f",
     "auto_attack": ".3f",
@@ -202,6 +202,7 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
         "seed": seed,
         "modules": len(made.peaks),
         "rounds": progress.round,
+        "training_rounds": times.num_training,
         "clean": found.clean,
         "pgd": found.attacked,
         "auto_attack": _auto_attack(made.spans, examples, size.num_auto_images, seed),
@@ -253,8 +254,8 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 **row,
                 "measured_share": row["measured_mb"] / (other["measured_mb"] or 1.0),
                 "faster_a_round": faster["published_s", "balanced"]
-                * row["rounds"]
-                / other["rounds"],
+                * row["training_rounds"]
+                / other["training_rounds"],
                 "faster": faster["published_s", "balanced"],
                 "faster_unbalanced": faster["published_s", "unbalanced"],
                 "fuller_faster": faster["fuller_s", "balanced"],
