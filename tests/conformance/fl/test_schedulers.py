@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.venn_service import scheduler_by_service
 
 from hocket.fl.core.devices import DeviceRequest, DeviceScheduler, FifoScheduler, RandomScheduler
 from hocket.fl.core.errors import ConfigError
@@ -24,6 +25,7 @@ SCHEDULERS: dict[str, Callable[[], DeviceScheduler]] = {
         for name, policy in POLICIES.items()
         if policy.sharing != Sharing.PUBLISHED
     },
+    "venn-service": scheduler_by_service,
 }
 scheduler_of = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 
