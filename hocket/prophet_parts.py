@@ -106,7 +106,9 @@ def _checked(
 def _make_cascade(
     config: FederationConfig, section: ProphetSection, artifact: Artifact
 ) -> tuple[Cascade, CompiledSpans]:
-    planner = spans_with_exits(artifact, task_of(config), config.model.frozen)
+    planner = spans_with_exits(
+        artifact, task_of(config), config.model.frozen, section.exit_features
+    )
     if config.strategy.name == JFAT:
         return whole_model(planner.owned), planner
     with config.naming("prophet"):

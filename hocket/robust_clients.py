@@ -29,6 +29,7 @@ class CompiledPieces:
         digest: That it must have.
         task: What the model is trained to do.
         exits: Names of the borders that have an early exit.
+        exit_features: Numbers that an early exit reads of an image for each class.
         frozen: Patterns of names of weights that are not trained.
         num_threads: Threads of the session that evaluates.
     """
@@ -37,6 +38,7 @@ class CompiledPieces:
     digest: str
     task: Task
     exits: tuple[str, ...] = ()
+    exit_features: int = 1
     frozen: tuple[str, ...] = ()
     num_threads: int = 1
 
@@ -55,7 +57,12 @@ class CompiledPieces:
         from hocket.fl.backends.spans import CompiledSpans
 
         return CompiledSpans(
-            artifact, self.exits, self.task, frozen=self.frozen, num_threads=self.num_threads
+            artifact,
+            self.exits,
+            self.task,
+            exit_features=self.exit_features,
+            frozen=self.frozen,
+            num_threads=self.num_threads,
         )
 
 

@@ -62,6 +62,10 @@ def plan_command(
     momentum: Annotated[float, typer.Option("--momentum", min=0.0, help="Of sgd.")] = 0.9,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Batches a round.")] = 30,
     attack_steps: Annotated[int, typer.Option("--attack-steps", min=0, help="A batch.")] = 10,
+    exit_features: Annotated[
+        int,
+        typer.Option("--exit-features", min=1, help="Numbers an exit reads of an image a class."),
+    ] = 1,
     pool: Annotated[
         Literal["cifar", "caltech"], typer.Option("--pool", help="Published pool of devices.")
     ] = "cifar",
@@ -90,7 +94,7 @@ def plan_command(
         sizes = parse_open_dims(dims or [])
         artifact = compile_open(model, sizes, batch_size, progress=bar.show)
         bar.show("planning", 0, 1)
-        spans = spans_with_exits(artifact, Task())
+        spans = spans_with_exits(artifact, Task(), exit_features=exit_features)
         classes = load_pool(pool, float(budget)).classes
         plan = plan_prophet(spans, training, budget, classes, attack_steps)
     if plot is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.digits import digit_cascade, digit_footprint
+from support.digits import EXIT_FEATURES, digit_cascade, digit_footprint
 from support.prophet_federation import write_prophet
 from typer.testing import CliRunner, Result
 
@@ -54,7 +54,7 @@ def test_plan_says_what_modules_take(config: Path) -> None:
     found = found_in(
         prophet(
             "plan", config.parent / "digits.onnx", "--memory", f"{budget}B", "--batch-size", 32,
-            "--plot", picture, "--json",
+            "--exit-features", EXIT_FEATURES, "--plot", picture, "--json",
         )
     )  # fmt: skip
     cascade = digit_cascade(0.93)
