@@ -102,6 +102,17 @@ class Model:
         atoms = atoms_of(spans.borders(), spans.parameters())
         return partition(atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes)
 
+    def largest_atom_bytes(self) -> int:
+        """Return what the largest atom takes with its exit: no budget can be below it."""
+        spans = self.planner()
+        stops = [atom.name for atom in atoms_of(spans.borders(), spans.parameters())]
+        return max(
+            self.footprint(
+                spans, Span(start, stop, (stop,) if stop else (), is_attacked=True)
+            ).peak_bytes
+            for start, stop in itertools.pairwise(["", *stops, ""])
+        )
+
     def whole(self) -> Cascade:
         """Return the model as one module."""
         return whole_model(self.spans().owned)

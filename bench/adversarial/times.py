@@ -49,6 +49,7 @@ class RoundTimes(Silent):
         works: What devices do.
         network_bytes_per_second: Of each device.
         published, fuller: Seconds so far, by either model, for each pool.
+        num_training: Rounds so far that trained.
     """
 
     pools: Mapping[str, Pool]
@@ -57,11 +58,18 @@ class RoundTimes(Silent):
     network_bytes_per_second: float
     published: dict[str, float] = field(default_factory=dict)
     fuller: dict[str, float] = field(default_factory=dict)
+    num_training: int = 0
 
     def started(self, round_number: int, tasks: Sequence[ClientTask]) -> None:
-        """Count a round; what is evaluated beside training is not part of it."""
+        """Count a round; what is evaluated beside training is not part of it.
+
+        Rounds that only score or measure do not count in the published model.
+        """
         if any(task.kind != "train" for task in tasks):
             return
+        works = {StageTask.from_config(task.config).work for task in tasks}
+        is_training = "train" in works
+        self.num_training += is_training
         for name, pool in self.pools.items():
             has = {
                 task.device_id: pool.resources(self.seed, round_number, task.device_id)
@@ -71,7 +79,8 @@ class RoundTimes(Silent):
                 self._seconds(pool, device_id, has[device_id], work)
                 for device_id, work in self.works(tasks, has).items()
             ]
-            self.published[name] = self.published.get(name, 0.0) + max(each[0] for each in found)
+            slowest = is_training * max(each[0] for each in found)
+            self.published[name] = self.published.get(name, 0.0) + slowest
             self.fuller[name] = self.fuller.get(name, 0.0) + max(each[1] for each in found)
 
     def _seconds(
@@ -108,8 +117,8 @@ def workload(
         num_features=footprint.activation_bytes / ELEMENT_BYTES,
         forward_macs=macs,
         batch_bytes=training.batch_size * _IMAGE_BYTES,
-        num_batches=training.max_steps,
-        attack_steps=wanted.steps if wanted.is_adversarial else 0,
+        num_batches=training.max_steps if is_training else 1,
+        attack_steps=wanted.steps if is_training and wanted.is_adversarial else 0,
         peak_bytes=footprint.peak_bytes,
         frozen_macs=frozen_macs,
         num_frozen_batches=training.max_steps if frozen else 0,

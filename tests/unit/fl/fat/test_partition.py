@@ -78,7 +78,7 @@ def test_digits_are_learned_in_modules_that_fit() -> None:
     for module in cascade.modules:
         exits = (module.stop,) if module.stop else ()
         found = digit_footprint(Span(module.start, module.stop, exits, is_attacked=True))
-        assert found.peak_bytes <= 0.9 * PEAK
+        assert found.peak_bytes <= 0.93 * PEAK
 
 
 def test_an_atom_that_cannot_fit_is_named() -> None:
