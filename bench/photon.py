@@ -276,7 +276,12 @@ def run_job(level: Level, job: Job, module: str, data: str) -> dict[str, Any]:
 
 
 def measure(
-    level: Level, path: Path | None, rows: list[dict[str, Any]], folder: Path, data: str, found: Any
+    level: Level,
+    path: Path | None,
+    rows: list[dict[str, Any]],
+    module: str,
+    data: str,
+    workers: int,
 ) -> list[dict[str, Any]]:
     """Return all rows, having written each as soon as it was known.
 
@@ -284,16 +289,23 @@ def measure(
         level: What is measured.
         path: Where rows are written, if anywhere.
         rows: That are known already.
-        folder: For the compiled model.
+        module: File of the compiled model; empty for torch's.
         data: Folder of the text.
-        found: Of the command line: workers, and whether torch alone trains.
+        workers: Processes; 0 for this one.
     """
     rows = list(rows)
-    module = "" if found.torch else str(folder / "model.hkt")
-    if module:
-        most = level.study.local_batch * level.study.clients
-        save_artifact(compile_gpt(level.study.size, 0, most), Path(module))
-    with ProcessPoolExecutor(found.workers, get_context("spawn")) as pool:
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if path is not None:
+            write_result(path, question_of(level), rows, about())
+        print(f"{Job.of(row)}: loss {row['loss']:.4f}", flush=True)
+
+    if not workers:
+        while jobs := next_jobs(level.arms, rows):
+            keep(run_job(level, jobs[0], module, data))
+        return rows
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting: dict[Any, Job] = {}
         while True:
             for job in next_jobs(level.arms, rows):
@@ -303,10 +315,7 @@ def measure(
                 return rows
             done = next(as_completed(waiting))
             waiting.pop(done)
-            rows.append(done.result())
-            if path is not None:
-                write_result(path, question_of(level), rows, about())
-            print(f"{Job.of(rows[-1])}: loss {rows[-1]['loss']:.4f}", flush=True)
+            keep(done.result())
 
 
 def question_of(level: Level) -> str:
@@ -323,11 +332,11 @@ def about() -> dict[str, Any]:
     return stamp((*PACKAGES, "tokenizers", "torch"))
 
 
-def averaging_note(level: Level, data: str, num_steps: int = 20) -> str:
+def averaging_note(level: Level, module: str, data: str, num_steps: int = 20) -> str:
     """Return how close the centralised arm is to averaging gradients at every step."""
     torch.set_num_threads(1)
     study, arm = level.study, level.arms[0]
-    backend = make_backend(compile_gpt(study.size, 0, study.local_batch * study.clients))
+    backend = make_backend(load_artifact(Path(module))) if module else TorchGpt(study.size)
     training = replace(
         training_of(study, arm, arm.rates[0]), warmup_steps=num_steps // 4, decay_steps=num_steps
     )
@@ -348,7 +357,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the rows of --json")
     parser.add_argument("--torch", action="store_true", help="by torch alone, on a GPU if any")
     parser.add_argument("--data", type=Path, default=Path(home) / "shards-512", help="of shards")
-    parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread")
     found = parser.parse_args()
     choices = choices_of(found)
     name = "quick" if found.quick else "short" if found.short else "full"
@@ -365,8 +374,14 @@ def main() -> None:
         rows = []
         if found.resume and choices.json_path is not None and choices.json_path.exists():
             rows = json.loads(choices.json_path.read_text(encoding="utf-8"))["rows"]
-        rows = measure(level, choices.json_path, rows, folder, data, found)
-        notes = [averaging_note(level, data)]
+        module = "" if found.torch else str(folder / "model.hkt")
+        if module:
+            most = level.study.local_batch * level.study.clients
+            save_artifact(compile_gpt(level.study.size, 0, most), Path(module))
+        # A rehearsal is over before other processes would have begun.
+        workers = 0 if found.quick else found.workers
+        rows = measure(level, choices.json_path, rows, module, data, workers)
+        notes = [averaging_note(level, module, data)]
     shown = summarise(level, rows)
     report(
         question_of(level),
