@@ -19,6 +19,7 @@ from hocket.fl.backends.batching import (
     find_batch_sizes,
     size_for,
 )
+from hocket.fl.backends.cuts import find_cuts
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.backends.batching import Sized
+    from hocket.fl.backends.cuts import Cut
+    from hocket.fl.backends.exits import ExitHead
     from hocket.fl.backends.program import TrainingProgram
     from hocket.fl.core.data import Examples
     from hocket.fl.core.parameters import Parameters
@@ -120,6 +123,8 @@ class CompiledBackend:
         self._generator = torch.Generator()
         self._programs: dict[Any, TrainingProgram] = {}
         self._sizes: dict[Any, Sized] = {}
+        self._heads: dict[str, ExitHead] = {}
+        self._cuts: list[Cut] = []
         self._session: InferenceSession | None = None
         self._is_session_current = False
         # Finds an operator that is missing now and not in the midst of a round.
@@ -270,19 +275,38 @@ class CompiledBackend:
         Raises:
             ConfigError: There is no such span, or batches are too large for the artifact.
         """
+        self._check_span(span)
         self._batch_sizes.check(training.batch_size)
         sized = at_own_size(self._artifact, max(training.batch_size, self._batch_sizes.least))
         work = Work(
-            graphs=with_steps(self._graphs, sized),
+            program=self._program(sized, is_training=True),
+            steps=sized.steps,
             planned=self._artifact.steps,
-            tensors=sized.tensors,
             weights=self._tensors,
-            trained=frozenset(self._trained),
-            outputs=tuple(spec.name for spec in sized.signature.outputs),
+            trained=frozenset(name for name in self._names if name not in self._statistics),
+            inputs=tuple(spec.name for spec in sized.signature.inputs),
             scores=self._output,
+            heads=self._heads,
         )
         is_planned_for = machine == self._artifact.target
         return footprint_of(work, machine, training, span, is_planned_for=is_planned_for)
+
+    def _check_span(self, span: Span) -> None:
+        if span == WHOLE:
+            return
+        if not self._cuts:
+            whole = self._program(at_own_size(self._artifact), is_training=True)
+            self._cuts = find_cuts(whole, self._tensors, self._output)
+        borders = ["", *(each.name for each in self._cuts)]
+        for name in (span.start, span.stop):
+            if name not in borders:
+                raise ConfigError(f"there is no border {name!r}; there are {borders[1:]}")
+        for name in span.exits:
+            if name not in self._heads:
+                raise ConfigError(f"there is no exit at {name!r}; there are {list(self._heads)}")
+        places = [borders.index(name) for name in (*span.exits, *([span.stop] * bool(span.stop)))]
+        if any(place <= borders.index(span.start) for place in places):
+            raise ConfigError(f"{span} is no span: it ends before it begins")
 
     def _array(self, name: str) -> NDArray[Any]:
         """Return a tensor's own memory."""
@@ -361,7 +385,9 @@ class CompiledBackend:
             )
             self._session = InferenceSession(as_inference_artifact(self._artifact), options)
         if not self._is_session_current:
-            self._session.update_weights({name: self._array(name) for name in self._tensors})
+            self._session.update_weights(
+                {name: self._array(name) for name in self._artifact.weights}
+            )
             self._is_session_current = True
         return self._session
 
