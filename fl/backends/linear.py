@@ -24,10 +24,24 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         x: ``[..., in]``.
         weight: ``[out, in]``, in any order in memory.
         bias: ``[out]``.
+
+    Under torch's autocast products are of bfloat16, as torch's own are.
     """
     is_large = x.numel() * weight.shape[0] >= _LEAST_MACS
-    if not (is_large and HAS_ONEDNN and x.dtype is torch.float32 is weight.dtype):
-        return functional.linear(x, weight, bias)
+    is_single = weight.dtype is torch.float32
+    if torch.is_autocast_enabled("cpu"):
+        # A function of one's own is not cast for by torch.
+        dtype, is_given = torch.get_autocast_dtype("cpu"), (torch.float32, torch.bfloat16)
+        if is_large and HAS_ONEDNN and is_single and dtype is torch.bfloat16 and x.dtype in is_given:
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            return _apply(x, weight, bias)
+    elif is_large and HAS_ONEDNN and is_single and x.dtype is torch.float32:
+        return _apply(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     found: torch.Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found
 
