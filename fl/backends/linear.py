@@ -28,20 +28,14 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     Under torch's autocast products are of bfloat16, as torch's own are.
     """
     is_large = x.numel() * weight.shape[0] >= _LEAST_MACS
-    is_single = weight.dtype is torch.float32
-    if torch.is_autocast_enabled("cpu"):
-        # A function of one's own is not cast for by torch.
-        dtype, is_given = torch.get_autocast_dtype("cpu"), (torch.float32, torch.bfloat16)
-        if is_large and HAS_ONEDNN and is_single and dtype is torch.bfloat16 and x.dtype in is_given:
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
-            return _apply(x, weight, bias)
-    elif is_large and HAS_ONEDNN and is_single and x.dtype is torch.float32:
-        return _apply(x, weight, bias)
-    return functional.linear(x, weight, bias)
-
-
-def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if not (is_large and HAS_ONEDNN and weight.dtype is torch.float32):
+        return functional.linear(x, weight, bias)
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
+        # Torch casts for its own functions alone.
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+        bias = None if bias is None else bias.to(torch.bfloat16)
+    if x.dtype is not weight.dtype:
+        return functional.linear(x, weight, bias)
     found: torch.Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found
 
