@@ -28,12 +28,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from harness import PACKAGES, ROOT, choices_of, make_parser, report, stamp, write_result
-from training.photon_arms import Arm, Job, Study, train, training_of
+from training.photon_arms import (
+    CENTRALISED,
+    DILOCO,
+    LEVELS,
+    PHOTON,
+    Arm,
+    Job,
+    Level,
+    train,
+    training_of,
+)
 from training.torch_gpt import TorchGpt, distance_from_averaging
 
 from hocket.fl.photon.gpt import Gpt
 from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
-from hocket.fl.photon.sizes import SIZES, GptSize
 from hocket.fl.photon.wall_time import Exchange, Workload
 from hocket.photon_parts import compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from hocket.fl.core.backend import Backend
+    from hocket.fl.photon.sizes import GptSize
 
 COLUMNS = {
     "arm": "s",
@@ -61,73 +71,6 @@ COLUMNS = {
 }
 BANDWIDTHS = {"minutes_100_mbps": 1e8, "minutes_1_gbps": 1e9, "minutes_10_gbps": 1e10}
 """Of the server's link, which all that is sent passes, after all are done computing."""
-
-CENTRALISED, PHOTON, DILOCO = "centralised", "Photon", "DiLoCo"
-RATES, OUTER_RATES = (4e-3, 2e-3, 8e-3), (0.7, 0.4)
-"""What is tried, the likeliest first: of steps, and of DiLoCo's server."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """How much is measured.
-
-    Attributes:
-        study: What all arms have in common.
-        arms: Which there are.
-    """
-
-    study: Study
-    arms: tuple[Arm, ...]
-
-
-def arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int) -> list[Arm]:
-    """Return all arms.
-
-    Args:
-        rates: Learning rates to try for those that are swept.
-        outer_rates: Of DiLoCo's server to try.
-        seeds: Runs of the main ones.
-    """
-    return [
-        Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
-        Arm(PHOTON, rates=rates, num_seeds=seeds),
-        Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
-        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
-        # What only the link is different of takes over the rate; so do parts of a run.
-        Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
-        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
-        Arm("Photon bf16", scheme="bf16", like=PHOTON),
-        Arm("Photon stateless", keep_optimizer=False, like=PHOTON),
-        Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
-        Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
-        Arm(
-            "centralised, small batch",
-            is_federated=False,
-            batch_factor=1 / 4,
-            rates=rates[:2],
-        ),
-    ]
-
-
-_TINY = GptSize(1, 32, 2, vocabulary=257, context=32)
-_SMALL = GptSize(2, 96, 3, vocabulary=512, context=64)
-LEVELS = {
-    "quick": Level(
-        Study(_TINY, 4, 2, 8, 2, 1, 8),
-        (
-            Arm(CENTRALISED, is_federated=False, rates=(4e-3,)),
-            Arm(PHOTON, rates=(4e-3,)),
-            Arm(DILOCO, server="diloco", rates=(4e-3,)),
-            Arm("Photon int8", scheme="int8", like=PHOTON),
-        ),
-    ),
-    "short": Level(Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of((4e-3,), (0.7,), 1)[:5])),
-    "full": Level(Study(_SMALL, 4, 2, 64, 160, 8, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
-    "gpu": Level(
-        Study(SIZES["25M"], 4, 16, 64, 200, 8, 256),
-        tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
-    ),
-}
 
 
 def next_jobs(arms: Iterable[Arm], rows: list[dict[str, Any]]) -> list[Job]:
