@@ -154,7 +154,15 @@ LEVELS = {
             Arm("Photon int8", scheme="int8", like=PHOTON),
         ),
     ),
-    "short": Level(Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of((4e-3,), (0.7,), 1)[:5])),
+    "short": Level(
+        Study(_SMALL, 4, 2, 64, 60, 4, 128),
+        (
+            *arms_of(RATES[:2], OUTER_RATES[:1], 1)[:3],
+            Arm("Photon int8", scheme="int8", like=PHOTON),
+            Arm("Photon by source", by_source=True, like=PHOTON),
+            Arm("Photon int4", scheme="int4", like=PHOTON),
+        ),
+    ),
     "full": Level(Study(_SMALL, 4, 2, 64, 160, 8, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
     "gpu": Level(
         Study(SIZES["25M"], 4, 16, 64, 200, 8, 256),
