@@ -337,11 +337,14 @@ def main() -> None:
         elif not (found.data / "manifest.json").exists():
             print(f"no text in {found.data}: run `make photon-data` first; nothing is measured")
             return
+        size, texts = level.study.size, TokenShards(files.data)
+        if texts.vocabulary > size.vocabulary:
+            raise SystemExit(f"{found.data} has {texts.vocabulary} tokens; the model is of {size}")
         rows = known_rows(level, choices.json_path) if found.resume else []
         if not found.torch:
             files = replace(files, module=str(Path(temporary) / "model.hkt"))
             most = level.study.local_batch * level.study.clients
-            save_artifact(compile_gpt(level.study.size, 0, most), Path(files.module))
+            save_artifact(compile_gpt(size, 0, most), Path(files.module))
         # A rehearsal is over before other processes would have begun.
         rows = measure(level, wanted, files, rows, 0 if found.quick else found.workers)
         note = averaging_note(level, files)

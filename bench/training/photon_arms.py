@@ -165,7 +165,7 @@ LEVELS = {
     ),
     "full": Level(Study(_SMALL, 4, 2, 64, 160, 8, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
     "gpu": Level(
-        Study(SIZES["25M"], 4, 16, 64, 200, 8, 256),
+        Study(SIZES["25M"], 4, 16, 64, 60, 4, 128),
         tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
     ),
 }
