@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hocket.fl.core.backend import LocalTraining
@@ -13,6 +13,7 @@ from hocket.fl.core.store import Key
 from hocket.fl.core.types import ClientUpdate
 from hocket.fl.photon.compression import FLOAT32, compensated
 from hocket.fl.photon.link import Label, pack, unpack
+from hocket.fl.photon.privacy import clipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Store
     from hocket.fl.core.types import ClientTask
 
-JOB, DIGEST, CURSOR, LAST_ROUND, SEQUENCES, SCHEME = (
+JOB, DIGEST, CURSOR, LAST_ROUND, SEQUENCES, SCHEME, CLIP = (
     "photon_job",
     "photon_digest",
     "photon_cursor",
     "photon_last_round",
     "photon_sequences",
     "photon_scheme",
+    "photon_clip",
 )
-"""What a task says beside ``LocalTraining``."""
+"""What a task says beside ``LocalTraining``; the last only where clients are to be private."""
 
 KEPT = "client-state"
 _log = logging.getLogger(__name__)
@@ -55,6 +57,31 @@ class Sequences(Protocol):
         ...
 
 
+class Sender(Protocol):
+    """Puts changes into the form in which they leave a client."""
+
+    def send(
+        self, task: ClientTask, change: Mapping[str, NDArray[Any]]
+    ) -> tuple[Parameters, Mapping[str, NDArray[Any]]]:
+        """Return what is sent, and what is lost of the change."""
+        ...
+
+
+class PlainSender:
+    """Sends changes in the scheme that the task names."""
+
+    def send(
+        self, task: ClientTask, change: Mapping[str, NDArray[Any]]
+    ) -> tuple[Parameters, Mapping[str, NDArray[Any]]]:
+        """Return what is sent, and what is lost of the change."""
+        scheme = str(task.config[SCHEME])
+        label = Label(str(task.config[JOB]), task.round, task.device_id)
+        packed = pack(label, change, scheme)
+        if scheme == FLOAT32:
+            return packed, {}
+        return packed, {name: change[name] - sent for name, sent in unpack(packed, label, change)}
+
+
 @dataclass
 class PhotonClient:
     """A client of any device.
@@ -67,11 +94,13 @@ class PhotonClient:
         backend: Loaded anew with every task.
         sequences: Whose it reads, the task says.
         store: What it keeps; it must be there in the next process, too.
+        sender: Gets what it has learned.
     """
 
     backend: Backend
     sequences: Sequences
     store: Store
+    sender: Sender = field(default_factory=PlainSender)
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
         """Train, and return the change, packed; its examples are tokens.
@@ -85,7 +114,7 @@ class PhotonClient:
             raise ConfigError(f"{task}: is no task of Photon")
         if digest_of(parameters) != config[DIGEST]:
             raise UpdateError(f"{task}: the model is not the one that the server has")
-        job, scheme = str(config[JOB]), str(config[SCHEME])
+        job = str(config[JOB])
         training = LocalTraining.from_config(config)
         last_round = int(config[LAST_ROUND])
         self._forget(job, task, last_round)
@@ -97,16 +126,14 @@ class PhotonClient:
         change = compensated(
             {name: array - parameters[name] for name, array in trained.items()}, residual
         )
-        label = Label(job, task.round, task.device_id)
-        packed = pack(label, change, scheme)
-        lost = {}
-        if scheme != FLOAT32:
-            lost = {name: change[name] - sent for name, sent in unpack(packed, label, change)}
+        metrics = dict(result.metrics)
+        if CLIP in config:
+            # What is clipped off is not made up for, and losses would tell what noise hides.
+            change, metrics = clipped(change, float(config[CLIP])), {}
+        packed, lost = self.sender.send(task, change)
         self._remember(job, task, lost, result.optimizer_state)
         tokens = int(examples.targets.size)
-        return ClientUpdate(
-            task.round, task.device_id, task.kind, packed, tokens, dict(result.metrics)
-        )
+        return ClientUpdate(task.round, task.device_id, task.kind, packed, tokens, metrics)
 
     def _recall(
         self, job: str, device_id: str, last_round: int

@@ -11,10 +11,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 _KEY_BYTES, _NONCE_BYTES = 32, 16
 _FLOAT_BITS = 53
+# Of a standard deviation, where the noise is to stand for real numbers.
+_STEPS = 1 << 16
 
 
 class SecretNoise:
@@ -57,3 +61,14 @@ class SecretNoise:
         """Return numbers from 0 to below 1."""
         drawn = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
         return (drawn >> np.uint64(64 - _FLOAT_BITS)) * 2.0**-_FLOAT_BITS
+
+
+def with_noise(
+    mean: Mapping[str, NDArray[np.float64]], scale: float
+) -> dict[str, NDArray[np.float64]]:
+    """Return arrays with noise of a standard deviation on every number."""
+    noise = SecretNoise()
+    return {
+        name: array + noise.draw(_STEPS, array.size).reshape(array.shape) * (scale / _STEPS)
+        for name, array in mean.items()
+    }

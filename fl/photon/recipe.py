@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.server_optimizer import Adaptive, ServerOptimizer, Sgd
 from hocket.fl.photon.compression import FLOAT32, SCHEMES
 from hocket.fl.photon.guard import Deadline, Guard
+from hocket.fl.photon.privacy import CLIENTS, Privacy
+
+if TYPE_CHECKING:
+    from hocket.fl.photon.lattice import Secure
 
 SERVER_OPTIMIZERS: dict[str, ServerOptimizer] = {
     # Photon's own: the plain mean.
@@ -86,6 +91,10 @@ class Recipe:
         scheme: How updates are sent, one of ``compression.SCHEMES``.
         guard: Which updates are believed.
         deadline: How long a round waits.
+        secure: How the server learns sums alone; None if it sees every update. Updates are then
+            not sent in the scheme, and the guard has nothing to look at.
+        privacy: How much of a client may show; None for all. Every client then counts as one,
+            whatever it has trained on, and its length is cut instead of guarded.
 
     Raises:
         ConfigError: A number is out of range, or there is no such scheme.
@@ -100,6 +109,8 @@ class Recipe:
     scheme: str = FLOAT32
     guard: Guard = field(default_factory=Guard)
     deadline: Deadline = field(default_factory=Deadline)
+    secure: Secure | None = None
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         for name in ("local_steps", "context"):
@@ -113,6 +124,11 @@ class Recipe:
             raise ConfigError(f"scheme must be one of {SCHEMES}, got {self.scheme!r}")
         if self.training.epochs != 1 or self.training.max_steps:
             raise ConfigError("epochs and max_steps are not for Photon; it has local_steps")
+
+        if self.privacy is not None and self.privacy.noise_by == CLIENTS and self.secure is None:
+            raise ConfigError(
+                "noise by clients hides their sum, not each of them: the sums must be secret"
+            )
 
     @property
     def sequences(self) -> int:

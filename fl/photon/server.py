@@ -16,10 +16,13 @@ from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, RoundReport
 from hocket.fl.photon.aggregation import StreamingMean
-from hocket.fl.photon.client import CURSOR, DIGEST, JOB, LAST_ROUND, SCHEME, SEQUENCES
+from hocket.fl.photon.client import CLIP, CURSOR, DIGEST, JOB, LAST_ROUND, SCHEME, SEQUENCES
 from hocket.fl.photon.guard import cosine_of, norm_of
 from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
+from hocket.fl.photon.noise import with_noise
+from hocket.fl.photon.privacy import SERVER, clipped
+from hocket.fl.photon.secure_round import make_secure_round
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
     from hocket.fl.photon.recipe import Recipe
+    from hocket.fl.photon.secure_round import SecureRound
 
 LEDGER, OPTIMIZER, DIRECTION = "ledger", "optimizer", "direction"
 """What a state keeps beside parameters; the last two are before the names of arrays."""
@@ -50,6 +54,7 @@ class _Round:
         learning: Sum of the learning rates of a client's steps.
         tasks: By device, those that have not been answered.
         mean: Of what was believed.
+        secure: In its place where sums are secret.
         direction: Mean change of the round before; empty if there is none.
         ledger: Before the round.
         accounts, norms, arrivals, metrics, cosines: By device, of what was believed.
@@ -64,6 +69,7 @@ class _Round:
     mean: StreamingMean
     direction: Mapping[str, NDArray[Any]]
     ledger: Ledger
+    secure: SecureRound | None = None
     accounts: dict[str, Account] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     arrivals: dict[str, float] = field(default_factory=dict)
@@ -133,18 +139,15 @@ class PhotonServer:
             started=self.clock.now(),
             learning=self._learning(ledger.steps),
             tasks={task.device_id: task for task in tasks},
-            mean=StreamingMean(state.parameters, max(1, len(tasks) * self.recipe.tokens)),
+            mean=StreamingMean(
+                state.parameters, max(1, sum(map(self._tokens, tasks)) if tasks else 1)
+            ),
             direction=_group(state.kept, DIRECTION),
             ledger=ledger,
         )
         self._collect(current, tasks, state.parameters)
-        needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
-        has_quorum = len(current.accounts) >= needed
-        if not has_quorum:
-            current.failures.append(
-                f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
-            )
-        change = current.mean.mean() if has_quorum else {}
+        change = self._mean(current, tasks)
+        has_quorum = bool(change)
         state = self._next_state(state, current, len(tasks), change)
         report = RoundReport(
             round=number,
@@ -152,7 +155,8 @@ class PhotonServer:
             num_updates=len(current.accounts),
             num_failures=len(tasks) - len(current.accounts),
             has_quorum=has_quorum,
-            train_metrics=_train_metrics(current, ledger_of(state), change),
+            train_metrics=_train_metrics(current, ledger_of(state), change)
+            | self._privacy_metrics(current, ledger_of(state)),
             evaluate_metrics=self._evaluate(number, state.parameters),
             digest=digest_of(state.parameters),
             seconds=self.clock.now() - current.started,
@@ -174,6 +178,8 @@ class PhotonServer:
             SCHEME: self.recipe.scheme,
             SEQUENCES: self.recipe.sequences,
         }
+        if self.recipe.privacy is not None:
+            shared[CLIP] = self.recipe.privacy.clip_norm
         return [
             ClientTask(
                 round=number,
@@ -189,6 +195,32 @@ class PhotonServer:
             for name in sorted(names[index] for index in order[:wanted])
         ]
 
+    def _tokens(self, task: ClientTask) -> int:
+        return int(task.config[SEQUENCES]) * self.recipe.context
+
+    def _mean(
+        self, current: _Round, tasks: Sequence[ClientTask]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Return the mean change; nothing if too few answered, or it stays hidden."""
+        needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
+        if len(current.accounts) < needed:
+            current.failures.append(
+                f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
+            )
+            return {}
+        if current.secure is None:
+            mean = current.mean.mean()
+        else:
+            try:
+                mean = current.secure.mean(tasks)
+            except UpdateError as error:
+                current.failures.append(str(error))
+                return {}
+        privacy = self.recipe.privacy
+        if privacy is not None and privacy.noise_by == SERVER:
+            mean = with_noise(mean, privacy.scale / len(current.accounts))
+        return mean
+
     def _learning(self, steps: int) -> float:
         training = replace(self.recipe.training, first_step=steps)
         return sum(training.learning_rate_at(step) for step in range(self.recipe.local_steps))
@@ -201,6 +233,13 @@ class PhotonServer:
         for observer in self.observers:
             observer.started(current.number, tasks)
         seconds = self.recipe.deadline.seconds(current.ledger.arrivals)
+        if self.recipe.secure is not None:
+            current.secure = make_secure_round(
+                self.recipe, self.engine, parameters, len(tasks), current.learning, seconds
+            )
+            tasks = current.secure.prepare(tasks)
+            current.tasks = {task.device_id: task for task in tasks}
+            current.started = self.clock.now()
         for answer in self.engine.run(tasks, parameters, seconds):
             reply = answer
             if isinstance(reply, ClientUpdate):
@@ -226,28 +265,41 @@ class PhotonServer:
             raise UpdateError(f"it is of round {reply.round}, and this is {current.number}")
         if name not in current.tasks:
             raise UpdateError("it has answered already, or was not asked")
-        del current.tasks[name]
-        if reply.num_examples != self.recipe.tokens:
-            raise UpdateError(
-                f"it was to train on {self.recipe.tokens} tokens, and says {reply.num_examples}"
-            )
+        task = current.tasks.pop(name)
+        wanted = self._tokens(task)
+        if reply.num_examples != wanted:
+            raise UpdateError(f"it was to train on {wanted} tokens, and says {reply.num_examples}")
         label = Label(self.plan.job, current.number, name)
-        change = dict(unpack(reply.parameters, label, parameters))
+        if current.secure is not None:
+            scheme = current.secure.lattice.scheme
+            current.secure.add(name, dict(unpack(reply.parameters, label, parameters, scheme)))
+        else:
+            change = dict(unpack(reply.parameters, label, parameters, self.recipe.scheme))
+            self._add(current, name, change, reply.num_examples)
+        before = current.ledger.account(name)
+        current.accounts[name] = Account(
+            cursor=before.cursor + int(task.config[SEQUENCES]),
+            last_round=current.number,
+            tokens=before.tokens + reply.num_examples,
+            num_updates=before.num_updates + 1,
+        )
+        current.arrivals[name] = self.clock.now() - current.started
+        current.metrics[name] = reply.metrics
+
+    def _add(
+        self, current: _Round, name: str, change: dict[str, NDArray[Any]], num_tokens: int
+    ) -> None:
+        if self.recipe.privacy is not None:
+            # What clients may add has a bound, so nothing that is told need depend on it.
+            current.mean.add(clipped(change, self.recipe.privacy.clip_norm), 1)
+            return
         norm = norm_of(change) / current.learning
         cosine = cosine_of(change, current.direction) if current.direction else None
         objection = self.recipe.guard.objection(norm, cosine, current.ledger.norms)
         if objection:
             raise UpdateError(objection)
-        current.mean.add(change, reply.num_examples)
-        before = current.ledger.account(name)
-        current.accounts[name] = Account(
-            cursor=before.cursor + self.recipe.sequences,
-            last_round=current.number,
-            tokens=before.tokens + reply.num_examples,
-        )
+        current.mean.add(change, num_tokens)
         current.norms[name] = norm
-        current.arrivals[name] = self.clock.now() - current.started
-        current.metrics[name] = reply.metrics
         if cosine is not None:
             current.cosines[name] = cosine
 
@@ -259,11 +311,15 @@ class PhotonServer:
         change: Mapping[str, NDArray[Any]],
     ) -> ServerState:
         """Return the state after a round; with no change, that of a round that does not count."""
+        up, down = current.uploaded_bytes, num_tasks * num_bytes(state.parameters)
+        if current.secure is not None:
+            up += current.secure.uploaded_bytes
+            down += current.secure.downloaded_bytes
+            current.failures += [str(each) for each in current.secure.failures]
         ledger = replace(
             current.ledger,
-            uploaded_bytes=current.ledger.uploaded_bytes + current.uploaded_bytes,
-            downloaded_bytes=current.ledger.downloaded_bytes
-            + num_tasks * num_bytes(state.parameters),
+            uploaded_bytes=current.ledger.uploaded_bytes + up,
+            downloaded_bytes=current.ledger.downloaded_bytes + down,
         )
         if not change:
             return ServerState(state.parameters, {**state.kept, LEDGER: ledger.to_array()})
@@ -271,7 +327,7 @@ class PhotonServer:
         ledger = ledger.after_round(
             current.accounts,
             self.recipe.local_steps,
-            tuple(current.norms[name] for name in names),
+            tuple(current.norms[name] for name in names if name in current.norms),
             tuple(current.arrivals[name] for name in names),
         )
         optimizer = self.recipe.server_optimizer
@@ -284,9 +340,17 @@ class PhotonServer:
             for name, array in state.parameters.items()
         }
         kept = {f"{OPTIMIZER}/{name}": array for name, array in keeping.items()}
-        if self.recipe.guard.min_cosine > -1:
+        if self.recipe.guard.min_cosine > -1 and current.norms:
             kept |= {f"{DIRECTION}/{n}": array.astype(np.float32) for n, array in change.items()}
         return ServerState(moved, kept | {LEDGER: ledger.to_array()})
+
+    def _privacy_metrics(self, current: _Round, after: Ledger) -> dict[str, float]:
+        privacy = self.recipe.privacy
+        if privacy is None:
+            return {}
+        multiplier = None if current.secure is None else current.secure.noise_multiplier
+        most = max((each.num_updates for each in after.accounts.values()), default=0)
+        return {"epsilon": privacy.epsilon(most, multiplier), "delta": privacy.delta}
 
     def _evaluate(self, number: int, parameters: Parameters) -> dict[str, float]:
         is_due = number % self.plan.evaluate_every == 0 or number == self.plan.num_rounds
@@ -323,6 +387,7 @@ def _train_metrics(
     }
     if change:
         found["mean_change_norm"] = norm_of(change)
+    if change and current.norms:
         found["change_norm"] = float(
             np.mean([current.norms[name] for name in names]) * current.learning
         )
