@@ -39,6 +39,8 @@ _KEY_BYTES = 32
 _NONCE_BYTES = 12
 # Shamir's field has 2**128 elements, so a seed or a key is shared in two halves.
 _HALF_BYTES = 16
+_INDEX_BYTES = 4
+_SHARE_BYTES = _INDEX_BYTES + 2 * _HALF_BYTES
 _OWN, _COMMON = b"own", b"common"
 
 LEAST_CLIENTS = 2
@@ -193,11 +195,10 @@ def reveal(
             f"{me}: it gives no shares for a sum of {sorted(alive)}: want itself and "
             f"{threshold} or more of {sorted(publics)}"
         )
-    size = 2 * _HALF_BYTES
     found = {}
     for name in sorted(publics):
         shares = _open(kept, publics[name], sealed.get(name, b""), f"{context} {name} {me}")
-        found[name] = shares[:size] if name in alive else shares[size:]
+        found[name] = shares[:_SHARE_BYTES] if name in alive else shares[_SHARE_BYTES:]
     return found
 
 
@@ -227,13 +228,11 @@ def unmask(
             f"{len(revealed)} clients gave shares of the masks, {threshold} are needed: the sum "
             "stays hidden"
         )
-    order = sorted(publics)
     alive = set(survivors)
     givers = sorted(revealed)[:threshold]
     found = {name: array.copy() for name, array in total.items()}
-    for name in order:
-        shares = [(order.index(giver) + 1, revealed[giver].get(name, b"")) for giver in givers]
-        secret = _combine(shares, name)
+    for name in sorted(publics):
+        secret = _combine([revealed[giver].get(name, b"") for giver in givers], name)
         if name in alive:
             if hashlib.sha256(secret).digest() != publics[name].commitment:
                 raise UpdateError(f"the shares of {name}'s own mask are wrong")
@@ -306,15 +305,27 @@ def _split(secret: bytes, threshold: int, count: int) -> list[bytes]:
         Shamir.split(threshold, count, secret[at : at + _HALF_BYTES])
         for at in range(0, _KEY_BYTES, _HALF_BYTES)
     ]
-    return [b"".join(share for _, share in pair) for pair in zip(*halves, strict=True)]
+    # With its place, as some may be lost before all know who has one.
+    return [
+        index.to_bytes(_INDEX_BYTES, "little") + first + second
+        for (index, first), (_, second) in zip(*halves, strict=True)
+    ]
 
 
-def _combine(shares: Sequence[tuple[int, bytes]], name: str) -> bytes:
-    if any(len(share) != 2 * _HALF_BYTES for _, share in shares):
+def _combine(shares: Sequence[bytes], name: str) -> bytes:
+    if any(len(share) != _SHARE_BYTES for share in shares):
         raise UpdateError(f"shares of {name}'s secrets are missing or of another size")
+    indices = [int.from_bytes(share[:_INDEX_BYTES], "little") for share in shares]
+    if len(set(indices)) < len(shares):
+        raise UpdateError(f"two shares of {name}'s secrets are of one place")
     return b"".join(
-        Shamir.combine([(index, share[at : at + _HALF_BYTES]) for index, share in shares])
-        for at in range(0, _KEY_BYTES, _HALF_BYTES)
+        Shamir.combine(
+            [
+                (index, share[at : at + _HALF_BYTES])
+                for index, share in zip(indices, shares, strict=True)
+            ]
+        )
+        for at in range(_INDEX_BYTES, _SHARE_BYTES, _HALF_BYTES)
     )
 
 
