@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hocket.fl.backends.compiled import CompiledBackend
+    from hocket.fl.photon.secure_client import SecureClient
     from hocket.fl.photon.shards import ShardClients
     from hocket.fl.photon.sizes import GptSize
     from hocket.runtime.artifact import Artifact
@@ -58,6 +59,7 @@ class PhotonClients:
         data: Every client's text.
         store: Folder of what clients keep from round to round.
         num_threads: Threads of torch, in the process where a client is made.
+        is_secure: Whether its updates go into secret sums alone.
     """
 
     module: str
@@ -65,12 +67,13 @@ class PhotonClients:
     data: ShardClients
     store: str
     num_threads: int = 1
+    is_secure: bool = False
 
     def device_ids(self) -> list[str]:
         """Return the clients that have text."""
         return self.data.device_ids()
 
-    def __call__(self) -> PhotonClient:
+    def __call__(self) -> PhotonClient | SecureClient:
         """Return a new client.
 
         Raises:
@@ -80,7 +83,12 @@ class PhotonClients:
 
         torch.set_num_threads(self.num_threads)
         artifact = load_artifact(Path(self.module), expected_digest=self.digest)
-        return PhotonClient(make_backend(artifact), self.data, FolderStore(self.store))
+        parts = make_backend(artifact), self.data, FolderStore(self.store)
+        if self.is_secure:
+            from hocket.fl.photon.secure_client import SecureClient
+
+            return SecureClient(*parts)
+        return PhotonClient(*parts)
 
 
 def make_backend(artifact: Artifact) -> CompiledBackend:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.photon.guard import Deadline, Guard
+from hocket.fl.photon.lattice import Secure
+from hocket.fl.photon.privacy import Privacy
 from hocket.fl.photon.recipe import SERVER_OPTIMIZERS, Recipe, local_training
 from hocket.fl.photon.sizes import SIZES, GptSize, find_size
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     import os
 
     from hocket.fl.core.server_optimizer import ServerOptimizer
+
+
+LOOPBACK = "loopback"
+"""Address of a SuperLink that is started here, with its SuperNodes."""
+
+METRICS = "metrics.jsonl"
+"""File of a line of JSON a round, in the folder of a run."""
 
 
 class _Section(BaseModel):
@@ -134,12 +143,35 @@ class EngineSection(_Section):
 
     Attributes:
         name: Of the engine.
-        workers: Processes at once, of one thread each; 0 for this process alone, which only the
-            local engine can.
+        workers: Processes at once, of one thread each, or SuperNodes of a deployment; 0 for this
+            process alone, which only the local engine can.
+        address: Of Flower's SuperLink, HOST:PORT; ``loopback`` to start one here, with SuperNodes
+            and TLS. Empty for Flower's simulation.
+        certificate: File of the authority by which the SuperLink is known; from the file's own
+            folder. Empty for those that the machine trusts.
     """
 
     name: Literal["local", "ray", "flower"] = "local"
     workers: int = Field(default=0, ge=0)
+    address: str = ""
+    certificate: str = ""
+
+
+class SecureSection(_Section):
+    """Secret sums: the server sees no update of a single client. See ``lattice.Secure``."""
+
+    bits: Literal[8, 16, 32] = 16
+    threshold: float = Field(default=Secure.threshold, ge=0, le=1)
+    largest_change: float = Field(default=0.0, ge=0)
+
+
+class PrivacySection(_Section):
+    """Differential privacy of clients; see ``privacy.Privacy``."""
+
+    clip_norm: float = Field(gt=0)
+    noise_multiplier: float = Field(gt=0)
+    delta: float = Field(default=Privacy.delta, gt=0, lt=1)
+    noise_by: Literal["server", "clients"] = "server"
 
 
 class PhotonConfig(_Section):
@@ -151,6 +183,8 @@ class PhotonConfig(_Section):
     training: TrainingSection = TrainingSection()
     server: ServerSection = ServerSection()
     engine: EngineSection = EngineSection()
+    secure: SecureSection | None = None
+    privacy: PrivacySection | None = None
 
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out: not how long, where, nor how often measured."""
@@ -208,6 +242,8 @@ class PhotonConfig(_Section):
             scheme=server.scheme,
             guard=Guard(server.max_norm_ratio, server.min_cosine),
             deadline=Deadline(server.deadline_factor, first_seconds=server.first_deadline_seconds),
+            secure=None if self.secure is None else Secure(**self.secure.model_dump()),
+            privacy=None if self.privacy is None else Privacy(**self.privacy.model_dump()),
         )
 
     def _server_optimizer(self) -> ServerOptimizer:
@@ -251,7 +287,10 @@ def load_photon_config(path: str | os.PathLike[str]) -> PhotonConfig:
     home = path.resolve().parent
     run = config.run.model_copy(update={"folder": str(home / config.run.folder)})
     data = config.data.model_copy(update={"folder": str(home / config.data.folder)})
-    return config.model_copy(update={"run": run, "data": data})
+    engine = config.engine
+    if engine.certificate:
+        engine = engine.model_copy(update={"certificate": str(home / engine.certificate)})
+    return config.model_copy(update={"run": run, "data": data, "engine": engine})
 
 
 def _explain(error: ValidationError) -> str:

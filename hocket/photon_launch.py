@@ -1,0 +1,146 @@
+"""Where the clients of a run of Photon live, by the name that its file gives."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hocket.fl.core.clock import WallClock
+from hocket.fl.core.coordinator import decode_report
+from hocket.fl.core.errors import ConfigError
+from hocket.fl.photon.config import LOOPBACK, METRICS, PhotonConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from hocket.fl.core.client import ClientFactory
+    from hocket.fl.core.engine import Engine
+    from hocket.fl.core.observers import Observer
+    from hocket.fl.core.types import Setting
+
+
+def make_engine(config: PhotonConfig, clients: ClientFactory) -> Engine:
+    """Return the engine that a file names, all on this machine.
+
+    Raises:
+        ConfigError: It cannot be had here.
+    """
+    name, workers = config.engine.name, config.engine.workers
+    if name == "local" and not workers:
+        from hocket.fl.engines.local import InProcessEngine
+
+        return InProcessEngine(clients, WallClock())
+    if not workers:
+        raise ConfigError(f"engine: {name} wants 1 or more workers")
+    if name == "local":
+        from hocket.fl.engines.local import ProcessEngine
+
+        return ProcessEngine(clients, workers, WallClock())
+    with _needing(name):
+        if name == "ray":
+            from hocket.fl.engines.ray import RayEngine
+
+            return RayEngine(clients, workers, WallClock())
+        from hocket.fl.engines.flower.simulation import FlowerSimulation
+    return FlowerSimulation(clients, workers, WallClock())
+
+
+def run_deployed(
+    config: PhotonConfig,
+    observers: Sequence[Observer] = (),
+    *,
+    resume: bool = False,
+    client: str = "hocket.photon_app:client",
+) -> None:
+    """Run a file on Flower's SuperLink, or on one of this machine's own; results are in the folder.
+
+    Args:
+        config: What the file holds; its module has been compiled.
+        observers: Told of rounds that are over; of tasks and replies they hear nothing, as the
+            server is another process.
+        resume: Whether to go on after the last round that is over, if one is.
+        client: The ClientApp.
+
+    Raises:
+        ConfigError: Flower is not installed, or the address is none.
+        FederationError: The run did not complete; the message ends with the server's log.
+    """
+    with _needing("flower"):
+        from hocket.fl.engines.flower.certificates import make_certificates
+        from hocket.fl.engines.flower.deployment import DeployedApp, deploy, run_app
+    engine = config.engine
+    if engine.name != "flower":
+        raise ConfigError(f"engine: an address is for flower, and this is {engine.name}")
+    num_nodes = engine.workers or 1
+    app = DeployedApp(
+        "hocket.photon_app:server", client, settings_of(config, num_nodes, resume=resume)
+    )
+    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    with contextlib.ExitStack() as stack:
+        address = engine.address
+        authority = Path(engine.certificate) if engine.certificate else None
+        if address == LOOPBACK:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hocket-tls-"))
+            certificates = make_certificates(folder)
+            authority = certificates.authority
+            address = stack.enter_context(deploy(num_nodes, certificates))
+        run_app(app, address, follower, authority)
+    follower("")
+
+
+def settings_of(config: PhotonConfig, num_nodes: int, *, resume: bool) -> dict[str, Setting]:
+    """Return what the apps of ``hocket.photon_app`` have to be told.
+
+    Args:
+        config: What the file holds.
+        num_nodes: SuperNodes that the server waits for.
+        resume: Whether the server goes on after the last round that is over.
+    """
+    text = config.model_dump_json(by_alias=True, exclude_none=True)
+    return {"config": text, "num-nodes": num_nodes, "resume": resume}
+
+
+def config_of(settings: Mapping[str, Any]) -> PhotonConfig:
+    """Return the configuration that ``settings_of`` has put there."""
+    return PhotonConfig.model_validate_json(str(settings["config"]))
+
+
+@dataclass
+class _Follower:
+    """Tells observers what the server of another process writes of its rounds."""
+
+    path: Path
+    observers: Sequence[Observer]
+    resume: bool
+    told: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resume and self.path.exists():
+            self.told = len(self._whole_lines())
+
+    def __call__(self, line: str) -> None:
+        """Look for rounds that have ended, whatever the server has said."""
+        del line
+        if not self.path.exists():
+            return
+        lines = self._whole_lines()
+        for text in lines[self.told :]:
+            for observer in self.observers:
+                observer.finished(decode_report(text.encode()))
+        self.told = max(self.told, len(lines))
+
+    def _whole_lines(self) -> list[str]:
+        text = self.path.read_text(encoding="utf-8")
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+@contextlib.contextmanager
+def _needing(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"engine: {error}; install hocket[{extra}]") from error
