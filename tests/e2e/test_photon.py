@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.photon_text import write_config, write_text
 from typer.testing import CliRunner
 
 import hocket
@@ -18,63 +19,16 @@ from hocket.cli import app
 from hocket.fl.core.errors import ConfigError, FederationError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.photon.config import load_photon_config
-from hocket.fl.photon.shards import write_shards
 from hocket.photon import photon_clients, train_photon
 from hocket.photon_parts import make_backend
 from hocket.runtime.artifact import load_artifact
-
-CONFIG = """
-[run]
-name = "test"
-rounds = 3
-folder = "FOLDER"
-
-[model]
-layers = 1
-width = 16
-heads = 2
-context = 16
-
-[data]
-folder = "shards"
-clients = 2
-partition = "by-source"
-
-[training]
-local-steps = 4
-local-batch = 4
-global-batch = 8
-learning-rate = 0.01
-warmup-steps = 2
-decay-steps = 40
-keep-optimizer = true
-
-[server]
-optimizer = "diloco"
-scheme = "int4"
-"""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photon")
-    generator = np.random.default_rng(0)
-    texts = {
-        name: ["".join(generator.choice(list(letters), 90)) for _ in range(60)]
-        for name, letters in (("vowels", "aeiou "), ("others", "bcdfgh "))
-    }
-    write_shards(folder / "shards", texts, lambda text: list(text.encode()), 128, end_of_text=0)
+    write_text(folder)
     return folder
-
-
-def write_config(home: Path, name: str, *changes: tuple[str, str]) -> Path:
-    text = CONFIG.replace("FOLDER", name)
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path = home / f"{name}.toml"
-    path.write_text(text)
-    return path
 
 
 @pytest.fixture(scope="module")
