@@ -39,6 +39,8 @@ DEMO = [
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
+# Secret sums, noise, and the epsilon that it comes to.
+PRIVACY = ["cryptography>=44,<51", "opacus>=1.5,<2", "pycryptodome>=3.20,<4"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
@@ -67,6 +69,7 @@ DEV = [
     *DEMO,
     *EXACT,
     *FLOWER,
+    *PRIVACY,
     *RAY,
     *TENSORBOARD,
     *ZOO,
@@ -100,6 +103,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "privacy": PRIVACY,
         "ray": RAY,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,

@@ -22,7 +22,7 @@ from hocket.fl.photon.config import METRICS, PhotonConfig, load_photon_config
 from hocket.fl.photon.corpora import fetch, read_documents
 from hocket.fl.photon.server import PhotonServer, ledger_of
 from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
-from hocket.photon_launch import make_engine, run_deployed
+from hocket.photon_launch import check_packages, make_engine, run_deployed
 from hocket.photon_parts import PhotonClients, compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
 
@@ -89,11 +89,13 @@ def train_photon(
 
     if not isinstance(config, PhotonConfig):
         config = load_photon_config(config)
+    check_packages(config)
     artifact, clients = photon_clients(config)
     if engine is None and config.engine.address:
         run_deployed(config, observers, resume=resume)
         # No round is left: this reads how it ended.
-        return train_photon(config, resume=True, engine=InProcessEngine(clients, WallClock()))
+        engine = InProcessEngine(clients, WallClock())
+        return train_photon(config, resume=True, engine=engine)
     recipe = config.recipe(clients.data.context)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(clients.num_threads)
@@ -162,7 +164,13 @@ def photon_clients(config: PhotonConfig) -> tuple[Artifact, PhotonClients]:
         seed=config.data.seed,
     )
     return artifact, PhotonClients(
-        str(path), artifact.digest, data, str(folder / STORE), is_secure=config.secure is not None
+        module=str(path),
+        digest=artifact.digest,
+        data=data,
+        store=str(folder / STORE),
+        is_secure=config.secure is not None,
+        num_machines=config.node.machines,
+        machine_scheme=config.node.scheme,
     )
 
 

@@ -44,7 +44,9 @@ def _serve(grid: Grid, context: Context) -> None:
     settings = context.run_config
     config = config_of(settings)
     _, clients = photon_clients(config)
-    engine = FlowerEngine(grid, clients, WallClock(), num_nodes=int(settings["num-nodes"]))
+    engine = FlowerEngine(
+        grid, clients, WallClock(), clients.attributes(), num_nodes=int(settings["num-nodes"])
+    )
     train_photon(config, resume=bool(settings["resume"]), engine=engine, observers=[_Line()])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,36 +18,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from hocket.fl.core.client import ClientFactory
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.types import Setting
+    from hocket.photon_parts import PhotonClients
 
 
-def make_engine(config: PhotonConfig, clients: ClientFactory) -> Engine:
+def make_engine(config: PhotonConfig, clients: PhotonClients) -> Engine:
     """Return the engine that a file names, all on this machine.
 
     Raises:
         ConfigError: It cannot be had here.
     """
     name, workers = config.engine.name, config.engine.workers
+    attributes = clients.attributes()
     if name == "local" and not workers:
         from hocket.fl.engines.local import InProcessEngine
 
-        return InProcessEngine(clients, WallClock())
+        return InProcessEngine(clients, WallClock(), attributes)
     if not workers:
         raise ConfigError(f"engine: {name} wants 1 or more workers")
     if name == "local":
         from hocket.fl.engines.local import ProcessEngine
 
-        return ProcessEngine(clients, workers, WallClock())
+        return ProcessEngine(clients, workers, WallClock(), attributes)
     with _needing(name):
         if name == "ray":
             from hocket.fl.engines.ray import RayEngine
 
-            return RayEngine(clients, workers, WallClock())
+            return RayEngine(clients, workers, WallClock(), attributes)
         from hocket.fl.engines.flower.simulation import FlowerSimulation
-    return FlowerSimulation(clients, workers, WallClock())
+    return FlowerSimulation(clients, workers, WallClock(), attributes)
 
 
 def run_deployed(
@@ -138,9 +140,25 @@ class _Follower:
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def check_packages(config: PhotonConfig) -> None:
+    """Check that a file's secret sums and noise can be had here.
+
+    Raises:
+        ConfigError: A package is not installed.
+    """
+    if config.secure is None and config.privacy is None:
+        return
+    for name in ("cryptography", "Crypto", "opacus"):
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"secret sums and noise take {name}, which is not installed: pip install "
+                "hocket[privacy]"
+            )
+
+
 @contextlib.contextmanager
 def _needing(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"engine: {error}; install hocket[{extra}]") from error
+        raise ConfigError(f"{error}; install hocket[{extra}]") from error

@@ -157,6 +157,18 @@ class EngineSection(_Section):
     certificate: str = ""
 
 
+class NodeSection(_Section):
+    """What a client is.
+
+    Attributes:
+        machines: Of each client; more than one make it a federation of its own.
+        scheme: How machines send updates to their node.
+    """
+
+    machines: int = Field(default=1, ge=1)
+    scheme: Literal["float32", "bf16", "int8", "int4"] = "float32"
+
+
 class SecureSection(_Section):
     """Secret sums: the server sees no update of a single client. See ``lattice.Secure``."""
 
@@ -183,6 +195,7 @@ class PhotonConfig(_Section):
     training: TrainingSection = TrainingSection()
     server: ServerSection = ServerSection()
     engine: EngineSection = EngineSection()
+    node: NodeSection = NodeSection()
     secure: SecureSection | None = None
     privacy: PrivacySection | None = None
 

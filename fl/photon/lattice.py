@@ -95,7 +95,7 @@ class Lattice:
 
     def values(self, numbers: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
         """Return what numbers stand for."""
-        return {name: array * self.step for name, array in numbers.items()}
+        return {name: array.astype(np.float64) * self.step for name, array in numbers.items()}
 
     @property
     def dtype(self) -> np.dtype[Any]:

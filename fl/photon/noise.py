@@ -55,12 +55,14 @@ class SecretNoise:
         sizes = np.floor(-width * np.log1p(-self._uniform(count))).astype(np.int64)
         is_negative = self._uniform(count) < 0.5
         # There is one zero, not two.
-        return np.where(is_negative, -sizes, sizes)[~(is_negative & (sizes == 0))]
+        signed = np.where(is_negative, -sizes, sizes)
+        found: NDArray[np.int64] = signed[~(is_negative & (sizes == 0))]
+        return found
 
     def _uniform(self, count: int) -> NDArray[np.float64]:
         """Return numbers from 0 to below 1."""
         drawn = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
-        return (drawn >> np.uint64(64 - _FLOAT_BITS)) * 2.0**-_FLOAT_BITS
+        return (drawn >> np.uint64(64 - _FLOAT_BITS)).astype(np.float64) * 2.0**-_FLOAT_BITS
 
 
 def with_noise(

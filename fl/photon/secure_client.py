@@ -7,7 +7,7 @@ them its secrets lie in its store, which must be on a disk of its own; after the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.parameters import decode_arrays, encode_arrays
 from hocket.fl.core.store import Key
 from hocket.fl.core.types import ClientUpdate
-from hocket.fl.photon.client import CLIP, JOB, PhotonClient
+from hocket.fl.photon.client import CLIP, JOB
 from hocket.fl.photon.lattice import Lattice
 from hocket.fl.photon.link import Label, pack
 from hocket.fl.photon.noise import SecretNoise
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hocket.fl.core.backend import Backend
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
     from hocket.fl.core.types import ClientTask
-    from hocket.fl.photon.client import Sequences
+    from hocket.fl.photon.client import PhotonClient
+    from hocket.fl.photon.subfederation import SubFederation
 
 PHASE, PEERS, SURVIVORS, THRESHOLD = (
     "photon_phase",
@@ -54,18 +54,20 @@ class SecureClient:
     """A client of any device. It refuses to send an update without masks.
 
     Attributes:
-        backend, sequences, store: As ``PhotonClient`` has them.
+        learner: What trains; it sends through this.
         make_noise: Of tests, that want to know it.
     """
 
-    backend: Backend
-    sequences: Sequences
-    store: Store
+    learner: PhotonClient | SubFederation
     make_noise: Callable[[], SecretNoise] = SecretNoise
-    _photon: PhotonClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self._photon = PhotonClient(self.backend, self.sequences, self.store, self)
+        self.learner = replace(self.learner, sender=self)
+
+    @property
+    def store(self) -> Store:
+        """What the client keeps."""
+        return self.learner.store
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
         """Do one of the tasks of a secure round.
@@ -76,7 +78,7 @@ class SecureClient:
         """
         phase = task.config.get(PHASE)
         if phase == UPDATE:
-            return self._photon.run(task, parameters)
+            return self.learner.run(task, parameters)
         answers = {KEYS: self._show_keys, SHARES: self._share, REVEAL: self._reveal}
         if phase not in answers:
             raise ConfigError(f"{task}: this client sends its updates under masks alone")

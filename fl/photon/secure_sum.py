@@ -302,7 +302,7 @@ def _open(kept: Secrets, sender: Public, sealed: bytes, about: str) -> bytes:
 
 def _split(secret: bytes, threshold: int, count: int) -> list[bytes]:
     halves = [
-        Shamir.split(threshold, count, secret[at : at + _HALF_BYTES])
+        Shamir.split(threshold, count, secret[at : at + _HALF_BYTES], ssss=False)
         for at in range(0, _KEY_BYTES, _HALF_BYTES)
     ]
     # With its place, as some may be lost before all know who has one.
@@ -323,7 +323,8 @@ def _combine(shares: Sequence[bytes], name: str) -> bytes:
             [
                 (index, share[at : at + _HALF_BYTES])
                 for index, share in zip(indices, shares, strict=True)
-            ]
+            ],
+            ssss=False,
         )
         for at in range(_INDEX_BYTES, _SHARE_BYTES, _HALF_BYTES)
     )

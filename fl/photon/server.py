@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.fl.core.coordinator import Checkpoints
-from hocket.fl.core.errors import UpdateError
+from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.parameters import digest_of, num_bytes
 from hocket.fl.core.seeds import derive_seed, generator_for
 from hocket.fl.core.server_optimizer import Sgd
@@ -20,9 +20,8 @@ from hocket.fl.photon.client import CLIP, CURSOR, DIGEST, JOB, LAST_ROUND, SCHEM
 from hocket.fl.photon.guard import cosine_of, norm_of
 from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
-from hocket.fl.photon.noise import with_noise
 from hocket.fl.photon.privacy import SERVER, clipped
-from hocket.fl.photon.secure_round import make_secure_round
+from hocket.fl.photon.subfederation import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +167,14 @@ class PhotonServer:
         return found
 
     def _tasks(self, number: int, parameters: Parameters, ledger: Ledger) -> list[ClientTask]:
-        names = sorted(device.device_id for device in self.engine.devices())
+        devices = {device.device_id: device for device in self.engine.devices()}
+        machines = {
+            name: int(device.attributes.get(MACHINES, 1)) for name, device in devices.items()
+        }
+        is_weighted = self.recipe.secure is None and self.recipe.privacy is None
+        if not is_weighted and len(set(machines.values())) > 1:
+            raise ConfigError("where no update is seen, or none may show, all weigh the same")
+        names = sorted(devices)
         wanted = self.recipe.clients_per_round or len(names)
         order = generator_for(self.plan.seed, "clients", number).permutation(len(names))
         training = replace(self.recipe.training, first_step=ledger.steps)
@@ -176,7 +182,6 @@ class PhotonServer:
             JOB: self.plan.job,
             DIGEST: digest_of(parameters),
             SCHEME: self.recipe.scheme,
-            SEQUENCES: self.recipe.sequences,
         }
         if self.recipe.privacy is not None:
             shared[CLIP] = self.recipe.privacy.clip_norm
@@ -188,6 +193,7 @@ class PhotonServer:
                 seed=derive_seed(self.plan.seed, "train", number, name),
                 config={
                     **shared,
+                    SEQUENCES: self.recipe.sequences * machines[name],
                     CURSOR: ledger.account(name).cursor,
                     LAST_ROUND: ledger.account(name).last_round,
                 },
@@ -218,6 +224,8 @@ class PhotonServer:
                 return {}
         privacy = self.recipe.privacy
         if privacy is not None and privacy.noise_by == SERVER:
+            from hocket.fl.photon.noise import with_noise
+
             mean = with_noise(mean, privacy.scale / len(current.accounts))
         return mean
 
@@ -234,6 +242,9 @@ class PhotonServer:
             observer.started(current.number, tasks)
         seconds = self.recipe.deadline.seconds(current.ledger.arrivals)
         if self.recipe.secure is not None:
+            # Secrets take packages that other runs do without.
+            from hocket.fl.photon.secure_round import make_secure_round
+
             current.secure = make_secure_round(
                 self.recipe, self.engine, parameters, len(tasks), current.learning, seconds
             )

@@ -19,6 +19,7 @@ from hocket.cli import app
 from hocket.fl.core.errors import ConfigError, FederationError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.photon.config import load_photon_config
+from hocket.fl.photon.privacy import Privacy
 from hocket.photon import photon_clients, train_photon
 from hocket.photon_parts import make_backend
 from hocket.runtime.artifact import load_artifact
@@ -104,6 +105,38 @@ def test_other_processes_train_the_same_model(home: Path, whole: Path, engine: s
     )
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["digest"] == rounds_of(whole)[1]["digest"]
+
+
+def test_masks_leave_no_trace_in_the_model(home: Path) -> None:
+    """They are drawn anew in each run, and the models are the same to the last bit."""
+    section = "\n[secure]\nbits = 16\n"
+    found = [
+        train_photon(write_config(home, name, more=section)) for name in ("masked", "masked-again")
+    ]
+    assert found[0].digest == found[1].digest
+    losses = [each["evaluate_metrics"]["server_loss"] for each in rounds_of(home / "masked")]
+    assert losses[2] < losses[1] < losses[0] < math.log(128)
+
+
+def test_noise_is_told_by_its_epsilon(home: Path) -> None:
+    section = '\n[privacy]\nclip-norm = 0.5\nnoise-multiplier = 2.0\nnoise-by = "clients"\n'
+    both = section + "\n[secure]\nbits = 32\n"
+    found = [train_photon(write_config(home, name, more=both)) for name in ("noisy", "noisier")]
+    assert found[0].digest != found[1].digest
+    spent = [each["train_metrics"]["epsilon"] for each in rounds_of(home / "noisy")]
+    assert spent[0] < spent[1] < spent[2]
+    assert spent[2] == pytest.approx(Privacy(0.5, 2.0).epsilon(3), rel=1e-6)
+    assert "loss" not in rounds_of(home / "noisy")[0]["train_metrics"]
+    with pytest.raises(ConfigError, match="sums must be secret"):
+        train_photon(write_config(home, "open", more=section))
+
+
+def test_nodes_of_two_machines_train(home: Path) -> None:
+    """Each reads twice the text, and its link is passed once."""
+    found = train_photon(write_config(home, "nodes", more="\n[node]\nmachines = 2\n"))
+    assert found.ledger.tokens == 3 * 2 * 2 * 4 * 4 * 16
+    losses = [each["evaluate_metrics"]["server_loss"] for each in rounds_of(home / "nodes")]
+    assert losses[2] < losses[1] < losses[0] < math.log(128)
 
 
 def test_a_run_goes_on_for_more_rounds(home: Path, whole: Path) -> None:

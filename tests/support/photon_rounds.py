@@ -80,12 +80,13 @@ class Scripted:
     """An engine whose replies go wrong as told, in an order as told."""
 
     client: PhotonClient | SecureClient
+    sequences: Counting
     change: Change = lambda _, reply: reply
     order: Callable[[Sequence[ClientTask]], Sequence[ClientTask]] = lambda tasks: tasks
     timeouts: list[float | None] = dataclasses.field(default_factory=list)
 
     def devices(self) -> list[Device]:
-        return [Device(name) for name in self.client.sequences.device_ids()]
+        return [Device(name) for name in self.sequences.device_ids()]
 
     def run(
         self, tasks: Sequence[ClientTask], parameters: Any, timeout_seconds: float | None = None
@@ -101,9 +102,11 @@ class Scripted:
 
 def server(change: Change | None = None, num_rounds: int = 4, **parts: Any) -> PhotonServer:
     store = parts.pop("store", None) or MemoryStore()
-    make = SecureClient if parts.get("secure") else PhotonClient
-    client = make(Averages(), parts.pop("sequences", Counting()), store)
-    engine = Scripted(client, **({"change": change} if change else {}))
+    sequences = parts.pop("sequences", Counting())
+    client: PhotonClient | SecureClient = PhotonClient(Averages(), sequences, store)
+    if parts.get("secure"):
+        client = SecureClient(client)
+    engine = Scripted(client, sequences, **({"change": change} if change else {}))
     engine.order = parts.pop("order", engine.order)
     given = {"guard": OPEN, "training": TRAINING, "local_steps": STEPS, "context": CONTEXT, **parts}
     plan = Plan("run", num_rounds=num_rounds, seed=3)

@@ -13,6 +13,7 @@ from hocket.fl.core.client import run_safely
 from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.store import MemoryStore
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Reply
+from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.lattice import Secure
 from hocket.fl.photon.noise import SecretNoise
 from hocket.fl.photon.privacy import Privacy
@@ -111,7 +112,7 @@ def recorded() -> tuple[list[tuple[ClientTask, Any]], SecureClient]:
 
     made = server(secure=FINE, num_rounds=1)
     client = engine_of(made).client
-    engine_of(made).client = Recorder(Averages(), Counting(), client.store)
+    engine_of(made).client = Recorder(PhotonClient(Averages(), Counting(), client.store))
     run(made)
     return [each for each in seen if each[0].device_id == "client-0"], client
 
@@ -119,7 +120,7 @@ def recorded() -> tuple[list[tuple[ClientTask, Any]], SecureClient]:
 def test_a_client_gives_no_secret_twice() -> None:
     tasks, _ = recorded()
     (keys, shares, update, reveal) = tasks
-    client = SecureClient(Averages(), Counting(), MemoryStore())
+    client = SecureClient(PhotonClient(Averages(), Counting(), MemoryStore()))
     assert isinstance(run_safely(client, *keys), ClientUpdate)
     # With keys of its own, what others had shared with it before is of no use.
     failed = run_safely(client, *shares)
@@ -151,7 +152,7 @@ def test_masks_are_used_once_and_shares_given_once() -> None:
 
 def test_a_secure_client_sends_nothing_without_masks() -> None:
     made = server(num_rounds=1)
-    client = SecureClient(Averages(), Counting(), MemoryStore())
+    client = SecureClient(PhotonClient(Averages(), Counting(), MemoryStore()))
     engine_of(made).client = client
     report = run(made).reports[0]
     assert not report.has_quorum
@@ -258,7 +259,8 @@ def test_clients_noise_is_in_the_sum_alone_and_enough() -> None:
     privacy, keys = Privacy(0.5, 4.0, noise_by="clients"), iter(range(1, 5))
     made = server(secure=Secure(bits=32, threshold=0.75), privacy=privacy, num_rounds=1)
     engine_of(made).client = SecureClient(
-        Averages(), Counting(), made.store, lambda: SecretNoise(bytes([next(keys)] * 32))
+        PhotonClient(Averages(), Counting(), made.store),
+        lambda: SecretNoise(bytes([next(keys)] * 32)),
     )
     found = run(made)
     quiet = run(server(secure=Secure(bits=32), privacy=Privacy(0.5, 1e-9), num_rounds=1))
