@@ -11,6 +11,7 @@ from hocket.fl.core.server_optimizer import Adaptive, ServerOptimizer, Sgd
 from hocket.fl.photon.compression import FLOAT32, SCHEMES
 from hocket.fl.photon.guard import Deadline, Guard
 from hocket.fl.photon.privacy import CLIENTS, Privacy
+from hocket.fl.photon.wall_time import PARAMETER_SERVER, TOPOLOGIES
 
 if TYPE_CHECKING:
     from hocket.fl.photon.lattice import Secure
@@ -91,6 +92,7 @@ class Recipe:
         scheme: How updates are sent, one of ``compression.SCHEMES``.
         guard: Which updates are believed.
         deadline: How long a round waits.
+        topology: Who sends to whom, one of ``wall_time.TOPOLOGIES``: what is sent is counted by it.
         secure: How the server learns sums alone; None if it sees every update. Updates are then
             not sent in the scheme, and the guard has nothing to look at.
         privacy: How much of a client may show; None for all. Every client then counts as one,
@@ -109,6 +111,7 @@ class Recipe:
     scheme: str = FLOAT32
     guard: Guard = field(default_factory=Guard)
     deadline: Deadline = field(default_factory=Deadline)
+    topology: str = PARAMETER_SERVER
     secure: Secure | None = None
     privacy: Privacy | None = None
 
@@ -125,6 +128,11 @@ class Recipe:
         if self.training.epochs != 1 or self.training.max_steps:
             raise ConfigError("epochs and max_steps are not for Photon; it has local_steps")
 
+        if self.topology not in TOPOLOGIES:
+            raise ConfigError(f"topology must be one of {TOPOLOGIES}, got {self.topology!r}")
+        is_open = self.secure is None and self.privacy is None
+        if self.topology != PARAMETER_SERVER and not is_open:
+            raise ConfigError("secret sums and noise want a server")
         if self.privacy is not None and self.privacy.noise_by == CLIENTS and self.secure is None:
             raise ConfigError(
                 "noise by clients hides their sum, not each of them: the sums must be secret"

@@ -22,6 +22,7 @@ from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
 from hocket.fl.photon.privacy import SERVER, clipped
 from hocket.fl.photon.subfederation import MACHINES
+from hocket.fl.photon.wall_time import PARAMETER_SERVER, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -323,6 +324,9 @@ class PhotonServer:
     ) -> ServerState:
         """Return the state after a round; with no change, that of a round that does not count."""
         up, down = current.uploaded_bytes, num_tasks * num_bytes(state.parameters)
+        if self.recipe.topology != PARAMETER_SERVER and up:
+            up = round(Exchange(self.recipe.topology, num_tasks, up / num_tasks).total_bytes)
+            down = 0
         if current.secure is not None:
             up += current.secure.uploaded_bytes
             down += current.secure.downloaded_bytes

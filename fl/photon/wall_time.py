@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from hocket.fl.core.errors import ConfigError
 
-TOPOLOGIES = ("parameter-server", "all-reduce", "ring-all-reduce")
+PARAMETER_SERVER = "parameter-server"
+TOPOLOGIES = (PARAMETER_SERVER, "all-reduce", "ring-all-reduce")
 BITS = 8
 
 
