@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data install test check format types unit examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
 
 unit: $(VENV)/.installed-dev data ## the tests alone, with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
+
+fuzz: $(VENV)/.installed-dev data ## the property tests on examples that no run has had before
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),fuzz) $(BIN)/pytest -n $(JOBS) --dist worksteal tests/property
 
 examples: $(VENV)/.installed-dev ## run every example
 	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

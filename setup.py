@@ -81,6 +81,8 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
+        "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[

@@ -147,11 +147,25 @@ def report(
         style="dim",
     )
     if choices.json_path is not None:
-        content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
-        temporary = choices.json_path.with_name(f".{choices.json_path.name}.{os.getpid()}")
-        temporary.write_text(content + "\n", encoding="utf-8")
-        temporary.replace(choices.json_path)
+        write_result(choices.json_path, question, rows, about)
         console.print(f"written to {choices.json_path}")
+
+
+def write_result(
+    path: Path, question: str, rows: list[dict[str, Any]], about: dict[str, Any]
+) -> None:
+    """Write rows as JSON; whoever reads the file meanwhile sees it as it was or as it will be.
+
+    Args:
+        path: Where.
+        question: That they answer.
+        rows: One dict a row.
+        about: The stamp.
+    """
+    content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _commit() -> str:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _SUM = re.compile(r"(?=.*[A-Za-z_])[\w.]+(\s*[+-]\s*[\w.]+)+")
 _OWN = re.compile(r"[\w.]+:\w+")
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
+_UNITS = ("", "k", "M", "G", "T")
 # What may be another when a federation is resumed, as it does not change what comes out.
 _FREE_KEYS = {
     "federation": {"rounds", "folder", "keep_states", "tensorboard"},
@@ -242,6 +244,40 @@ class DeviceClass(_Section):
     failure_rate: float = Field(default=0.0, ge=0, le=1)
 
 
+class ProphetSection(_Section):
+    """How models are trained to withstand attacks; with it, strategies are those of ``fl/fat``.
+
+    Attributes:
+        memory: What every device has for training, a number of bytes or as in ``"60MB"``. A model
+            that takes more is cut into modules, or trained in part; 0 for as much as it takes.
+        pool: Published pool of devices, for what a device has beyond that; empty for nothing.
+        scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        smaller: ONNX files of smaller models, for methods that train these on small devices.
+        groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
+            that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
+        public_devices: The last devices of the data, whose examples the server has to distil with;
+            they take part in no round.
+    """
+
+    memory: int | str = 0
+    pool: Literal["", "cifar", "caltech"] = ""
+    scaling: float = 0.0
+    smaller: tuple[str, ...] = Field(default=(), strict=False)
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, strict=False)
+    public_devices: int = Field(default=0, ge=0)
+
+    @field_validator("memory")
+    @classmethod
+    def _is_size(cls, value: int | str) -> int | str:
+        parse_bytes(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory, in bytes."""
+        return parse_bytes(self.memory)
+
+
 class FederationConfig(_Section):
     """A whole file."""
 
@@ -252,6 +288,7 @@ class FederationConfig(_Section):
     strategy: StrategySection = StrategySection()
     training: TrainingSection = TrainingSection()
     device_classes: tuple[DeviceClass, ...] = Field(default=(), strict=False)
+    prophet: ProphetSection | None = None
     _origin: str = PrivateAttr(default="configuration")
     _folder: Path = PrivateAttr(default=Path())
 
@@ -294,7 +331,28 @@ class FederationConfig(_Section):
             del found["model"][name]
         for each in found["device_classes"]:
             each["target"] = Path(each["target"]).name
+        if self.prophet is None:
+            del found["prophet"]  # as if there were no such section
+        else:
+            found["prophet"]["smaller"] = [Path(name).name for name in self.prophet.smaller]
         return found
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return a size that is written as in ``60MB`` or ``1.5 GiB``, or as a number of bytes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(text, int) and text >= 0:
+        return text
+    found = _BYTES.fullmatch(str(text))
+    if found is None:
+        raise ValueError(f"want a size such as 60MB or 1.5GiB, got {text!r}")
+    unit = found[2]
+    base = 1024 if unit.endswith("i") else 1000
+    scale: int = base ** _UNITS.index(unit[:1])
+    return round(float(found[1]) * scale)
 
 
 def load_config(
@@ -344,6 +402,9 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
         _placed(each, folder, "target") if each.target.endswith(".toml") else each
         for each in config.device_classes
     )
+    if config.prophet is not None:
+        smaller = tuple(str(folder / name) for name in config.prophet.smaller)
+        placed["prophet"] = config.prophet.model_copy(update={"smaller": smaller})
     config = config.model_copy(update=placed)
     config._origin, config._folder = origin, folder
     return config

@@ -22,10 +22,12 @@ from hocket.commands import (
     federate,
     inspect,
     photon,
+    prophet,
     run,
     search,
     simulate,
     targets,
+    venn,
     verify,
 )
 from hocket.commands.terminal import log_console
@@ -123,5 +125,7 @@ app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
+app.add_typer(venn.app, name="venn")
+app.add_typer(prophet.app, name="prophet")
 app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)

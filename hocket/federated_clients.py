@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from hocket.fl.core.client import BackendClient
+from hocket.fl.core.client import BackendClient, ClientFactory
 
 if TYPE_CHECKING:
     from hocket.fl.backends.compiled import CompiledBackend
@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from hocket.fl.core.backend import BackendFactory
     from hocket.fl.core.data import Partitions
     from hocket.runtime.artifact import Artifact
+
+
+class ClientMaker(ClientFactory, Protocol):
+    """Makes clients of a federation, and knows what they are made of."""
+
+    @property
+    def partitions(self) -> Partitions:
+        """Everyone's data."""
+        ...
+
+    @property
+    def artifact_digest(self) -> str:
+        """Of the artifact that models are made from; empty where they are from none."""
+        ...
 
 
 @dataclass(frozen=True)

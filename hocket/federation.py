@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from hocket.federated_clients import Clients, CompiledModel
 from hocket.federation_launch import launch
 from hocket.federation_parts import (
     MODEL,
+    Parts,
     fingerprint_of,
     make_model,
     make_partitions,
@@ -27,6 +28,7 @@ from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
 from hocket.fl.sim.engine import SimulatedClock, SimulatedEngine
 from hocket.fl.sim.fleet import make_fleet
+from hocket.prophet_parts import make_robust
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.files import atomic_file
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from hocket.federated_clients import ClientMaker
     from hocket.fl.core.backend import Backend, BackendFactory
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.data import Partitions
@@ -46,7 +49,9 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
 
 FINAL, METRICS, STORE, CURVES = "final", "metrics.jsonl", "store", "tensorboard"
-"""What a federation leaves in its folder, beside the module that it trains."""
+BESIDE = "beside.safetensors"
+"""What a federation leaves in its folder, beside the module that it trains; in
+the last the parameters that are no part of the trained model, such as those of early exits."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,11 @@ class Federation:
         fleet: The devices' classes; None where the file has none.
         fingerprint: Of all that changes what comes out.
         given: Names of parts that are not what the file says, but were handed in.
+        files: Further files that clients read, by their names in the folder.
     """
 
     config: FederationConfig
-    clients: Clients
+    clients: ClientMaker
     backend: Backend
     strategy: Strategy
     artifact: Artifact | None
@@ -94,6 +100,7 @@ class Federation:
     fleet: Fleet | None
     fingerprint: str
     given: tuple[str, ...] = ()
+    files: Mapping[str, str | Artifact] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -142,10 +149,15 @@ class Federation:
         )
 
     def keep_module(self) -> None:
-        """Put the module where clients look for it."""
+        """Put the module where clients look for it, and what else they read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.artifact is not None:
             save_artifact(self.artifact, self.model)
+        for name, content in self.files.items():
+            if isinstance(content, str):
+                (self.folder / name).write_text(content, encoding="utf-8")
+            else:
+                save_artifact(content, self.folder / name)
 
     def _run(self, engine: Engine, observers: Sequence[Observer], *, resume: bool) -> Progress:
         clock: Clock = WallClock()
@@ -153,9 +165,11 @@ class Federation:
             clock = SimulatedClock()
             engine = SimulatedEngine(engine, self.fleet, clock)
         examples = self.clients.partitions.held_out()
+        names = self.backend.parameters().keys()
 
         def evaluate(parameters: Parameters) -> Mapping[str, float]:
-            self.backend.load_parameters(parameters)
+            # A strategy may keep other models' among them.
+            self.backend.load_parameters({name: parameters[name] for name in names})
             return self.backend.evaluate(examples).metrics
 
         section, digest = self.config.federation, self.clients.artifact_digest
@@ -201,7 +215,12 @@ class Federation:
         from hocket.fl.backends.inference import as_inference_artifact
 
         path = self.folder / f"{FINAL}.hkt"
-        weights = {**self.artifact.weights, **parameters}
+        own = {name: array for name, array in parameters.items() if name in self.artifact.weights}
+        weights = {**self.artifact.weights, **own}
+        if len(own) < len(parameters):
+            with atomic_file(self.folder / BESIDE) as file:
+                beside = {name: each for name, each in parameters.items() if name not in own}
+                file.write(encode_arrays(beside))
         trained = dataclasses.replace(self.artifact, weights=weights)
         save_artifact(as_inference_artifact(trained), path)
         return path
@@ -263,26 +282,43 @@ def prepare_federation(
     artifact = None
     if make_backend is None:
         make_backend, artifact = make_model(config, progress)
-    with config.naming("model"):
-        backend = _make_backend(make_backend, artifact)
     if partitions is None:
         partitions = make_partitions(config, artifact)
     digest = "" if artifact is None else artifact.digest
     counts, data_digest = read_data(config, partitions)
+    made = _make_parts(config, make_backend, artifact, partitions, strategy)
     with config.naming("device-classes"):
         classes, seed = config.device_classes, config.federation.seed
-        fleet = make_fleet(classes, counts, backend, seed) if classes else None
+        fleet = make_fleet(classes, counts, made.backend, seed) if classes else None
     return Federation(
         config=config,
-        clients=Clients(make_backend, partitions, digest, config.engine.threads_per_client),
-        backend=backend,
-        strategy=strategy or make_strategy(config, backend),
+        clients=made.clients,
+        backend=made.backend,
+        strategy=made.strategy,
         artifact=artifact,
         num_examples=counts,
         fleet=fleet,
         fingerprint=fingerprint_of(config.essence(), digest, data_digest),
         given=given,
+        files=made.files,
     )
+
+
+def _make_parts(
+    config: FederationConfig,
+    make_backend: BackendFactory,
+    artifact: Artifact | None,
+    partitions: Partitions,
+    strategy: Strategy | None,
+) -> Parts:
+    if config.prophet is not None:
+        made = make_robust(config, artifact, partitions)
+        return made if strategy is None else dataclasses.replace(made, strategy=strategy)
+    with config.naming("model"):
+        backend = _make_backend(make_backend, artifact)
+    digest = "" if artifact is None else artifact.digest
+    clients = Clients(make_backend, partitions, digest, config.engine.threads_per_client)
+    return Parts(clients, backend, strategy or make_strategy(config, backend))
 
 
 def _make_backend(make_backend: BackendFactory, artifact: Artifact | None) -> Backend:

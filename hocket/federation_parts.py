@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from hocket.fl.data.partitioning import Partitioning
 from hocket.fl.strategies.averaging import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from hocket.federated_clients import ClientMaker
     from hocket.fl.config import FederationConfig
     from hocket.fl.core.backend import Backend, BackendFactory
     from hocket.fl.core.data import Partitions
@@ -29,6 +31,24 @@ MODEL = "model.hkt"
 """The compiled module, in the folder of a federation: what its clients load."""
 
 TARGETS = {"cross-entropy": "classes", "next-token": "tokens"}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a federation is made of, beside its data.
+
+    Attributes:
+        clients: Makes clients.
+        backend: The server's own model, with the parameters that the federation begins with.
+        strategy: Its algorithm.
+        files: Further files that clients read, by their names in the federation's folder: modules,
+            and text.
+    """
+
+    clients: ClientMaker
+    backend: Backend
+    strategy: Strategy
+    files: Mapping[str, str | Artifact] = field(default_factory=dict)
 
 
 def make_model(

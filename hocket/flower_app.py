@@ -15,6 +15,7 @@ from hocket.federation_parts import make_model, make_partitions
 from hocket.fl.core.clock import WallClock
 from hocket.fl.engines.flower.client import make_client_app
 from hocket.fl.engines.flower.engine import FlowerEngine, make_server_app
+from hocket.prophet_parts import robust_clients
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -41,6 +42,8 @@ def _make_client(context: Context) -> Client:
     make_backend, artifact = make_model(config)
     digest = "" if artifact is None else artifact.digest
     partitions = make_partitions(config, artifact)
+    if config.prophet is not None:
+        return robust_clients(config, artifact, partitions)()
     return Clients(make_backend, partitions, digest, config.engine.threads_per_client)()
 
 

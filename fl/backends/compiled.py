@@ -19,6 +19,7 @@ from hocket.fl.backends.batching import (
     find_batch_sizes,
     size_for,
 )
+from hocket.fl.backends.cuts import find_cuts
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.backends.batching import Sized
+    from hocket.fl.backends.cuts import Cut
+    from hocket.fl.backends.exits import ExitHead
     from hocket.fl.backends.program import TrainingProgram
     from hocket.fl.core.data import Examples
     from hocket.fl.core.parameters import Parameters
@@ -119,6 +122,9 @@ class CompiledBackend:
             self._tensors[name].requires_grad_()
         self._generator = torch.Generator()
         self._programs: dict[Any, TrainingProgram] = {}
+        self._sizes: dict[Any, Sized] = {}
+        self._heads: dict[str, ExitHead] = {}
+        self._cuts: list[Cut] = []
         self._session: InferenceSession | None = None
         self._is_session_current = False
         # Finds an operator that is missing now and not in the midst of a round.
@@ -269,19 +275,38 @@ class CompiledBackend:
         Raises:
             ConfigError: There is no such span, or batches are too large for the artifact.
         """
+        self._check_span(span)
         self._batch_sizes.check(training.batch_size)
         sized = at_own_size(self._artifact, max(training.batch_size, self._batch_sizes.least))
         work = Work(
-            graphs=with_steps(self._graphs, sized),
+            program=self._program(sized, is_training=True),
+            steps=sized.steps,
             planned=self._artifact.steps,
-            tensors=sized.tensors,
             weights=self._tensors,
-            trained=frozenset(self._trained),
-            outputs=tuple(spec.name for spec in sized.signature.outputs),
+            trained=frozenset(name for name in self._names if name not in self._statistics),
+            inputs=tuple(spec.name for spec in sized.signature.inputs),
             scores=self._output,
+            heads=self._heads,
         )
         is_planned_for = machine == self._artifact.target
         return footprint_of(work, machine, training, span, is_planned_for=is_planned_for)
+
+    def _check_span(self, span: Span) -> None:
+        if span == WHOLE:
+            return
+        if not self._cuts:
+            whole = self._program(at_own_size(self._artifact), is_training=True)
+            self._cuts = find_cuts(whole, self._tensors, self._output)
+        borders = ["", *(each.name for each in self._cuts)]
+        for name in (span.start, span.stop):
+            if name not in borders:
+                raise ConfigError(f"there is no border {name!r}; there are {borders[1:]}")
+        for name in span.exits:
+            if name not in self._heads:
+                raise ConfigError(f"there is no exit at {name!r}; there are {list(self._heads)}")
+        places = [borders.index(name) for name in (*span.exits, *([span.stop] * bool(span.stop)))]
+        if any(place <= borders.index(span.start) for place in places):
+            raise ConfigError(f"{span} is no span: it ends before it begins")
 
     def _array(self, name: str) -> NDArray[Any]:
         """Return a tensor's own memory."""
@@ -293,9 +318,7 @@ class CompiledBackend:
             raise ConfigError("there are no examples")
         self._batch_sizes.check(batch_size)
         first = self._filled(examples.take(slice(0, min(batch_size, len(examples)))))
-        shapes = {
-            spec.name: spec.shape for spec in size_for(self._artifact, first).signature.outputs
-        }
+        shapes = {spec.name: spec.shape for spec in self._size_for(first).signature.outputs}
         check_targets(self._task, examples.targets, shapes[self._output])
 
     def _check_fills(self, batch_size: int, examples: Examples) -> None:
@@ -310,6 +333,13 @@ class CompiledBackend:
 
     def _filled(self, batch: Examples) -> Examples:
         return filled(batch, self._batch_sizes.least, self._task.ignored)
+
+    def _size_for(self, whole: Examples) -> Sized:
+        """Return the artifact in the sizes of a batch, worked out once for each."""
+        key = tuple((name, each.dtype.str, each.shape) for name, each in whole.inputs.items())
+        if key not in self._sizes:
+            self._sizes[key] = size_for(self._artifact, whole)
+        return self._sizes[key]
 
     def _program(self, sized: Sized, *, is_training: bool) -> TrainingProgram:
         key = (sized.dims, is_training)
@@ -327,7 +357,7 @@ class CompiledBackend:
     def _differentiate(self, batch: Examples, *, is_training: bool) -> Measured:
         """Measure a batch and leave the gradients with the parameters."""
         whole = self._filled(batch)
-        program = self._program(size_for(self._artifact, whole), is_training=is_training)
+        program = self._program(self._size_for(whole), is_training=is_training)
         inputs = {name: as_input(array) for name, array in whole.inputs.items()}
         for name in self._trained:  # before the activations need room
             self._tensors[name].grad = None
@@ -339,7 +369,7 @@ class CompiledBackend:
 
     def _input_gradient(self, batch: Examples, name: str) -> tuple[NDArray[Any], int]:
         whole = self._filled(batch)
-        program = self._program(size_for(self._artifact, whole), is_training=False)
+        program = self._program(self._size_for(whole), is_training=False)
         inputs = {each: as_input(array) for each, array in whole.inputs.items()}
         wanted = inputs[name].requires_grad_()
         weights = {each: tensor.detach() for each, tensor in self._tensors.items()}
@@ -355,7 +385,9 @@ class CompiledBackend:
             )
             self._session = InferenceSession(as_inference_artifact(self._artifact), options)
         if not self._is_session_current:
-            self._session.update_weights({name: self._array(name) for name in self._tensors})
+            self._session.update_weights(
+                {name: self._array(name) for name in self._artifact.weights}
+            )
             self._is_session_current = True
         return self._session
 

@@ -10,19 +10,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from hocket.fl.backends.program import make_program
+from hocket.fl.backends.cuts import cut
 from hocket.fl.backends.tensor_ledger import TensorLedger
 from hocket.fl.core.backend import Footprint
-from hocket.fl.core.errors import ConfigError
 from hocket.runtime.steps import AttentionStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hocket.fl.backends.training_graph import StepGraph
+    from hocket.fl.backends.exits import ExitHead
+    from hocket.fl.backends.program import TrainingProgram
     from hocket.fl.core.backend import LocalTraining, Span
     from hocket.hwmodels.machine import HardwareModel
-    from hocket.runtime.signature import TensorSpec
     from hocket.runtime.steps import Step
 
 _BACKWARD_SHARE = 2.5
@@ -37,22 +36,24 @@ class Work:
     """What is trained.
 
     Attributes:
-        graphs: All steps, in the sizes of a batch.
+        program: All of the model, as in training, in the sizes of a batch.
+        steps: Of the artifact, in the same sizes.
         planned: The steps as they were compiled.
-        tensors: What is at their borders, in the same sizes.
-        weights: By name.
+        weights: By name, those of early exits among them.
         trained: Names of weights that are trained.
-        outputs: Names of the model's outputs.
-        scores: The one that the loss is of.
+        inputs: Names of the model's inputs.
+        scores: Name of the output that the loss is of.
+        heads: Early exits, by the names of their borders.
     """
 
-    graphs: Sequence[StepGraph]
+    program: TrainingProgram
+    steps: Sequence[Step]
     planned: Sequence[Step]
-    tensors: Mapping[str, TensorSpec]
     weights: Mapping[str, torch.Tensor]
     trained: frozenset[str]
-    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
     scores: str
+    heads: Mapping[str, ExitHead]
 
 
 def footprint_of(
@@ -72,33 +73,27 @@ def footprint_of(
         work: All of the model.
         machine: Where it is trained.
         training: How.
-        span: Which of the steps.
+        span: Which of the model; its borders exist.
         is_planned_for: Whether the machine is that of the artifact, whose estimates of attentions
             then hold.
-
-    Raises:
-        ConfigError: There is no such span.
     """
-    stop = len(work.graphs) if span.stop is None else span.stop
-    if not 0 <= span.start < stop <= len(work.graphs):
-        raise ConfigError(
-            f"steps {span.start} to {stop} are no span of a model of {len(work.graphs)} steps"
-        )
-    graphs = work.graphs[span.start : stop]
-    inputs, results = _border(work, span.start, stop)
-    weights = _weights_of(work, graphs)
+    results = list(dict.fromkeys([*span.exits, span.stop or work.scores]))
+    program = cut(work.program, span.start, results)
+    weights = _weights_of(work, program, span)
     trained_bytes = sum(_bytes(weights[name]) for name in weights if name in work.trained)
     states = _STATES[training.optimizer] + (training.momentum > 0)
     optimizer_bytes = states * trained_bytes
     # Where parameters started, if they are drawn there.
     kept_bytes = optimizer_bytes + (trained_bytes if training.proximal_mu else 0)
+    if span.is_attacked:  # what is given is there as it was, beside what the attack makes of it
+        kept_bytes += sum(_value_bytes(program, name) for name in _given(work, program, span))
     ledger = TensorLedger(machine)
-    activation_bytes = _run(work, graphs, inputs, results, weights, ledger)
+    activation_bytes = _run(work, program, span, weights, ledger)
     attention_seconds = ledger.attention_seconds
     if is_planned_for:
         attention_seconds = (1 + _BACKWARD_SHARE) * sum(
-            _planned_seconds(planned, graph.step)
-            for planned, graph in zip(work.planned[span.start : stop], graphs, strict=True)
+            _planned_seconds(work.planned[number], work.steps[number])
+            for number in sorted({call.step for call in program.calls})
         )
     # The optimizer reads and writes every parameter, its gradient and its state, once.
     moved = trained_bytes * (3 + 2 * states)
@@ -115,51 +110,38 @@ def footprint_of(
     )
 
 
-def _border(work: Work, start: int, stop: int) -> tuple[list[str], list[str]]:
-    """Return the names of the tensors that a span reads from before it, and of its results."""
-    steps = [graph.step for graph in work.graphs]
-    made = [name for step in steps[start:stop] for name in step.outputs]
-    read = dict.fromkeys(name for step in steps[start:stop] for name in step.inputs)
-    later = {name for step in steps[stop:] for name in step.inputs} | set(work.outputs)
-    if work.scores in made:
-        later = {work.scores}
-    return [name for name in read if name not in made], [name for name in made if name in later]
-
-
-def _weights_of(work: Work, graphs: Sequence[StepGraph]) -> dict[str, torch.Tensor]:
-    read = {name for graph in graphs for node in graph.nodes for name in node.inputs}
+def _weights_of(work: Work, program: TrainingProgram, span: Span) -> dict[str, torch.Tensor]:
+    read = {*program.given, *(name for each in span.exits for name in work.heads[each].names)}
     return {name: tensor for name, tensor in work.weights.items() if name in read}
+
+
+def _given(work: Work, program: TrainingProgram, span: Span) -> list[str]:
+    """Return the names of what a span is given."""
+    return [span.start] if span.start else [name for name in work.inputs if name in program.given]
+
+
+def _value_bytes(program: TrainingProgram, name: str) -> int:
+    value = program.values[name]
+    return math.prod(value.shape) * value.dtype.itemsize
 
 
 def _run(
     work: Work,
-    graphs: Sequence[StepGraph],
-    inputs: Sequence[str],
-    results: Sequence[str],
+    program: TrainingProgram,
+    span: Span,
     weights: Mapping[str, torch.Tensor],
     ledger: TensorLedger,
 ) -> int:
     """Run a step forward and backward; return what is kept between the two."""
-    generator = torch.Generator()
-    given = {
-        name: torch.empty(
-            work.tensors[name].shape, dtype=_torch_dtype(work.tensors[name]), device="meta"
-        )
-        for name in inputs
-    }
-    program = make_program(
-        graphs,
-        work.tensors,
-        {**given, **weights},
-        results,
-        is_training=True,
-        generator=generator,
-    )
     with FakeTensorMode(allow_non_fake_inputs=True):
         fakes = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype)
-            for name, tensor in (*given.items(), *weights.items())
+            name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in weights.items()
         }
+        for name in _given(work, program, span):
+            value = program.values[name]
+            fakes[name] = torch.empty(value.shape, dtype=value.dtype)
+            if span.is_attacked and value.dtype.is_floating_point:
+                fakes[name].requires_grad_()
         for name in work.trained & fakes.keys():
             fakes[name].requires_grad_()
         for tensor in fakes.values():
@@ -167,7 +149,7 @@ def _run(
         before = ledger.live_bytes
         with ledger:
             found = program.run(fakes)
-            losses = [_loss(work, name, found[name]) for name in results]
+            losses = [_loss(work, span, name, found[name], fakes) for name in found]
             total = sum(loss for loss in losses if loss is not None)
             found.clear()
             activation_bytes = ledger.live_bytes - before
@@ -176,17 +158,22 @@ def _run(
     return activation_bytes
 
 
-def _loss(work: Work, name: str, result: torch.Tensor) -> torch.Tensor | None:
+def _loss(
+    work: Work, span: Span, name: str, result: torch.Tensor, fakes: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    if name in span.exits:
+        head = work.heads[name]
+        scores = head.scores(result, fakes[head.weight], fakes[head.bias])
+        return _cross_entropy(scores) + result.square().sum()
     if name == work.scores:
-        rows = result.reshape(-1, result.shape[-1])
-        wanted = torch.zeros(rows.shape[:1], dtype=torch.int64)
-        return functional.cross_entropy(rows, wanted, reduction="sum")
+        return _cross_entropy(result)
     return result.sum() if result.requires_grad else None
 
 
-def _torch_dtype(spec: TensorSpec) -> torch.dtype:
-    found: torch.dtype = getattr(torch, spec.dtype.value)
-    return found
+def _cross_entropy(scores: torch.Tensor) -> torch.Tensor:
+    rows = scores.reshape(-1, scores.shape[-1])
+    wanted = torch.zeros(rows.shape[:1], dtype=torch.int64)
+    return functional.cross_entropy(rows, wanted, reduction="sum")
 
 
 def _bytes(tensor: torch.Tensor) -> int:

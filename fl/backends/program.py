@@ -49,6 +49,20 @@ class Call:
     step: int
 
 
+@dataclass(frozen=True)
+class Value:
+    """What is at a place.
+
+    Attributes:
+        place: Its number.
+        shape, dtype: Of the tensor there.
+    """
+
+    place: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingProgram:
     """Calls in order.
@@ -58,12 +72,14 @@ class TrainingProgram:
         given: Places of inputs and weights, by name.
         wanted: Places of results, by name.
         known: Values that were computed once, at their places; None at others.
+        values: All that is computed in a run, inputs and weights, by name.
     """
 
     calls: tuple[Call, ...]
     given: Mapping[str, int]
     wanted: Mapping[str, int]
     known: Sequence[torch.Tensor | None]
+    values: Mapping[str, Value]
 
     def run(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the results by name.
@@ -210,7 +226,11 @@ class _Maker:
                 known[self._places[name]] = value
         results = {name: self._places[name] for name in wanted}
         given = dict(self._given)
-        return TrainingProgram(tuple(reversed(calls)), given, results, known)
+        values = {
+            name: Value(self._places[name], tuple(tensor.shape), tensor.dtype)
+            for name, tensor in self._shapes.items()
+        }
+        return TrainingProgram(tuple(reversed(calls)), given, results, known, values)
 
     def _place(self, name: str) -> int:
         return self._places.setdefault(name, len(self._places))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hocket.hwmodels.machine import HardwareModel
 
 TRAIN, EVALUATE, INPUT_GRADIENT, FOOTPRINT = "train", "evaluate", "input_gradient", "footprint"
+SPANS = "spans"
 """What backends may be able to do, as their ``capabilities`` name it."""
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -181,14 +182,22 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Span:
-    """Some steps of a model, from one border between layers to another.
+    """Some of a model, from one border to another; see ``Border``.
 
     Attributes:
-        start, stop: Steps of the artifact, half open; a stop of None is the end.
+        start: Name of the border it begins behind; empty for the model's input.
+        stop: Name of the border that is its result; empty for the model's output.
+        exits: Borders whose early exits are trained with it.
+        is_attacked: Whether what it is given is differentiated, too, as an attack does.
     """
 
-    start: int = 0
-    stop: int | None = None
+    start: str = ""
+    stop: str = ""
+    exits: tuple[str, ...] = ()
+    is_attacked: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.start or 'input'} to {self.stop or 'output'}"
 
 
 WHOLE = Span()
@@ -199,7 +208,7 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do, of ``TRAIN``, ``EVALUATE``, ``INPUT_GRADIENT`` and ``FOOTPRINT``."""
+        """What it can do, of ``TRAIN``, ``EVALUATE`` and the others above."""
         ...
 
     def parameters(self) -> Parameters:

@@ -60,12 +60,7 @@ class BackendClient:
         Raises:
             UpdateError: The task is for another artifact, or the parameters for another model.
         """
-        wanted = task.config.get(ARTIFACT_DIGEST, "")
-        if wanted != self.artifact_digest:
-            raise UpdateError(
-                f"the task is for artifact {wanted or '(none)'}, this client has "
-                f"{self.artifact_digest or '(none)'}"
-            )
+        check_artifact(task, self.artifact_digest)
         self.backend.load_parameters(parameters)
         training = LocalTraining.from_config(task.config)
         if task.kind == "train":
@@ -78,6 +73,19 @@ class BackendClient:
             changed = {}
         return ClientUpdate(
             task.round, task.device_id, task.kind, changed, result.num_examples, result.metrics
+        )
+
+
+def check_artifact(task: ClientTask, digest: str) -> None:
+    """Check that a task is for the artifact that a client has.
+
+    Raises:
+        UpdateError: It is for another one.
+    """
+    wanted = task.config.get(ARTIFACT_DIGEST, "")
+    if wanted != digest:
+        raise UpdateError(
+            f"the task is for artifact {wanted or '(none)'}, this client has {digest or '(none)'}"
         )
 
 

@@ -193,8 +193,10 @@ class Coordinator:
         return self.checkpoints.resume()
 
     def run(self, progress: Progress) -> Progress:
-        """Run the rounds that are left and return how it ended."""
-        while progress.round < self.plan.num_rounds:
+        """Run the rounds that are left, or as many as the strategy wants; return how it ended."""
+        while progress.round < self.plan.num_rounds and not self.strategy.is_finished(
+            progress.state
+        ):
             progress = self.run_round(progress)
         return progress
 
@@ -203,8 +205,8 @@ class Coordinator:
         number, started = progress.round + 1, self.clock.now()
         devices = self.engine.devices()
         assigned = self._get_devices(number, devices)
-        tasks = self.strategy.configure(number, assigned, self.plan.seed, "train")
-        updates, failures = self._run_tasks(number, tasks, progress.state.parameters)
+        tasks = self.strategy.configure(progress.state, number, assigned, self.plan.seed, "train")
+        updates, failures = self._run_tasks(number, tasks, progress.state)
         needed = max(1, self.strategy.num_updates_needed(len(tasks)))
         has_quorum = len(updates) >= needed
         state = progress.state
@@ -243,7 +245,7 @@ class Coordinator:
         return sorted(got, key=lambda device: device.device_id)
 
     def _run_tasks(
-        self, number: int, tasks: Sequence[ClientTask], parameters: Parameters
+        self, number: int, tasks: Sequence[ClientTask], state: ServerState
     ) -> tuple[list[ClientUpdate], list[str]]:
         """Return the updates that are fit for use, and what is wrong with the others."""
         updates: list[ClientUpdate] = []
@@ -253,11 +255,13 @@ class Coordinator:
         tasks = [replace(task, config={**task.config, **self.settings}) for task in tasks]
         for observer in self.observers:
             observer.started(number, tasks)
-        for answer in self.engine.run(tasks, parameters, self.plan.timeout_seconds):
+        wanted = {task.device_id: self.strategy.returned(state, task) for task in tasks}
+        for answer in self.engine.run(tasks, state.parameters, self.plan.timeout_seconds):
             reply = answer
             if isinstance(reply, ClientUpdate) and reply.kind == "train":
+                like = wanted.get(reply.device_id, state.parameters)
                 try:
-                    check_alike(reply.parameters, parameters, f"device {reply.device_id!r}")
+                    check_alike(reply.parameters, like, f"device {reply.device_id!r}")
                 except UpdateError as error:
                     reply = ClientFailure(number, reply.device_id, reply.kind, str(error))
             if isinstance(reply, ClientUpdate):
@@ -273,8 +277,8 @@ class Coordinator:
     ) -> tuple[dict[str, float], list[str]]:
         if number % self.plan.evaluate_every and number != self.plan.num_rounds:
             return {}, []
-        tasks = self.strategy.configure(number, devices, self.plan.seed, "evaluate")
-        updates, failures = self._run_tasks(number, tasks, state.parameters)
+        tasks = self.strategy.configure(state, number, devices, self.plan.seed, "evaluate")
+        updates, failures = self._run_tasks(number, tasks, state)
         metrics = mean_metrics(updates) if updates else {}
         if self.evaluate is not None:
             found = self.evaluate(state.parameters)

@@ -46,17 +46,27 @@ class Strategy(Protocol):
         ...
 
     def configure(
-        self, round_number: int, devices: Sequence[Device], seed: int, kind: Kind
+        self,
+        state: ServerState,
+        round_number: int,
+        devices: Sequence[Device],
+        seed: int,
+        kind: Kind,
     ) -> list[ClientTask]:
         """Return what devices are to do; at most one task for each.
 
         Args:
+            state: Before the round; to evaluate, after it.
             round_number: From 1.
             devices: To train, those that the round got, perhaps fewer than it wanted; to evaluate,
                 all there are.
             seed: Of the federation.
             kind: What they are to do.
         """
+        ...
+
+    def returned(self, state: ServerState, task: ClientTask) -> Parameters:
+        """Return arrays like those that a device is to send back: all parameters, or some."""
         ...
 
     def num_updates_needed(self, num_tasks: int) -> int:
@@ -67,6 +77,10 @@ class Strategy(Protocol):
         """Return the state after a round.
 
         The order of the updates does not change a bit of it. What is wrong with an update has been
-        found before: all are like ``state.parameters``.
+        found before: all are like what ``returned`` says.
         """
+        ...
+
+    def is_finished(self, state: ServerState) -> bool:
+        """Return whether more rounds would change nothing."""
         ...

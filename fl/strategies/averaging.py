@@ -75,9 +75,15 @@ class FederatedAveraging:
         return DeviceRequest(job, wanted, self.minimum)
 
     def configure(
-        self, round_number: int, devices: Sequence[Device], seed: int, kind: Kind
+        self,
+        state: ServerState,
+        round_number: int,
+        devices: Sequence[Device],
+        seed: int,
+        kind: Kind,
     ) -> list[ClientTask]:
         """Return a task for each device that is to train, or for a share that is to evaluate."""
+        del state
         chosen = list(devices)
         if kind == "evaluate":
             generator = generator_for(seed, "evaluate", round_number)
@@ -93,6 +99,11 @@ class FederatedAveraging:
             )
             for device in chosen
         ]
+
+    def returned(self, state: ServerState, task: ClientTask) -> Parameters:
+        """Return all parameters."""
+        del task
+        return state.parameters
 
     def num_updates_needed(self, num_tasks: int) -> int:
         """Return the share of the tasks that must come back, at least one."""
@@ -110,6 +121,11 @@ class FederatedAveraging:
             for name, step in steps.items()
         }
         return ServerState(mean | moved, kept)
+
+    def is_finished(self, state: ServerState) -> bool:
+        """Return that there is always more to learn."""
+        del state
+        return False
 
     def _optimized(self, parameters: Parameters) -> dict[str, NDArray[Any]]:
         return {

@@ -84,28 +84,16 @@ def run_command(
     from hocket.fl.config import load_config
 
     given = {"engine.name": engine, "engine.workers": workers, "federation.rounds": rounds}
-    loaded = load_config(config, _overrides(settings, given))
+    loaded = load_config(config, overrides_of(settings, given))
     with progress_bar("preparing") as bar:
         federation = prepare_federation(loaded, progress=bar.show)
     with progress_bar("training") as bar:
-        watcher = _RoundBar(bar, loaded.federation.rounds)
+        watcher = RoundBar(bar, loaded.federation.rounds)
         result = launch(federation, [watcher], resume=resume)
     if json_output:
-        from dataclasses import asdict
-
-        print_json(
-            {
-                "config": str(config),
-                "folder": str(result.folder),
-                "module": str(result.model),
-                "digest": result.digest,
-                "artifact_digest": result.artifact_digest,
-                "engine": loaded.engine.name,
-                "rounds": [asdict(report) for report in result.reports],
-            }
-        )
+        print_json(result_to_json(config, loaded.engine.name, result))
     else:
-        _print_rounds(result)
+        print_rounds(result)
     if not any(report.has_quorum for report in result.reports):
         raise typer.Exit(NOTHING_LEARNED)
 
@@ -131,7 +119,7 @@ def plan_command(
     from hocket.federation_plan import plan_federation
     from hocket.fl.config import load_config
 
-    loaded = load_config(config, _overrides(settings, {"federation.rounds": rounds}))
+    loaded = load_config(config, overrides_of(settings, {"federation.rounds": rounds}))
     with progress_bar("preparing") as bar:
         plan = plan_federation(prepare_federation(loaded, progress=bar.show))
     if json_output:
@@ -142,8 +130,13 @@ def plan_command(
         raise typer.Exit(NOTHING_LEARNED)
 
 
-class _RoundBar:
-    """Shows how far a federation is."""
+class RoundBar:
+    """Shows how far a federation is; an observer of it.
+
+    Args:
+        bar: Where.
+        num_rounds: Rounds in all.
+    """
 
     def __init__(self, bar: Bar, num_rounds: int) -> None:
         self._bar = bar
@@ -153,15 +146,18 @@ class _RoundBar:
         self._num_replies = 0
 
     def started(self, round_number: int, tasks: "Sequence[ClientTask]") -> None:
+        """Show that tasks are on their way."""
         self._round, self._num_tasks, self._num_replies = round_number, len(tasks), 0
         self._show()
 
     def replied(self, reply: "Reply") -> None:
+        """Show that one more device has answered."""
         del reply
         self._num_replies += 1
         self._show()
 
     def finished(self, report: "RoundReport") -> None:
+        """Show what a round came to."""
         text = f"round {report.round} of {self._num_rounds}: {_format_metrics(_metrics_of(report))}"
         self._bar.show(text, report.round, self._num_rounds)
 
@@ -174,8 +170,13 @@ class _RoundBar:
         self._bar.show(text, self._round - 1 + within, self._num_rounds)
 
 
-def _overrides(settings: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return values by ``section.key``, of options and of ``--set``."""
+def overrides_of(settings: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return values by ``section.key``, of options and of ``--set``.
+
+    Args:
+        settings: Of ``--set``.
+        given: Of other options; None where one was not given.
+    """
     found: dict[str, Any] = {}
     for text in settings or []:
         ((name, value),) = parse_pairs([text], "--set").items()
@@ -198,7 +199,23 @@ def _format_metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _print_rounds(result: Any) -> None:
+def result_to_json(config: Path, engine: str, result: Any) -> dict[str, Any]:
+    """Return how a federation ended, as values of JSON."""
+    from dataclasses import asdict
+
+    return {
+        "config": str(config),
+        "folder": str(result.folder),
+        "module": str(result.model),
+        "digest": result.digest,
+        "artifact_digest": result.artifact_digest,
+        "engine": engine,
+        "rounds": [asdict(report) for report in result.reports],
+    }
+
+
+def print_rounds(result: Any) -> None:
+    """Show the last rounds, and where the trained model is."""
     console = answer_console()
     shown = result.reports[-_SHOWN_ROUNDS:]
     names = list(dict.fromkeys(name for report in shown for name in _metrics_of(report)))

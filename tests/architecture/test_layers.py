@@ -133,6 +133,8 @@ TABLE = (
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
+    Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
     Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
@@ -144,6 +146,8 @@ TABLE = (
     ),
     Row("hocket.fl.photon.noise", (), ("numpy", "cryptography")),
     Row("hocket.fl.photon.privacy", ("hocket.fl.core", "hocket.fl.photon"), ("numpy", "opacus")),
+    # Collectives.
+    Row("hocket.fl.photon.peers", ("hocket.fl.core", "hocket.fl.photon"), ("numpy", "torch")),
     Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
@@ -162,11 +166,15 @@ TABLE = (
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),
+    Row("hocket.venn_plotting", EVERYTHING, ("matplotlib", "numpy")),
     # How many threads torch has is the process's, not a model's.
     Row("hocket.photon", EVERYTHING, ("numpy", "torch")),
     Row("hocket.photon_app", EVERYTHING, ("flwr",)),
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
+    Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
+    Row("hocket.prophet_plots", EVERYTHING, ("matplotlib",)),
+    Row("hocket.robust_clients", EVERYTHING, ("torch",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),
     Row("hocket.cli", EVERYTHING, ("typer", "rich")),
     Row("hocket", EVERYTHING, ("numpy",)),

@@ -693,3 +693,30 @@ def test_brackets_in_names_are_no_orders_to_the_terminal(folder: Path, tmp_path:
     assert "o[red].npz" in say("run", module, "--random", "-o", tmp_path / "o[red].npz")
     assert "n[red].hkt" in refuse("run", tmp_path / "n[red].hkt", "--random")
     assert "'[/foo]'" in refuse("simulate", "--target", target, "--problem", "[/foo]")
+
+
+def test_venn_compares_policies(tmp_path: Path) -> None:
+    picture = tmp_path / "sharing.svg"
+    options = ("--jobs", 4, "--devices", 20_000, "--round-share", 0.005, "--seed", 1)
+    answer = ask(
+        "venn", "simulate", "--workload", "low", "--policy", "venn,random", *options, "-o", picture
+    )
+    assert list(answer["policies"]) == ["venn", "random"]
+    assert answer["checkins_per_second"] > 0
+    assert picture.read_bytes().startswith(b"<?xml")
+    for found in answer["policies"].values():
+        assert found["completed_jobs"] == 4
+        assert found["mean_jct_seconds"] == pytest.approx(np.mean(found["jct_seconds"]))
+        assert found["scheduling_delay_seconds"] > 0
+        assert found["response_seconds"] > 0
+        for key in found:
+            assert f"`{key}`" in DOCUMENTED
+    table = runner.invoke(app, ["venn", "simulate", *map(str, options), "--policy", "fifo,srsf"])
+    assert table.exit_code == 0, table.output
+    assert "surrogate" in table.stdout
+
+
+def test_venn_says_what_it_does_not_know() -> None:
+    assert "no policy 'best'" in refuse("venn", "simulate", "--policy", "best")
+    assert "no workload 'odd'" in refuse("venn", "simulate", "--workload", "odd")
+    assert "--capacities" in refuse("venn", "simulate", "--sessions", "some.csv")

@@ -51,7 +51,11 @@ def make(
     }
     rng = np.random.default_rng(0)
     for name in choices.get("constants", ()):
-        arrays[name] = rng.normal(size=arrays[name].shape).astype(np.float32)
+        drawn = rng.normal(size=arrays[name].shape)
+        # Weights that keep the size of what they multiply: larger ones make scores of hundreds,
+        # whose probabilities float32 gives to three digits only.
+        drawn /= np.sqrt(drawn.shape[0] if drawn.ndim > 1 else 1)
+        arrays[name] = drawn.astype(np.float32)
     model = contrib_model(op_type, arrays, **choices)
     for value in model.graph.input:
         for dim, axis in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):

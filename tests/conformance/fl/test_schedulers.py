@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,16 @@ from hypothesis import strategies as st
 from hocket.fl.core.devices import DeviceRequest, DeviceScheduler, FifoScheduler, RandomScheduler
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
+from hocket.fl.venn.policies import POLICIES
+from hocket.fl.venn.scheduler import VennScheduler
 
 SCHEDULERS: dict[str, Callable[[], DeviceScheduler]] = {
     "fifo": FifoScheduler,
     "random": lambda: RandomScheduler(seed=3),
+    **{
+        f"venn-{name}": partial(VennScheduler, POLICIES[name])
+        for name in ("venn", "total", "srsf", "las", "random")
+    },
 }
 scheduler_of = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 

@@ -230,6 +230,7 @@ def test_shares_are_kept(count: int, fraction: float) -> None:
     assert 1 <= request.count <= max(1, count)
     assert abs(request.count - max(1.0, fraction * count)) <= 0.5
     devices = [Device(f"d{n}") for n in range(count)]
-    tasks = strategy.configure(1, devices, 0, "evaluate")
+    state = strategy.initialize({})
+    tasks = strategy.configure(state, 1, devices, 0, "evaluate")
     assert abs(len(tasks) - fraction * count) <= 0.5
     assert len({task.device_id for task in tasks}) == len(tasks)

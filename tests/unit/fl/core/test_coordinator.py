@@ -52,7 +52,8 @@ def test_a_round_is_the_mean_of_what_clients_make_of_it() -> None:
     )
     start = SoftmaxRegression().parameters()
     found = federation.run(federation.begin(start)).state.parameters
-    tasks = federation.strategy.configure(1, federation.engine.devices(), 11, "train")
+    state = federation.strategy.initialize(start)
+    tasks = federation.strategy.configure(state, 1, federation.engine.devices(), 11, "train")
     client = Clients()()
     updates = [client.run(task, start) for task in tasks]
     weights = np.array([len(Blobs().load(name)) for name in Blobs().device_ids()])

@@ -1,0 +1,1 @@
+"""Federated adversarial training: models trained robust, a module at a time (FedProphet)."""

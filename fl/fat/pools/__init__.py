@@ -1,0 +1,1 @@
+"""Published pools of devices, as data."""

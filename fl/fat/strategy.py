@@ -1,0 +1,279 @@
+"""FedProphet's server: stages, what devices train in them, and when a stage ends.
+
+Tang et al., FedProphet, MLSys 2025. Where we differ:
+
+- Accuracies that steer alpha, stopping and the choice of the best model come from the devices of a
+  round, of the model they were given, on what they hold out. The authors evaluate all devices after
+  each round. No figure of the server's own test set is used.
+- How far features move is measured by the devices of the round that follows a stage, not by all.
+- An early exit that has no weight in a device's loss is neither trained nor sent back.
+- A device without the memory for the stage's own module gets no task.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hocket.fl.core.aggregation import mean_metrics
+from hocket.fl.core.backend import LocalTraining
+from hocket.fl.core.devices import DeviceRequest
+from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.seeds import derive_seed
+from hocket.fl.core.strategy import ServerState
+from hocket.fl.core.types import ClientTask
+from hocket.fl.fat.aggregation import mean_of_parts
+from hocket.fl.fat.assignment import Resources, assign, fitting
+from hocket.fl.fat.cascade import ADVERSARIAL, CLEAN, DISPLACEMENT, StageTask
+from hocket.fl.fat.perturbation import Adjustment
+from hocket.fl.fat.stage import StageState, ratio_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.types import ClientUpdate, Device, Kind
+    from hocket.fl.fat.assignment import SpanCost
+    from hocket.fl.fat.partition import Cascade
+
+    Availability = Callable[[int, int, Sequence[Device]], Mapping[str, Resources]]
+    """Returns what devices have in a round, from the federation's seed and the round's number."""
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """How a cascade is trained; defaults are the authors' for CIFAR-10.
+
+    Attributes:
+        rounds_per_stage: Most rounds that a module is trained.
+        warm_up: Rounds at the start of each stage that train on clean examples.
+        patience: Rounds without a better model after which a stage ends.
+        settle: Rounds after the warm-up that no model of is kept as the best, nor alpha changed.
+        adjust_every: Rounds from one look at alpha to the next; 0 to leave alpha alone.
+        input_radius: Of the ball around inputs, by the largest change of a number.
+        steps: Of the attack in training.
+        measure_steps: Of the attack on what devices hold out.
+        convexity: Of early exits' losses (mu).
+        prophet: How much the exit of a prophet's last module counts (psi); at 0 there are none.
+        learning_rate_decay: Factor of the learning rate from round to round within a stage.
+        fraction_train: Share of all devices that take part in a round.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    rounds_per_stage: int = 500
+    warm_up: int = 100
+    patience: int = 50
+    settle: int = 25
+    adjust_every: int = 50
+    input_radius: float = 8 / 255
+    steps: int = 10
+    measure_steps: int = 20
+    convexity: float = 1e-5
+    prophet: float = 1.0
+    learning_rate_decay: float = 0.994
+    fraction_train: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("rounds_per_stage", "patience", "steps", "measure_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("warm_up", "settle", "adjust_every", "input_radius", "convexity"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("prophet", "fraction_train"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.learning_rate_decay <= 1:
+            raise ConfigError(
+                f"learning_rate_decay must be above 0 and at most 1, got {self.learning_rate_decay}"
+            )
+
+
+@dataclass(frozen=True)
+class FedProphet:
+    """Trains a model to be robust, module by module, each after the ones before it.
+
+    With a cascade of one module this is joint federated adversarial training (jFAT).
+
+    Attributes:
+        cascade: The model's modules.
+        costs: What it takes to train the modules from one to another, by their numbers.
+        available: What devices have in a round. Without it all devices train the stage's module.
+        settings: How the cascade is trained.
+        training: What devices are told; the learning rate is that of the first round of a stage.
+        adjustment: Of how strong features are attacked.
+    """
+
+    cascade: Cascade
+    costs: Mapping[tuple[int, int], SpanCost] = field(default_factory=dict)
+    available: Availability | None = None
+    settings: CascadeSettings = field(default_factory=CascadeSettings)
+    training: LocalTraining = field(
+        default_factory=lambda: LocalTraining(
+            epochs=1000,
+            max_steps=30,
+            batch_size=64,
+            learning_rate=0.005,
+            momentum=0.9,
+            weight_decay=1e-4,
+        )
+    )
+    adjustment: Adjustment = field(default_factory=Adjustment)
+
+    def initialize(self, parameters: Parameters) -> ServerState:
+        """Return the parameters at the start of the first stage.
+
+        Raises:
+            ConfigError: They are not those of the cascade.
+        """
+        owned = frozenset().union(*(each.owned | each.exit_owned for each in self.cascade.modules))
+        if owned != parameters.keys():
+            raise ConfigError(
+                f"modules own {sorted(owned - parameters.keys())}, which the model has not, and "
+                f"not {sorted(parameters.keys() - owned)}, which it has"
+            )
+        return ServerState(parameters, StageState().to_arrays())
+
+    def request(self, job: str, round_number: int, num_devices: int) -> DeviceRequest:
+        """Return a request for a share of the devices, the same in every round."""
+        del round_number
+        return DeviceRequest(job, max(1, int(self.settings.fraction_train * num_devices)))
+
+    def configure(
+        self,
+        state: ServerState,
+        round_number: int,
+        devices: Sequence[Device],
+        seed: int,
+        kind: Kind,
+    ) -> list[ClientTask]:
+        """Return a task for each device that has the memory for it; none to evaluate."""
+        now = StageState.from_arrays(state.kept)
+        if kind == "evaluate" or now.number == len(self.cascade):
+            return []
+        last = self._assign(now, round_number, devices, seed)
+        decayed = self.settings.learning_rate_decay**now.round
+        training = replace(self.training, learning_rate=self.training.learning_rate * decayed)
+        return [
+            ClientTask(
+                round=round_number,
+                device_id=device.device_id,
+                kind="train",
+                seed=derive_seed(seed, "train", round_number, device.device_id),
+                config={
+                    **training.to_config(),
+                    **self._task(now, last[device.device_id]).to_config(),
+                },
+            )
+            for device in devices
+            if device.device_id in last
+        ]
+
+    def returned(self, state: ServerState, task: ClientTask) -> Parameters:
+        """Return the parameters that a device's modules own; none if it measures."""
+        wanted = StageTask.from_config(task.config)
+        if wanted.work == "measure":
+            return {}
+        owned = self.cascade.owned(wanted.stage, wanted.last, prophet=wanted.prophet)
+        return {name: state.parameters[name] for name in owned}
+
+    def num_updates_needed(self, num_tasks: int) -> int:
+        """Return one: a round counts whoever is left."""
+        del num_tasks
+        return 1
+
+    def aggregate(self, state: ServerState, updates: Sequence[ClientUpdate]) -> ServerState:
+        """Return the means of what devices trained, and whether the stage goes on."""
+        now = StageState.from_arrays(state.kept)
+        metrics = mean_metrics(updates)
+        if now.is_measuring:
+            now = StageState(
+                number=now.number + 1,
+                base_radius=metrics[DISPLACEMENT],
+                alpha=self.adjustment.least,
+                best_alpha=self.adjustment.least,
+                wanted_ratio=now.best_ratio,
+            )
+            return ServerState(state.parameters, now.to_arrays())
+        now = self._judged(now, state.parameters, metrics)
+        parameters: Parameters = mean_of_parts(state.parameters, updates)
+        now = replace(now, round=now.round + 1)
+        if self._is_over(now):
+            parameters = now.best or parameters
+            is_last = now.number == len(self.cascade) - 1
+            now = replace(now, alpha=now.best_alpha, best=None, is_measuring=not is_last)
+            if is_last:
+                now = replace(now, number=len(self.cascade))
+        return ServerState(parameters, now.to_arrays())
+
+    def is_finished(self, state: ServerState) -> bool:
+        """Return whether the last module's stage is over."""
+        return StageState.from_arrays(state.kept).number == len(self.cascade)
+
+    def _assign(
+        self, now: StageState, round_number: int, devices: Sequence[Device], seed: int
+    ) -> dict[str, int]:
+        """Return the last module of each device that takes part."""
+        if self.available is None:
+            return {device.device_id: now.number for device in devices}
+        has = self.available(seed, round_number, devices)
+        able = {name: has[name] for name in fitting(now.number, has, self._cost)}
+        if now.is_measuring or self.settings.prophet == 0:
+            return dict.fromkeys(able, now.number)
+        return assign(now.number, len(self.cascade), able, self._cost)
+
+    def _cost(self, first: int, last: int) -> SpanCost:
+        return self.costs[first, last]
+
+    def _task(self, now: StageState, last: int) -> StageTask:
+        settings = self.settings
+        is_adversarial = now.round >= settings.warm_up
+        radius = now.alpha * now.base_radius if now.number else settings.input_radius
+        return StageTask(
+            work="measure" if now.is_measuring else "train",
+            stage=now.number,
+            last=last,
+            radius=radius,
+            input_radius=float(settings.input_radius),
+            steps=settings.steps,
+            measure_steps=settings.measure_steps if is_adversarial else 0,
+            convexity=float(settings.convexity),
+            prophet=float(settings.prophet),
+            is_adversarial=is_adversarial,
+        )
+
+    def _judged(
+        self, now: StageState, parameters: Parameters, metrics: Mapping[str, float]
+    ) -> StageState:
+        """Return what the accuracies of the model that devices were given say about it."""
+        if CLEAN not in metrics or ADVERSARIAL not in metrics:
+            return now
+        clean, adversarial = metrics[CLEAN], metrics[ADVERSARIAL]
+        now = replace(now, ratios=(*now.ratios, ratio_of(clean, adversarial)))
+        since = now.round - self.settings.warm_up
+        if since < self.settings.settle:
+            return now
+        score = clean + now.wanted_ratio * adversarial
+        if score > now.best_score:
+            now = replace(
+                now,
+                best_score=score,
+                best_ratio=ratio_of(clean, adversarial),
+                best_alpha=now.alpha,
+                best_round=now.round,
+                best=dict(parameters),
+            )
+        every = self.settings.adjust_every
+        if now.number and every and now.round % every == 0:
+            alpha = self.adjustment.adjust(now.alpha, now.ratios, now.wanted_ratio)
+            now = replace(now, alpha=alpha)
+        return now
+
+    def _is_over(self, now: StageState) -> bool:
+        is_stale = math.isfinite(now.best_score) and (
+            now.round - 1 - now.best_round >= self.settings.patience
+        )
+        return is_stale or now.round >= self.settings.rounds_per_stage

@@ -1,0 +1,1 @@
+"""Traces and workloads of others, as Venn's evaluation uses them; ``README.md`` says whose."""

@@ -1,0 +1,172 @@
+"""The parts of a federation that trains a model to withstand attacks, made from its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.federation_parts import MODEL, TARGETS, Parts
+from hocket.fl.core.errors import ConfigError
+from hocket.fl.fat.assignment import SpanCost
+from hocket.fl.fat.layout import cascade_from_json, cascade_to_json
+from hocket.fl.fat.partition import Cascade, whole_model
+from hocket.fl.fat.perturbation import Adjustment
+from hocket.fl.fat.pool import load_pool
+from hocket.fl.fat.strategy import CascadeSettings, FedProphet
+from hocket.prophet_plan import cascade_under, footprint_of, spans_with_exits
+from hocket.robust_clients import CascadeClients, CompiledPieces
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hocket.federated_clients import ClientMaker
+    from hocket.fl.backends.spans import CompiledSpans
+    from hocket.fl.backends.task import Task
+    from hocket.fl.config import FederationConfig, ProphetSection
+    from hocket.fl.core.data import Partitions
+    from hocket.runtime.artifact import Artifact
+
+LAYOUT = "prophet.json"
+"""What is trained, in the folder of a federation: its clients read it, and those who evaluate."""
+
+FEDPROPHET, JFAT = "fedprophet", "jfat"
+_ALPHA = "alpha_"
+
+
+def make_robust(
+    config: FederationConfig, artifact: Artifact | None, partitions: Partitions
+) -> Parts:
+    """Return the parts of a federation that trains a model to withstand attacks.
+
+    Raises:
+        ConfigError: There is no such method, or it does not take the settings; or an atom of the
+            model does not fit into the memory that devices have.
+        CapabilityError: The model cannot be cut.
+    """
+    artifact, section = _checked(config, artifact)
+    cascade, planner = _make_cascade(config, section, artifact)
+    pieces = _pieces(config, artifact, cascade)
+    with config.naming("strategy"):
+        strategy = _make_prophet(config, section, cascade, planner)
+    layout = {"modules": cascade_to_json(cascade)}
+    return Parts(
+        clients=CascadeClients(
+            pieces, cascade, partitions, artifact.digest, config.engine.threads_per_client
+        ),
+        backend=pieces.make(artifact),
+        strategy=strategy,
+        files={LAYOUT: json.dumps(layout, indent=1)},
+    )
+
+
+def robust_clients(
+    config: FederationConfig, artifact: Artifact | None, partitions: Partitions
+) -> ClientMaker:
+    """Return what makes clients where the server has put its files; nothing is planned again.
+
+    Raises:
+        ConfigError: They are not there.
+    """
+    artifact, _ = _checked(config, artifact)
+    cascade = read_layout(Path(config.federation.folder))
+    return CascadeClients(
+        _pieces(config, artifact, cascade),
+        cascade,
+        partitions,
+        artifact.digest,
+        config.engine.threads_per_client,
+    )
+
+
+def read_layout(folder: Path) -> Cascade:
+    """Return the modules that are trained in a federation's folder.
+
+    Raises:
+        ConfigError: There is no such file, or it holds none.
+    """
+    path = folder / LAYOUT
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; is it the folder of hocket prophet?") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return cascade_from_json(content["modules"])
+
+
+def _checked(
+    config: FederationConfig, artifact: Artifact | None
+) -> tuple[Artifact, ProphetSection]:
+    if artifact is None or config.prophet is None:
+        with config.naming("model"):
+            raise ConfigError("want an onnx or artifact; a backend of one's own is not cut")
+    return artifact, config.prophet
+
+
+def _make_cascade(
+    config: FederationConfig, section: ProphetSection, artifact: Artifact
+) -> tuple[Cascade, CompiledSpans]:
+    planner = spans_with_exits(artifact, _task(config), config.model.frozen)
+    if config.strategy.name == JFAT:
+        return whole_model(planner.owned), planner
+    with config.naming("prophet"):
+        return cascade_under(planner, config.training.as_training(), section.memory_bytes), planner
+
+
+def _pieces(config: FederationConfig, artifact: Artifact, cascade: Cascade) -> CompiledPieces:
+    return CompiledPieces(
+        path=str(Path(config.federation.folder) / MODEL),
+        digest=artifact.digest,
+        task=_task(config),
+        exits=cascade.exits,
+        frozen=config.model.frozen,
+        num_threads=config.engine.threads_per_client,
+    )
+
+
+def _task(config: FederationConfig) -> Task:
+    from hocket.fl.backends.task import Task
+
+    return Task(TARGETS[config.model.loss], config.model.output)  # type: ignore[arg-type]
+
+
+def _make_prophet(
+    config: FederationConfig, section: ProphetSection, cascade: Cascade, planner: CompiledSpans
+) -> FedProphet:
+    name, training = config.strategy.name, config.training.as_training()
+    if name not in (FEDPROPHET, JFAT):
+        raise ConfigError(f"name: no method {name!r} to withstand attacks; there are {METHODS}")
+    settings = dict(config.strategy.settings)
+    if name == JFAT:  # one stage, as long as all of it
+        rounds = config.federation.rounds
+        settings = {"rounds_per_stage": rounds, "patience": rounds, **settings}
+    alpha = {key.removeprefix(_ALPHA): settings.pop(key) for key in list(settings)
+             if key.startswith(_ALPHA)}  # fmt: skip
+    available, costs = None, {}
+    if section.pool and len(cascade) > 1:
+        pool = load_pool(section.pool, float(section.memory_bytes), section.scaling)
+        available = pool.available
+        for last in range(len(cascade)):
+            for first in range(last + 1):
+                cost = footprint_of(planner, training, cascade.piece(first, last).span)
+                costs[first, last] = SpanCost(cost.peak_bytes, cost.flops)
+    return FedProphet(
+        cascade,
+        costs=costs,
+        available=available,
+        settings=_made(CascadeSettings, settings),
+        training=training,
+        adjustment=_made(Adjustment, alpha),
+    )
+
+
+def _made(kind: Any, settings: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__} does not take these settings: {error}") from error
+
+
+METHODS = (FEDPROPHET, JFAT)
+"""Methods that train a model to withstand attacks, by the names that a file gives."""
