@@ -91,8 +91,14 @@ def train_photon(
         config = load_photon_config(config)
     check_packages(config)
     artifact, clients = photon_clients(config)
-    if engine is None and config.engine.address:
-        run_deployed(config, observers, resume=resume)
+    if engine is None and (config.engine.address or config.engine.name == "peers"):
+        config.recipe(clients.data.context)
+        if config.engine.name == "peers":
+            from hocket.photon_peers import run_peers
+
+            run_peers(config, observers, resume=resume)
+        else:
+            run_deployed(config, observers, resume=resume)
         # No round is left: this reads how it ended.
         engine = InProcessEngine(clients, WallClock())
         return train_photon(config, resume=True, engine=engine)

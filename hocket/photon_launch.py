@@ -81,7 +81,7 @@ def run_deployed(
     app = DeployedApp(
         "hocket.photon_app:server", client, settings_of(config, num_nodes, resume=resume)
     )
-    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    follower = Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
     with contextlib.ExitStack() as stack:
         address = engine.address
         authority = Path(engine.certificate) if engine.certificate else None
@@ -112,7 +112,7 @@ def config_of(settings: Mapping[str, Any]) -> PhotonConfig:
 
 
 @dataclass
-class _Follower:
+class Follower:
     """Tells observers what the server of another process writes of its rounds."""
 
     path: Path

@@ -15,6 +15,7 @@ from hocket.fl.photon.lattice import Secure
 from hocket.fl.photon.privacy import Privacy
 from hocket.fl.photon.recipe import SERVER_OPTIMIZERS, Recipe, local_training
 from hocket.fl.photon.sizes import SIZES, GptSize, find_size
+from hocket.fl.photon.wall_time import PARAMETER_SERVER
 
 if TYPE_CHECKING:
     import os
@@ -142,17 +143,19 @@ class EngineSection(_Section):
     """Where clients run.
 
     Attributes:
-        name: Of the engine.
+        name: Of the engine; ``peers`` have no server.
         workers: Processes at once, of one thread each, or SuperNodes of a deployment; 0 for this
             process alone, which only the local engine can.
+        topology: How peers exchange.
         address: Of Flower's SuperLink, HOST:PORT; ``loopback`` to start one here, with SuperNodes
             and TLS. Empty for Flower's simulation.
         certificate: File of the authority by which the SuperLink is known; from the file's own
             folder. Empty for those that the machine trusts.
     """
 
-    name: Literal["local", "ray", "flower"] = "local"
+    name: Literal["local", "ray", "flower", "peers"] = "local"
     workers: int = Field(default=0, ge=0)
+    topology: Literal["all-reduce", "ring-all-reduce"] = "ring-all-reduce"
     address: str = ""
     certificate: str = ""
 
@@ -255,6 +258,7 @@ class PhotonConfig(_Section):
             scheme=server.scheme,
             guard=Guard(server.max_norm_ratio, server.min_cosine),
             deadline=Deadline(server.deadline_factor, first_seconds=server.first_deadline_seconds),
+            topology=self.engine.topology if self.engine.name == "peers" else PARAMETER_SERVER,
             secure=None if self.secure is None else Secure(**self.secure.model_dump()),
             privacy=None if self.privacy is None else Privacy(**self.privacy.model_dump()),
         )

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from hocket.fl.core.client import run_safely
+from hocket.fl.core.coordinator import REPORT, SERVER, STATE
 from hocket.fl.core.errors import ConfigError, FederationError, UpdateError
 from hocket.fl.core.parameters import decode_arrays, digest_of, encode_arrays
 from hocket.fl.core.types import ClientFailure, ClientUpdate, Device
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.client import Client
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.store import Store
     from hocket.fl.core.types import ClientTask, Reply
 
 ALL_REDUCE, RING = "all-reduce", "ring-all-reduce"
@@ -214,3 +216,29 @@ def _decode(content: bytes, task: ClientTask) -> Reply:
         )
     except (UpdateError, KeyError, ValueError, TypeError) as error:
         return ClientFailure(task.round, task.device_id, task.kind, f"unreadable reply: {error}")
+
+
+def agree_on_round(store: Store, job: str) -> bool:
+    """Go back to the last round that every peer has, and return whether there is one.
+
+    One that was faster when another was lost has a round more; it is deleted.
+
+    Args:
+        store: This peer's.
+        job: Name of the run.
+
+    Raises:
+        FederationError: This peer keeps no state of that round any more.
+    """
+    states = [key for key in store.keys(f"{job}/") if key.kind == STATE and key.device == SERVER]
+    mine = max((key.round for key in states), default=-1)
+    last = min(int(content) for content in _gather(str(mine).encode()))
+    for key in store.keys(f"{job}/"):
+        if key.device == SERVER and key.kind in (STATE, REPORT) and key.round > last:
+            store.delete(key)
+    if last >= 0 and last not in {key.round for key in states}:
+        raise FederationError(
+            f"job {job!r}: other peers are at round {last}, of which nothing is kept here; begin "
+            "anew, and keep more states"
+        )
+    return last >= 0

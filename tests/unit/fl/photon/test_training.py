@@ -66,9 +66,7 @@ def test_a_schedule_goes_on_where_the_server_says() -> None:
 def test_a_hundred_steps_are_those_of_plain_torch() -> None:
     """AdamW with decay, gradients that are clipped in some steps, a schedule that ends."""
     num_steps = 100
-    recipe = dataclasses.replace(
-        RECIPE, weight_decay=0.01, warmup_steps=10, decay_steps=num_steps
-    )
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.01, warmup_steps=10, decay_steps=num_steps)
     examples, backend, module = draw_examples(BATCH * num_steps), tiny_backend(), Gpt(TINY, 1)
     start = {name: each.detach().clone() for name, each in module.named_parameters()}
     result = backend.train(recipe, examples, 5)
