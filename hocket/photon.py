@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hocket.fl.photon.ledger import Ledger
     from hocket.runtime.artifact import Artifact
 
-MODULE, FINAL, STORE = "model.hkt", "final.hkt", "store"
+MODULE, FINAL, STORE, CURVES = "model.hkt", "final.hkt", "store", "tensorboard"
 """What a run leaves in its folder: the module that is trained, as it was and as it is in the end,
 a line of JSON a round, and checkpoints."""
 
@@ -135,7 +135,12 @@ def train_photon(
             progress = server.resume()
         else:
             progress = server.begin(backend.parameters())
-        told = [JsonLines(folder / METRICS, progress.reports), *observers]
+        told: list[Observer] = [JsonLines(folder / METRICS, progress.reports), *observers]
+        if section.tensorboard:
+            from hocket.fl.tensorboard import TensorBoard
+
+            curves = TensorBoard(folder / CURVES, progress.round)
+            told.append(stack.enter_context(contextlib.closing(curves)))
         progress = dataclasses.replace(server, observers=told).run(progress)
     return PhotonResult(
         folder=folder,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hocket.fl.core.observers import Observer
+    from hocket.photon import PhotonResult
 
 PEERS = "peers"
 """Folder of what all peers but the first leave, in the folder of a run."""
@@ -65,14 +66,22 @@ def run_peers(
     follower("")
 
 
-def run_peer(config: PhotonConfig, rank: int, meeting: str, *, resume: bool = False) -> None:
-    """Be one peer of a run.
+def run_peer(
+    config: PhotonConfig,
+    rank: int,
+    meeting: str,
+    observers: Sequence[Observer] = (),
+    *,
+    resume: bool = False,
+) -> PhotonResult:
+    """Be one peer of a run, and return how it ended.
 
     Args:
         config: What the file holds.
         rank: Of this peer, from 0; the first one's results are in the run's own folder.
         meeting: Where peers find each other, ``tcp://HOST:PORT`` of the first one, or
             ``file://PATH`` that all of them see.
+        observers: Told of rounds as they go.
         resume: Whether to go on after the last round that all peers have, if there is one.
 
     Raises:
@@ -94,7 +103,7 @@ def run_peer(config: PhotonConfig, rank: int, meeting: str, *, resume: bool = Fa
         )
         if resume:
             resume = agree_on_round(FolderStore(clients.store), config.run.name)
-        train_photon(config, resume=resume, engine=engine)
+        return train_photon(config, resume=resume, engine=engine, observers=observers)
     finally:
         dist.destroy_process_group()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +37,9 @@ JOB, DIGEST, CURSOR, LAST_ROUND, SEQUENCES, SCHEME, CLIP = (
     "photon_clip",
 )
 """What a task says beside ``LocalTraining``; the last only where clients are to be private."""
+
+SECONDS = "seconds"
+"""Metric of an update: how long the client was at it."""
 
 KEPT = "client-state"
 _log = logging.getLogger(__name__)
@@ -167,6 +171,7 @@ def answer(
         raise ConfigError(f"{task}: is no task of Photon")
     if digest_of(parameters) != config[DIGEST]:
         raise UpdateError(f"{task}: the model is not the one that the server has")
+    started = time.monotonic()
     job, last_round = str(config[JOB]), int(config[LAST_ROUND])
     _forget(store, job, task, last_round)
     residual, optimizer_state = _recall(store, job, task.device_id, last_round)
@@ -177,6 +182,7 @@ def answer(
         change, metrics = clipped(change, float(config[CLIP])), {}
     packed, lost = sender.send(task, change)
     _remember(store, job, task, lost, learned.optimizer_state)
+    metrics[SECONDS] = time.monotonic() - started
     return ClientUpdate(task.round, task.device_id, task.kind, packed, learned.num_tokens, metrics)
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LOOPBACK = "loopback"
 """Address of a SuperLink that is started here, with its SuperNodes."""
 
+ENGINES = ("local", "ray", "flower", "peers")
+"""Where clients may run."""
+
 METRICS = "metrics.jsonl"
 """File of a line of JSON a round, in the folder of a run."""
 
@@ -50,6 +53,7 @@ class RunSection(_Section):
         evaluate_every: Rounds from one evaluation to the next.
         keep_states: Rounds whose state is kept, the last ones.
         folder: Where checkpoints, metrics and the model go; from the file's own folder.
+        tensorboard: Whether to write curves for TensorBoard, too.
     """
 
     name: str = "photon"
@@ -58,6 +62,7 @@ class RunSection(_Section):
     evaluate_every: int = Field(default=1, ge=1)
     keep_states: int = Field(default=2, ge=1)
     folder: str = "runs/photon"
+    tensorboard: bool = False
 
 
 class ModelSection(_Section):

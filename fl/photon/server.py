@@ -16,7 +16,16 @@ from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, RoundReport
 from hocket.fl.photon.aggregation import StreamingMean
-from hocket.fl.photon.client import CLIP, CURSOR, DIGEST, JOB, LAST_ROUND, SCHEME, SEQUENCES
+from hocket.fl.photon.client import (
+    CLIP,
+    CURSOR,
+    DIGEST,
+    JOB,
+    LAST_ROUND,
+    SCHEME,
+    SECONDS,
+    SEQUENCES,
+)
 from hocket.fl.photon.guard import cosine_of, norm_of
 from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
@@ -59,6 +68,7 @@ class _Round:
         ledger: Before the round.
         accounts, norms, arrivals, metrics, cosines: By device, of what was believed.
         failures: What was not, a sentence each.
+        exchanges: Seconds that replies took beyond the work of their clients.
         uploaded_bytes: On the wire, what was refused included.
     """
 
@@ -76,6 +86,7 @@ class _Round:
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
     cosines: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    exchanges: list[float] = field(default_factory=list)
     uploaded_bytes: int = 0
 
 
@@ -161,6 +172,7 @@ class PhotonServer:
             digest=digest_of(state.parameters),
             seconds=self.clock.now() - current.started,
             failures=tuple(sorted(current.failures)),
+            exchange_seconds=max(0.0, min(current.exchanges, default=0.0)),
         )
         found = self.checkpoints.keep(progress, state, report)
         for observer in self.observers:
@@ -296,7 +308,9 @@ class PhotonServer:
             num_updates=before.num_updates + 1,
         )
         current.arrivals[name] = self.clock.now() - current.started
-        current.metrics[name] = reply.metrics
+        metrics = dict(reply.metrics)
+        current.exchanges.append(current.arrivals[name] - metrics.pop(SECONDS, 0.0))
+        current.metrics[name] = metrics
 
     def _add(
         self, current: _Round, name: str, change: dict[str, NDArray[Any]], num_tokens: int

@@ -22,6 +22,7 @@ from hocket.fl.photon.client import (
     CURSOR,
     JOB,
     SCHEME,
+    SECONDS,
     SEQUENCES,
     Learned,
     PlainSender,
@@ -112,13 +113,13 @@ class SubFederation:
             label = Label(str(task.config[JOB]), task.round, update.device_id)
             change = dict(unpack(update.parameters, label, parameters, self.scheme))
             mean.add(change, update.num_examples)
-        names = sorted(set.intersection(*(set(update.metrics) for update in updates)))
+        names = set.intersection(*(set(update.metrics) for update in updates)) - {SECONDS}
         return Learned(
             {name: array.astype(np.float32) for name, array in mean.mean().items()},
             total,
             {
                 name: sum(each.metrics[name] * each.num_examples for each in updates) / total
-                for name in names
+                for name in sorted(names)
             },
         )
 
