@@ -22,7 +22,7 @@ from hocket.fl.photon.config import METRICS, PhotonConfig, load_photon_config
 from hocket.fl.photon.corpora import fetch, read_documents
 from hocket.fl.photon.server import PhotonServer, ledger_of
 from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
-from hocket.photon_launch import check_packages, make_engine, run_deployed
+from hocket.photon_launch import check_packages, make_engine, run_deployed, run_peers
 from hocket.photon_parts import PhotonClients, compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
 
@@ -94,8 +94,6 @@ def train_photon(
     if engine is None and (config.engine.address or config.engine.name == "peers"):
         config.recipe(clients.data.context)
         if config.engine.name == "peers":
-            from hocket.photon_peers import run_peers
-
             run_peers(config, observers, resume=resume)
         else:
             run_deployed(config, observers, resume=resume)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import decode_report
-from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.errors import ConfigError, FederationError
 from hocket.fl.photon.config import LOOPBACK, METRICS, PhotonConfig
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.types import Setting
     from hocket.photon_parts import PhotonClients
+
+
+_POLL_SECONDS = 0.2
 
 
 def make_engine(config: PhotonConfig, clients: PhotonClients) -> Engine:
@@ -81,7 +87,7 @@ def run_deployed(
     app = DeployedApp(
         "hocket.photon_app:server", client, settings_of(config, num_nodes, resume=resume)
     )
-    follower = Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
     with contextlib.ExitStack() as stack:
         address = engine.address
         authority = Path(engine.certificate) if engine.certificate else None
@@ -94,6 +100,45 @@ def run_deployed(
     follower("")
 
 
+def run_peers(
+    config: PhotonConfig, observers: Sequence[Observer] = (), *, resume: bool = False
+) -> None:
+    """Run a file without a server, with a process here for each client; results are in its folder.
+
+    Args:
+        config: What the file holds; its module has been compiled.
+        observers: Told of rounds that are over.
+        resume: Whether to go on after the last round that all peers have, if there is one.
+
+    Raises:
+        FederationError: A peer was lost; the others were stopped.
+    """
+    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    with tempfile.TemporaryDirectory(prefix="hocket-peers-") as name:
+        folder = Path(name)
+        file = folder / "config.json"
+        file.write_text(_to_json(config), encoding="utf-8")
+        told = [str(file), f"file://{folder / 'meeting'}", str(int(resume))]
+        peers = [
+            subprocess.Popen(  # noqa: S603 - this Python, with this package
+                [sys.executable, "-m", "hocket.photon_peers", told[0], str(rank), *told[1:]],
+                stdin=subprocess.DEVNULL,
+            )
+            for rank in range(config.data.clients)
+        ]
+        try:
+            while not any(codes := [peer.poll() for peer in peers]) and None in codes:
+                time.sleep(_POLL_SECONDS)
+                follower("")
+        finally:
+            for peer in peers:
+                peer.kill()
+                peer.wait()
+    if lost := [f"peer {rank} ended with code {code}" for rank, code in enumerate(codes) if code]:
+        raise FederationError(f"{'; '.join(lost)}: all have been stopped; go on with --resume")
+    follower("")
+
+
 def settings_of(config: PhotonConfig, num_nodes: int, *, resume: bool) -> dict[str, Setting]:
     """Return what the apps of ``hocket.photon_app`` have to be told.
 
@@ -102,8 +147,7 @@ def settings_of(config: PhotonConfig, num_nodes: int, *, resume: bool) -> dict[s
         num_nodes: SuperNodes that the server waits for.
         resume: Whether the server goes on after the last round that is over.
     """
-    text = config.model_dump_json(by_alias=True, exclude_none=True)
-    return {"config": text, "num-nodes": num_nodes, "resume": resume}
+    return {"config": _to_json(config), "num-nodes": num_nodes, "resume": resume}
 
 
 def config_of(settings: Mapping[str, Any]) -> PhotonConfig:
@@ -111,8 +155,12 @@ def config_of(settings: Mapping[str, Any]) -> PhotonConfig:
     return PhotonConfig.model_validate_json(str(settings["config"]))
 
 
+def _to_json(config: PhotonConfig) -> str:
+    return config.model_dump_json(by_alias=True, exclude_none=True)
+
+
 @dataclass
-class Follower:
+class _Follower:
     """Tells observers what the server of another process writes of its rounds."""
 
     path: Path

@@ -1,18 +1,16 @@
-"""Runs of Photon without a server: a process for each client, on this machine or on many."""
+"""One peer of a run of Photon without a server, on this machine or on one of many."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from multiprocessing import get_context
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hocket.fl.core.errors import ConfigError, FederationError
+from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.store import FolderStore
-from hocket.fl.photon.config import METRICS, PhotonConfig
+from hocket.fl.photon.config import PhotonConfig
 from hocket.photon import MODULE, photon_clients, train_photon
-from hocket.photon_launch import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,48 +20,6 @@ if TYPE_CHECKING:
 
 PEERS = "peers"
 """Folder of what all peers but the first leave, in the folder of a run."""
-
-_POLL_SECONDS = 0.5
-
-
-def run_peers(
-    config: PhotonConfig, observers: Sequence[Observer] = (), *, resume: bool = False
-) -> None:
-    """Run a file with a process of this machine for each client; results are in its folder.
-
-    Args:
-        config: What the file holds; its module has been compiled.
-        observers: Told of rounds that are over.
-        resume: Whether to go on after the last round that all peers have, if there is one.
-
-    Raises:
-        FederationError: A peer was lost; the others were stopped.
-    """
-    follower = Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
-    text, spawn = config.model_dump_json(by_alias=True, exclude_none=True), get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="hocket-peers-") as folder:
-        meeting = f"file://{folder}/meeting"
-        peers = [
-            spawn.Process(target=_run, args=(text, rank, meeting, resume), name=f"peer {rank}")
-            for rank in range(config.data.clients)
-        ]
-        for peer in peers:
-            peer.start()
-        try:
-            while any(peer.is_alive() for peer in peers) and not any(p.exitcode for p in peers):
-                for peer in peers:
-                    peer.join(_POLL_SECONDS / len(peers))
-                follower("")
-            lost = [
-                f"{peer.name} ended with code {peer.exitcode}" for peer in peers if peer.exitcode
-            ]
-        finally:
-            for peer in peers:
-                peer.kill()
-                peer.join()
-    if lost:
-        raise FederationError(f"{'; '.join(lost)}: all have been stopped; go on with --resume")
-    follower("")
 
 
 def run_peer(
@@ -108,10 +64,6 @@ def run_peer(
         dist.destroy_process_group()
 
 
-def _run(text: str, rank: int, meeting: str, resume: bool) -> None:
-    run_peer(PhotonConfig.model_validate_json(text), rank, meeting, resume=resume)
-
-
 def _of_rank(config: PhotonConfig, rank: int) -> PhotonConfig:
     """Return a run in a peer's own folder, with the module in it that all start with."""
     if not rank:
@@ -127,3 +79,13 @@ def _of_rank(config: PhotonConfig, rank: int) -> PhotonConfig:
         update={"folder": str(folder), "evaluate_every": config.run.rounds}
     )
     return config.model_copy(update={"run": section})
+
+
+def main(path: str, rank: str, meeting: str, resume: str) -> None:
+    """Be a peer that ``photon_launch.run_peers`` has started."""
+    config = PhotonConfig.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    run_peer(config, int(rank), meeting, resume=bool(int(resume)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -25,9 +25,10 @@ from hocket.fl.core.coordinator import REPORT, SERVER, STATE
 from hocket.fl.core.errors import ConfigError, FederationError, UpdateError
 from hocket.fl.core.parameters import decode_arrays, digest_of, encode_arrays
 from hocket.fl.core.types import ClientFailure, ClientUpdate, Device
-from hocket.fl.photon.client import JOB, SCHEME
+from hocket.fl.photon.client import JOB
 from hocket.fl.photon.compression import FLOAT32
 from hocket.fl.photon.link import Label, pack, unpack
+from hocket.fl.photon.wall_time import ALL_REDUCE, RING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Store
     from hocket.fl.core.types import ClientTask, Reply
 
-ALL_REDUCE, RING = "all-reduce", "ring-all-reduce"
 TOPOLOGIES = (ALL_REDUCE, RING)
-"""How peers exchange; as ``wall_time`` names them."""
+"""How peers exchange."""
 
 _ABOUT, _ARRAYS = "about", "arrays/"
 
@@ -136,8 +136,6 @@ class PeerEngine:
     def _around(
         self, tasks: Sequence[ClientTask], reply: Reply | None, parameters: Parameters
     ) -> list[Reply]:
-        if any(task.config[SCHEME] != FLOAT32 for task in tasks):
-            raise ConfigError(f"around a ring go sums, whose scheme is {FLOAT32}")
         change: Mapping[str, NDArray[Any]] = {}
         if isinstance(reply, ClientUpdate):
             task = next(task for task in tasks if task.device_id == self._name)

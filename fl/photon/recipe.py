@@ -11,7 +11,7 @@ from hocket.fl.core.server_optimizer import Adaptive, ServerOptimizer, Sgd
 from hocket.fl.photon.compression import FLOAT32, SCHEMES
 from hocket.fl.photon.guard import Deadline, Guard
 from hocket.fl.photon.privacy import CLIENTS, Privacy
-from hocket.fl.photon.wall_time import PARAMETER_SERVER, TOPOLOGIES
+from hocket.fl.photon.wall_time import PARAMETER_SERVER, RING, TOPOLOGIES
 
 if TYPE_CHECKING:
     from hocket.fl.photon.lattice import Secure
@@ -133,6 +133,8 @@ class Recipe:
         is_open = self.secure is None and self.privacy is None
         if self.topology != PARAMETER_SERVER and not is_open:
             raise ConfigError("secret sums and noise want a server")
+        if self.topology == RING and self.scheme != FLOAT32:
+            raise ConfigError(f"around a ring go sums, whose scheme is {FLOAT32}")
         if self.privacy is not None and self.privacy.noise_by == CLIENTS and self.secure is None:
             raise ConfigError(
                 "noise by clients hides their sum, not each of them: the sums must be secret"

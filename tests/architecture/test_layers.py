@@ -170,6 +170,8 @@ TABLE = (
     # How many threads torch has is the process's, not a model's.
     Row("hocket.photon", EVERYTHING, ("numpy", "torch")),
     Row("hocket.photon_app", EVERYTHING, ("flwr",)),
+    Row("hocket.photon_peers", EVERYTHING, ("torch",)),
+    Row("hocket.photon_plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),

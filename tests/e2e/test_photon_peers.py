@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,18 @@ from support import photon_peers
 from support.federation import StandingClock
 from support.photon_peers import ROUNDS, RUNS, Failing, Wide
 from support.photon_rounds import BATCH, CONTEXT, STEPS, Counting
+from support.photon_text import write_config, write_text
+from typer.testing import CliRunner
 
+from hocket.cli import app
 from hocket.fl.core.coordinator import Progress
+from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.parameters import decode_arrays, num_bytes
-from hocket.fl.core.store import MemoryStore
+from hocket.fl.core.store import FolderStore, MemoryStore
 from hocket.fl.engines.local import InProcessEngine
 from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.wall_time import Exchange
+from hocket.photon import train_photon
 
 WORLD = 3
 TESTS = str(Path(__file__).parents[1])
@@ -94,3 +100,48 @@ def test_sockets_send_what_the_wall_time_model_says(folder: Path, name: str) -> 
         missing = 8 / 9
         assert each["uploaded"] == pytest.approx(missing * wanted, rel=0.03)
         assert each["downloaded"] == 0
+
+
+def test_a_file_runs_without_a_server_and_goes_on_where_all_peers_were(tmp_path: Path) -> None:
+    """One peer was a round behind when the run, with a server until then, was broken off."""
+    write_text(tmp_path)
+    wanted = train_photon(write_config(tmp_path, "server"))
+    train_photon(write_config(tmp_path, "peers", ("rounds = 3", "rounds = 2")))
+    folder = tmp_path / "peers"
+    shutil.copytree(folder / "store", folder / "peers" / "1" / "store")
+    behind = FolderStore(folder / "peers" / "1" / "store")
+    for key in behind.keys("test/"):
+        if key.round == 2 and key.kind in ("state", "report"):
+            behind.delete(key)
+    section = '\n[engine]\nname = "peers"\ntopology = "all-reduce"\n'
+    picture = tmp_path / "losses.svg"
+    answer = CliRunner().invoke(
+        app,
+        [
+            *("photon", "train", str(write_config(tmp_path, "peers", more=section)), "--resume"),
+            *("--plot", str(picture), "--json"),
+        ],
+    )
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["digest"] == wanted.digest
+    assert "communication" in answer.stderr
+    assert "<svg" in picture.read_text()[:500]
+    again = tmp_path / "both.png"
+    folders = [str(tmp_path / name) for name in ("server", "peers")]
+    answer = CliRunner().invoke(app, ["photon", "plot", *folders, "-o", str(again)])
+    assert answer.exit_code == 0, answer.output
+    assert again.read_bytes()[:4] == b"\x89PNG"
+    lines = (tmp_path / "peers" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["digest"] for line in lines] == [
+        report.digest for report in wanted.reports
+    ]
+
+
+def test_around_a_ring_go_no_coarse_numbers(tmp_path: Path) -> None:
+    write_text(tmp_path)
+    section = '\n[engine]\nname = "peers"\n'
+    with pytest.raises(ConfigError, match="around a ring"):
+        train_photon(write_config(tmp_path, "ring", more=section))
+    secret = section + "\n[secure]\n"
+    with pytest.raises(ConfigError, match="want a server"):
+        train_photon(write_config(tmp_path, "secret", more=secret))
