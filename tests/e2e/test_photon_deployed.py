@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,10 @@ def test_a_killed_supernode_costs_its_round_and_the_run_goes_on(
         wanted = train_photon(config, engine=engine)
     section = '\n[engine]\nname = "flower"\nworkers = 2\naddress = "loopback"\n'
     config = load_photon_config(write_config(tmp_path, "deployed", more=section))
-    photon_clients(config)
+    # The module is compiled once.
+    (tmp_path / "deployed").mkdir()
+    for name in ("model.hkt", "model.hkt.json"):
+        shutil.copy(tmp_path / "here" / name, tmp_path / "deployed" / name)
     told = Told()
     run_deployed(config, [told], client="support.photon_flower:client")
     assert [report.round for report in told.rounds] == [1, 2, 3]

@@ -15,6 +15,7 @@ CONFIG = """
 [run]
 name = "test"
 rounds = 3
+keep-states = 3
 folder = "FOLDER"
 
 [model]
