@@ -119,10 +119,10 @@ LEVELS = {
             Arm("Photon int8", scheme="int8", like=PHOTON),
         ),
     ),
-    "short": Level(Study(_SMALL, 4, 4, 64, 12, 2, 128), tuple(arms_of((4e-3,), (0.7,), 1)[:6])),
-    "full": Level(Study(_SMALL, 4, 4, 64, 24, 2, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
+    "short": Level(Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of((4e-3,), (0.7,), 1)[:5])),
+    "full": Level(Study(_SMALL, 4, 4, 64, 160, 8, 256), tuple(arms_of(RATES, OUTER_RATES, 3))),
     "gpu": Level(
-        Study(SIZES["25M"], 4, 16, 64, 100, 4, 128),
+        Study(SIZES["25M"], 4, 16, 64, 200, 8, 256),
         tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
     ),
 }
@@ -318,6 +318,17 @@ def measure(
             keep(done.result())
 
 
+def known_rows(level: Level, path: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of a file to go on from; none if there is no file."""
+    if path is None or not path.exists():
+        return []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["question"] != question_of(level):
+        raise SystemExit(f"{path} answers {content['question']!r}; give another file")
+    rows: list[dict[str, Any]] = content["rows"]
+    return rows
+
+
 def question_of(level: Level) -> str:
     """Return the title of the table."""
     study = level.study
@@ -371,9 +382,7 @@ def main() -> None:
         elif not (found.data / "manifest.json").exists():
             print(f"no text in {data}: run `make photon-data` first; nothing is measured")
             return
-        rows = []
-        if found.resume and choices.json_path is not None and choices.json_path.exists():
-            rows = json.loads(choices.json_path.read_text(encoding="utf-8"))["rows"]
+        rows = known_rows(level, choices.json_path) if found.resume else []
         module = "" if found.torch else str(folder / "model.hkt")
         if module:
             most = level.study.local_batch * level.study.clients

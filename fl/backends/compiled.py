@@ -40,6 +40,7 @@ from hocket.fl.backends.training_graph import (
     with_steps,
 )
 from hocket.fl.core.backend import (
+    BF16,
     EVALUATE,
     FOOTPRINT,
     INPUT_GRADIENT,
@@ -203,7 +204,8 @@ class CompiledBackend:
             for batch in examples.batches(training.batch_size, order):
                 if training.max_steps and num_steps == training.max_steps:
                     break
-                found = self._differentiate(batch, is_training=True)
+                with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == BF16):
+                    found = self._differentiate(batch, is_training=True)
                 loss = found.loss.item()
                 if not math.isfinite(loss):
                     raise FederationError(

@@ -16,7 +16,7 @@ from hocket.fl.backends.exits import ExitHead
 from hocket.fl.backends.optimizer import finish_step, make_optimizer
 from hocket.fl.backends.task import Task
 from hocket.fl.backends.training_graph import as_input
-from hocket.fl.core.backend import SPANS
+from hocket.fl.core.backend import FLOAT32, SPANS
 from hocket.fl.core.errors import CapabilityError, ConfigError, FederationError
 from hocket.fl.core.spans import Border
 
@@ -151,8 +151,10 @@ class CompiledSpans(CompiledBackend):
         """Return a training of a piece, with a new optimizer for what the piece owns.
 
         Raises:
-            CapabilityError: The piece has nothing to train.
+            CapabilityError: The piece has nothing to train, or not in this precision.
         """
+        if training.precision != FLOAT32:
+            raise CapabilityError(f"{piece.span}: pieces are not trained in {training.precision}")
         owned = self.owned(piece.span)
         leaves = [self._tensors[name] for name in self._names if name in owned]
         leaves = [leaf for leaf in leaves if leaf.requires_grad]

@@ -39,6 +39,7 @@ def local_training(
     weight_decay: float = 0.0,
     *,
     keep_optimizer: bool = False,
+    precision: str = "float32",
 ) -> LocalTraining:
     """Return how a client trains, from what suits one machine with a large batch.
 
@@ -54,6 +55,7 @@ def local_training(
         weight_decay: Of AdamW.
         keep_optimizer: Whether clients keep its moments, twice their model in float32, from round
             to round. If not, any client can take any other's place.
+        precision: Of products, ``float32`` or ``bf16``.
 
     Raises:
         ConfigError: A number is out of range.
@@ -75,6 +77,7 @@ def local_training(
         decay_steps=round(decay_steps * stretch),
         final_share=final_share,
         keep_optimizer=keep_optimizer,
+        precision=precision,
     )
 
 

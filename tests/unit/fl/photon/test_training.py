@@ -102,6 +102,34 @@ def test_a_hundred_steps_are_those_of_plain_torch() -> None:
     assert off**0.5 < 1e-3 * moved**0.5
 
 
+def test_products_of_bfloat16_train_as_under_the_autocast_of_torch() -> None:
+    num_steps = 60
+    recipe = dataclasses.replace(RECIPE, decay_steps=num_steps, precision="bf16")
+    examples, module = draw_examples(BATCH * num_steps), Gpt(TINY, 1)
+    halves, whole = tiny_backend(), tiny_backend()
+    result = halves.train(recipe, examples, 5)
+    exact = whole.train(dataclasses.replace(recipe, precision="float32"), examples, 5)
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    losses = []
+    for step, batch in enumerate(examples.batches(BATCH, np.random.default_rng(5))):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = module(torch.from_numpy(batch.inputs["ids"]))
+        loss = functional.cross_entropy(
+            scores.flatten(0, 1).float(), torch.from_numpy(batch.targets).flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate_at(step)
+        optimizer.step()
+        losses.append(loss.item())
+    assert result.metrics["loss"] == pytest.approx(np.mean(losses), rel=0.01)
+    assert result.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.01)
+    assert result.metrics["loss"] != exact.metrics["loss"]
+    assert losses[-1] < losses[0] - 0.5
+    assert {array.dtype for array in halves.parameters().values()} == {np.dtype(np.float32)}
+
+
 def test_an_optimizer_goes_on_with_what_it_has_gathered() -> None:
     """Two trainings of three steps are one of six if the optimizer is kept, and else are not."""
     examples = draw_examples(6 * BATCH)
@@ -137,10 +165,16 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"beta_2": 1.0}, {"final_share": 1.5}, {"warmup_steps": -1}, {"decay_steps": 4}],
+    [
+        {"beta_2": 1.0},
+        {"final_share": 1.5},
+        {"warmup_steps": -1},
+        {"decay_steps": 4},
+        {"precision": "int8"},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, float | str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         LocalTraining(**{**RECIPE.to_config(), **wrong})  # type: ignore[arg-type]
 
