@@ -96,11 +96,14 @@ def main(rank: int, world: int, folder: Path) -> None:
         before = sent_bytes()
         progress = made.run(made.begin(Wide().parameters()))
         dist.barrier()
+        sent = sent_bytes() - before
+        # Who is done first would close connections that others still count.
+        dist.barrier()
         ledger = ledger_of(progress.state)
         about = {
             "digest": progress.digest,
             "failures": [list(report.failures) for report in progress.reports],
-            "sent": sent_bytes() - before,
+            "sent": sent,
             "uploaded": ledger.uploaded_bytes,
             "downloaded": ledger.downloaded_bytes,
             "tokens": ledger.tokens,
