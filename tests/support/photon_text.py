@@ -15,7 +15,6 @@ CONFIG = """
 [run]
 name = "test"
 rounds = 3
-keep-states = 3
 folder = "FOLDER"
 
 [model]
