@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +86,7 @@ def run_deployed(
     app = DeployedApp(
         "hocket.photon_app:server", client, settings_of(config, num_nodes, resume=resume)
     )
-    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    follower = _Follower(Path(config.run.folder) / METRICS, observers)
     with contextlib.ExitStack() as stack:
         address = engine.address
         authority = Path(engine.certificate) if engine.certificate else None
@@ -113,7 +112,7 @@ def run_peers(
     Raises:
         FederationError: A peer was lost; the others were stopped.
     """
-    follower = _Follower(Path(config.run.folder) / METRICS, observers, resume=resume)
+    follower = _Follower(Path(config.run.folder) / METRICS, observers)
     with tempfile.TemporaryDirectory(prefix="hocket-peers-") as name:
         folder = Path(name)
         file = folder / "config.json"
@@ -159,32 +158,31 @@ def _to_json(config: PhotonConfig) -> str:
     return config.model_dump_json(by_alias=True, exclude_none=True)
 
 
-@dataclass
 class _Follower:
-    """Tells observers what the server of another process writes of its rounds."""
+    """Tells observers what the server of another process writes of its rounds.
 
-    path: Path
-    observers: Sequence[Observer]
-    resume: bool
-    told: int = 0
+    What is in the file when this is made is of an earlier run, or told already. A round that is
+    done anew has another line, as it has taken other seconds.
+    """
 
-    def __post_init__(self) -> None:
-        if self.resume and self.path.exists():
-            self.told = len(self._whole_lines())
+    def __init__(self, path: Path, observers: Sequence[Observer]) -> None:
+        self._path = path
+        self._observers = observers
+        self._known = set(self._whole_lines())
 
     def __call__(self, line: str) -> None:
         """Look for rounds that have ended, whatever the server has said."""
         del line
-        if not self.path.exists():
-            return
-        lines = self._whole_lines()
-        for text in lines[self.told :]:
-            for observer in self.observers:
-                observer.finished(decode_report(text.encode()))
-        self.told = max(self.told, len(lines))
+        for text in self._whole_lines():
+            if text not in self._known:
+                self._known.add(text)
+                for observer in self._observers:
+                    observer.finished(decode_report(text.encode()))
 
     def _whole_lines(self) -> list[str]:
-        text = self.path.read_text(encoding="utf-8")
+        if not self._path.exists():
+            return []
+        text = self._path.read_text(encoding="utf-8")
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
