@@ -28,20 +28,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from harness import PACKAGES, ROOT, choices_of, make_parser, report, stamp, write_result
-from training.photon_arms import Arm, Job, Study, train, training_of
+from training.photon_arms import (
+    CENTRALISED,
+    DILOCO,
+    LEVELS,
+    PHOTON,
+    Arm,
+    Job,
+    Level,
+    train,
+    training_of,
+)
 from training.torch_gpt import TorchGpt, distance_from_averaging
 
 from hocket.fl.photon.gpt import Gpt
 from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
-from hocket.fl.photon.sizes import SIZES, GptSize
 from hocket.fl.photon.wall_time import Exchange, Workload
 from hocket.photon_parts import compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
 
     from hocket.fl.core.backend import Backend
+    from hocket.fl.photon.sizes import GptSize
 
 COLUMNS = {
     "arm": "s",
@@ -60,72 +71,6 @@ COLUMNS = {
 }
 BANDWIDTHS = {"minutes_100_mbps": 1e8, "minutes_1_gbps": 1e9, "minutes_10_gbps": 1e10}
 """Of the server's link, which all that is sent passes, after all are done computing."""
-
-CENTRALISED, PHOTON, DILOCO = "centralised", "Photon", "DiLoCo"
-RATES, OUTER_RATES = (2e-3, 4e-3, 8e-3), (0.3, 0.7)
-
-
-@dataclass(frozen=True)
-class Level:
-    """How much is measured.
-
-    Attributes:
-        study: What all arms have in common.
-        arms: Which there are.
-    """
-
-    study: Study
-    arms: tuple[Arm, ...]
-
-
-def arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int) -> list[Arm]:
-    """Return all arms.
-
-    Args:
-        rates: Learning rates to try for those that are swept.
-        outer_rates: Of DiLoCo's server to try.
-        seeds: Runs of the main ones.
-    """
-    return [
-        Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
-        Arm(PHOTON, rates=rates, num_seeds=seeds),
-        Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
-        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
-        # What only the link is different of takes over the rate; so do parts of a run.
-        Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
-        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
-        Arm("Photon bf16", scheme="bf16", like=PHOTON),
-        Arm("Photon stateless", keep_optimizer=False, like=PHOTON),
-        Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
-        Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
-        Arm(
-            "centralised, small batch",
-            is_federated=False,
-            batch_factor=1 / 4,
-            rates=rates[:2],
-        ),
-    ]
-
-
-_TINY = GptSize(1, 32, 2, vocabulary=257, context=32)
-_SMALL = GptSize(2, 96, 3, vocabulary=512, context=64)
-LEVELS = {
-    "quick": Level(
-        Study(_TINY, 4, 2, 8, 2, 1, 8),
-        (
-            Arm(CENTRALISED, is_federated=False, rates=(4e-3,)),
-            Arm(PHOTON, rates=(4e-3,)),
-            Arm(DILOCO, server="diloco", rates=(4e-3,)),
-            Arm("Photon int8", scheme="int8", like=PHOTON),
-        ),
-    ),
-    "short": Level(Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of((4e-3,), (0.7,), 1)[:5])),
-    "full": Level(Study(_SMALL, 4, 4, 64, 160, 8, 256), tuple(arms_of(RATES, OUTER_RATES, 3))),
-    "gpu": Level(
-        Study(SIZES["25M"], 4, 16, 64, 200, 8, 256),
-        tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
-    ),
-}
 
 
 def next_jobs(arms: Iterable[Arm], rows: list[dict[str, Any]]) -> list[Job]:
@@ -253,68 +198,76 @@ def own_words(folder: Path) -> TokenShards:
     return write_shards(folder, documents, lambda text: text.encode(), 257, end_of_text=256)
 
 
+@dataclass(frozen=True)
+class Files:
+    """What runs read and write.
+
+    Attributes:
+        data: Folder of the text.
+        module: File of the compiled model; empty for torch's.
+        result: Where rows are written, if anywhere.
+    """
+
+    data: str = ""
+    module: str = ""
+    result: Path | None = None
+
+    def make_backend(self, size: GptSize) -> Backend:
+        """Return what trains: the compiled model, or torch's of this size."""
+        return make_backend(load_artifact(Path(self.module))) if self.module else TorchGpt(size)
+
+
 _backend: Backend | None = None
 """Of this process, which makes it once."""
 
 
-def run_job(level: Level, job: Job, module: str, data: str) -> dict[str, Any]:
-    """Return the row of a run.
-
-    Args:
-        level: What it is part of.
-        job: Which run.
-        module: File of the compiled model; empty for torch's.
-        data: Folder of the text.
-    """
+def run_job(level: Level, job: Job, files: Files) -> dict[str, Any]:
+    """Return the row of a run."""
     global _backend  # noqa: PLW0603 - kernels and programs are kept from run to run
     torch.set_num_threads(1)
     if _backend is None:
-        size = level.study.size
-        _backend = make_backend(load_artifact(Path(module))) if module else TorchGpt(size)
+        _backend = files.make_backend(level.study.size)
     arm = next(each for each in level.arms if each.name == job.arm)
-    return train(level.study, arm, job, _backend, TokenShards(data))
+    return train(level.study, arm, job, _backend, TokenShards(files.data))
 
 
 def measure(
-    level: Level,
-    path: Path | None,
-    rows: list[dict[str, Any]],
-    module: str,
-    data: str,
-    workers: int,
+    level: Level, wanted: Sequence[str], files: Files, rows: list[dict[str, Any]], workers: int
 ) -> list[dict[str, Any]]:
     """Return all rows, having written each as soon as it was known.
 
     Args:
         level: What is measured.
-        path: Where rows are written, if anywhere.
+        wanted: Names of the arms that are run now.
+        files: What is read, and where rows are written.
         rows: That are known already.
-        module: File of the compiled model; empty for torch's.
-        data: Folder of the text.
         workers: Processes; 0 for this one.
     """
     rows = list(rows)
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
-        if path is not None:
-            write_result(path, question_of(level), rows, about())
+        if files.result is not None:
+            write_result(files.result, question_of(level), rows, about())
         print(f"{Job.of(row)}: loss {row['loss']:.4f}", flush=True)
 
+    def waiting_jobs() -> list[Job]:
+        return [job for job in next_jobs(level.arms, rows) if job.arm in wanted]
+
     if not workers:
-        while jobs := next_jobs(level.arms, rows):
-            keep(run_job(level, jobs[0], module, data))
+        while jobs := waiting_jobs():
+            keep(run_job(level, jobs[0], files))
         return rows
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting: dict[Any, Job] = {}
+        begun: dict[Future[dict[str, Any]], Job] = {}
         while True:
-            for job in next_jobs(level.arms, rows):
-                if job not in waiting.values():
-                    waiting[pool.submit(run_job, level, job, module, data)] = job
-            if not waiting:
+            for job in waiting_jobs():
+                if job not in begun.values():
+                    begun[pool.submit(run_job, level, job, files)] = job
+            if not begun:
                 return rows
-            done = next(as_completed(waiting))
-            waiting.pop(done)
+            done = next(as_completed(begun))
+            begun.pop(done)
             keep(done.result())
 
 
@@ -343,16 +296,16 @@ def about() -> dict[str, Any]:
     return stamp((*PACKAGES, "tokenizers", "torch"))
 
 
-def averaging_note(level: Level, module: str, data: str, num_steps: int = 20) -> str:
+def averaging_note(level: Level, files: Files, num_steps: int = 20) -> str:
     """Return how close the centralised arm is to averaging gradients at every step."""
     torch.set_num_threads(1)
     study, arm = level.study, level.arms[0]
-    backend = make_backend(load_artifact(Path(module))) if module else TorchGpt(study.size)
     training = replace(
         training_of(study, arm, arm.rates[0]), warmup_steps=num_steps // 4, decay_steps=num_steps
     )
-    texts = ShardClients(TokenShards(data), study.size.context, 1)
+    texts = ShardClients(TokenShards(files.data), study.size.context, 1)
     examples = texts.take("client-000", 0, training.batch_size * num_steps)
+    backend = files.make_backend(study.size)
     distance = distance_from_averaging(backend, Gpt(study.size), training, examples, study.clients)
     return (
         f"{num_steps} steps with the whole batch end {distance:.1e} of their way from where torch "
@@ -366,6 +319,7 @@ def main() -> None:
     home = os.environ.get("HOCKET_DATA_DIR", "") or Path.home() / ".cache" / "hocket" / "data"
     parser.add_argument("--short", action="store_true", help="ten minutes on two cores")
     parser.add_argument("--resume", action="store_true", help="go on from the rows of --json")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="these alone")
     parser.add_argument("--torch", action="store_true", help="by torch alone, on a GPU if any")
     parser.add_argument("--data", type=Path, default=Path(home) / "shards-512", help="of shards")
     parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread")
@@ -375,22 +329,28 @@ def main() -> None:
     if found.torch and torch.cuda.is_available() and name == "full":
         name = "gpu"
     level = LEVELS[name]
+    wanted = found.arms or [arm.name for arm in level.arms]
     with tempfile.TemporaryDirectory() as temporary:
-        folder, data = Path(temporary), str(found.data)
+        files = Files(str(found.data), "", choices.json_path)
         if found.quick:
-            data = own_words(folder / "shards").folder
+            files = replace(files, data=own_words(Path(temporary) / "shards").folder)
         elif not (found.data / "manifest.json").exists():
-            print(f"no text in {data}: run `make photon-data` first; nothing is measured")
+            print(f"no text in {found.data}: run `make photon-data` first; nothing is measured")
             return
+        size, texts = level.study.size, TokenShards(files.data)
+        if texts.vocabulary > size.vocabulary:
+            raise SystemExit(f"{found.data} has {texts.vocabulary} tokens; the model is of {size}")
         rows = known_rows(level, choices.json_path) if found.resume else []
-        module = "" if found.torch else str(folder / "model.hkt")
-        if module:
+        if not found.torch:
+            files = replace(files, module=str(Path(temporary) / "model.hkt"))
             most = level.study.local_batch * level.study.clients
-            save_artifact(compile_gpt(level.study.size, 0, most), Path(module))
+            save_artifact(compile_gpt(size, 0, most), Path(files.module))
         # A rehearsal is over before other processes would have begun.
-        workers = 0 if found.quick else found.workers
-        rows = measure(level, choices.json_path, rows, module, data, workers)
-        notes = [averaging_note(level, module, data)]
+        rows = measure(level, wanted, files, rows, 0 if found.quick else found.workers)
+        note = averaging_note(level, files)
+    if not {CENTRALISED, PHOTON} <= {row["arm"] for row in rows}:
+        print("there is nothing to compare with yet")
+        return
     shown = summarise(level, rows)
     report(
         question_of(level),
@@ -398,7 +358,7 @@ def main() -> None:
         COLUMNS,
         choices,
         shown=shown,
-        notes=(*notes, *notes_of(shown)),
+        notes=(note, *notes_of(shown)),
         about=about(),
     )
 

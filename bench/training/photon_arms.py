@@ -22,6 +22,7 @@ from hocket.fl.photon.guard import Deadline
 from hocket.fl.photon.recipe import SERVER_OPTIMIZERS, Recipe
 from hocket.fl.photon.server import PhotonServer, ledger_of
 from hocket.fl.photon.shards import ShardClients, TokenShards
+from hocket.fl.photon.sizes import SIZES, GptSize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from hocket.fl.core.backend import Backend
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.server_optimizer import ServerOptimizer
-    from hocket.fl.photon.sizes import GptSize
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,6 @@ class Study:
     rounds: int
     evaluate_every: int
     held_out: int
-
-    @property
-    def round_tokens(self) -> int:
-        """Tokens of a round, of all clients together."""
-        return self.clients * self.local_batch * self.local_steps * self.size.context
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,82 @@ class Arm:
         if not outer_rate or not isinstance(found, Sgd):
             return found
         return Sgd(outer_rate, found.momentum, nesterov=found.nesterov)
+
+
+CENTRALISED, PHOTON, DILOCO = "centralised", "Photon", "DiLoCo"
+RATES, OUTER_RATES = (4e-3, 2e-3, 8e-3), (0.7, 0.4)
+"""What is tried, the likeliest first: of steps, and of DiLoCo's server."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """How much is measured.
+
+    Attributes:
+        study: What all arms have in common.
+        arms: Which there are.
+    """
+
+    study: Study
+    arms: tuple[Arm, ...]
+
+
+def arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int) -> list[Arm]:
+    """Return all arms.
+
+    Args:
+        rates: Learning rates to try for those that are swept.
+        outer_rates: Of DiLoCo's server to try.
+        seeds: Runs of the main ones.
+    """
+    return [
+        Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
+        Arm(PHOTON, rates=rates, num_seeds=seeds),
+        Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
+        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
+        # What only the link is different of takes over the rate; so do parts of a run.
+        Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
+        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
+        Arm("Photon bf16", scheme="bf16", like=PHOTON),
+        Arm("Photon stateless", keep_optimizer=False, like=PHOTON),
+        Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
+        Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
+        Arm(
+            "centralised, small batch",
+            is_federated=False,
+            batch_factor=1 / 4,
+            rates=rates[:2],
+        ),
+    ]
+
+
+_TINY = GptSize(1, 32, 2, vocabulary=257, context=32)
+_SMALL = GptSize(2, 96, 3, vocabulary=512, context=64)
+LEVELS = {
+    "quick": Level(
+        Study(_TINY, 4, 2, 8, 2, 1, 8),
+        (
+            Arm(CENTRALISED, is_federated=False, rates=(4e-3,)),
+            Arm(PHOTON, rates=(4e-3,)),
+            Arm(DILOCO, server="diloco", rates=(4e-3,)),
+            Arm("Photon int8", scheme="int8", like=PHOTON),
+        ),
+    ),
+    "short": Level(
+        Study(_SMALL, 4, 2, 64, 60, 4, 128),
+        (
+            *arms_of(RATES[:2], OUTER_RATES[:1], 1)[:3],
+            Arm("Photon int8", scheme="int8", like=PHOTON),
+            Arm("Photon by source", by_source=True, like=PHOTON),
+            Arm("Photon int4", scheme="int4", like=PHOTON),
+        ),
+    ),
+    "full": Level(Study(_SMALL, 4, 2, 64, 160, 8, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
+    "gpu": Level(
+        Study(SIZES["25M"], 4, 16, 64, 60, 4, 128),
+        tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
+    ),
+}
 
 
 @dataclass(frozen=True, order=True)

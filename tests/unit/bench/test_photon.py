@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import photon
 import pytest
-from photon import CENTRALISED, DILOCO, PHOTON, Level, measure, next_jobs, notes_of, summarise
+from photon import (
+    CENTRALISED,
+    DILOCO,
+    PHOTON,
+    Files,
+    Level,
+    measure,
+    next_jobs,
+    notes_of,
+    summarise,
+)
 from support.photon import TINY, draw_examples, tiny_backend
 from training.photon_arms import Arm, Job, Study, train, training_of
 from training.torch_gpt import TorchGpt, distance_from_averaging
@@ -27,6 +37,7 @@ ARMS = (
     Arm(DILOCO, server="diloco", rates=(1e-3,), outer_rates=(0.3, 0.7)),
     Arm("Photon int8", scheme="int8", like=PHOTON),
 )
+NAMES = [arm.name for arm in ARMS]
 LEVEL = Level(Study(TINY, 4, 2, 4, 3, 1, 8), ARMS)
 
 
@@ -71,9 +82,10 @@ def test_rows_are_written_as_they_come_and_not_measured_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, done = tmp_path / "rows.json", []
+    files = Files(result=path)
 
-    def run_job(level: Level, job: Job, module: str, data: str) -> dict[str, Any]:
-        del level, module, data
+    def run_job(level: Level, job: Job, files: Files) -> dict[str, Any]:
+        del level, files
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(job)
@@ -81,12 +93,13 @@ def test_rows_are_written_as_they_come_and_not_measured_twice(
 
     monkeypatch.setattr(photon, "run_job", run_job)
     with pytest.raises(KeyboardInterrupt):
-        measure(LEVEL, path, [], "", "", 0)
+        measure(LEVEL, NAMES, files, [], 0)
     known = photon.known_rows(LEVEL, path)
     assert [Job.of(row) for row in known] == done
     done.clear()
-    monkeypatch.setattr(photon, "run_job", lambda level, job, module, data: row_of(job))
-    rows = measure(LEVEL, path, known, "", "", 0)
+    monkeypatch.setattr(photon, "run_job", lambda level, job, files: row_of(job))
+    assert {row["arm"] for row in measure(LEVEL, [PHOTON], files, [], 0)} == {PHOTON}
+    rows = measure(LEVEL, NAMES, files, known, 0)
     assert not next_jobs(ARMS, rows)
     assert json.loads(path.read_text(encoding="utf-8"))["rows"] == rows
     assert len({Job.of(row) for row in rows}) == len(rows)

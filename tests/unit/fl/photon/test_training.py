@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,9 +19,13 @@ from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.store import MemoryStore
 from hocket.fl.engines.local import InProcessEngine
 from hocket.fl.photon.client import PhotonClient
+from hocket.fl.photon.config import load_photon_config
 from hocket.fl.photon.gpt import Gpt
 from hocket.fl.photon.recipe import Recipe
 from hocket.fl.photon.server import PhotonServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BATCH = 4
 RECIPE = LocalTraining(
@@ -226,3 +231,14 @@ def test_averaging_each_step_is_training_on_all_batches_at_once() -> None:
     for name, array in backend.parameters().items():
         assert (array != start[name]).any()
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_a_file_says_what_products_are_computed_in(tmp_path: Path) -> None:
+    path = tmp_path / "photon.toml"
+    path.write_text('[model]\nsize = "1M"\n[training]\ndtype = "bf16"\n', encoding="utf-8")
+    assert load_photon_config(path).recipe(16).training.precision == "bf16"
+    path.write_text('[model]\nsize = "1M"\n', encoding="utf-8")
+    assert load_photon_config(path).recipe(16).training.precision == "float32"
+    path.write_text('[model]\nsize = "1M"\n[training]\ndtype = "fp8"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"training\.dtype"):
+        load_photon_config(path)
