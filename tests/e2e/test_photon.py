@@ -133,7 +133,9 @@ def test_noise_is_told_by_its_epsilon(home: Path) -> None:
 
 def test_nodes_of_two_machines_train(home: Path) -> None:
     """Each reads twice the text, and its link is passed once."""
-    found = train_photon(write_config(home, "nodes", more="\n[node]\nmachines = 2\n"))
+    curves = ("rounds = 3", "rounds = 3\ntensorboard = true")
+    found = train_photon(write_config(home, "nodes", curves, more="\n[node]\nmachines = 2\n"))
+    assert list((home / "nodes" / "tensorboard").glob("events.out.tfevents.*"))
     assert found.ledger.tokens == 3 * 2 * 2 * 4 * 4 * 16
     losses = [each["evaluate_metrics"]["server_loss"] for each in rounds_of(home / "nodes")]
     assert losses[2] < losses[1] < losses[0] < math.log(128)
