@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from hocket.fl.photon.guard import cosine_of, norm_of
 from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
 from hocket.fl.photon.privacy import SERVER, clipped
+from hocket.fl.photon.rounds import Round, train_metrics
 from hocket.fl.photon.subfederation import MACHINES
 from hocket.fl.photon.wall_time import PARAMETER_SERVER, Exchange
 
@@ -45,49 +46,11 @@ if TYPE_CHECKING:
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
     from hocket.fl.photon.recipe import Recipe
-    from hocket.fl.photon.secure_round import SecureRound
 
 LEDGER, OPTIMIZER, DIRECTION = "ledger", "optimizer", "direction"
 """What a state keeps beside parameters; the last two are before the names of arrays."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Round:
-    """A round as its replies come in.
-
-    Attributes:
-        number: From 1.
-        started: When it began.
-        learning: Sum of the learning rates of a client's steps.
-        tasks: By device, those that have not been answered.
-        mean: Of what was believed.
-        secure: In its place where sums are secret.
-        direction: Mean change of the round before; empty if there is none.
-        ledger: Before the round.
-        accounts, norms, arrivals, metrics, cosines: By device, of what was believed.
-        failures: What was not, a sentence each.
-        exchanges: Seconds that replies took beyond the work of their clients.
-        uploaded_bytes: On the wire, what was refused included.
-    """
-
-    number: int
-    started: float
-    learning: float
-    tasks: dict[str, ClientTask]
-    mean: StreamingMean
-    direction: Mapping[str, NDArray[Any]]
-    ledger: Ledger
-    secure: SecureRound | None = None
-    accounts: dict[str, Account] = field(default_factory=dict)
-    norms: dict[str, float] = field(default_factory=dict)
-    arrivals: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    cosines: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    exchanges: list[float] = field(default_factory=list)
-    uploaded_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,17 +105,15 @@ class PhotonServer:
 
     def run_round(self, progress: Progress) -> Progress:
         """Run one round and return how far it has brought the run."""
-        number, state = progress.round + 1, progress.state
+        number, state, started = progress.round + 1, progress.state, self.clock.now()
         ledger = ledger_of(state)
         tasks = self._tasks(number, state.parameters, ledger)
-        current = _Round(
+        current = Round(
             number=number,
-            started=self.clock.now(),
+            started=started,
             learning=self._learning(ledger.steps),
             tasks={task.device_id: task for task in tasks},
-            mean=StreamingMean(
-                state.parameters, max(1, sum(map(self._tokens, tasks)) if tasks else 1)
-            ),
+            mean=StreamingMean(state.parameters, max(1, sum(map(self._tokens, tasks)))),
             direction=_group(state.kept, DIRECTION),
             ledger=ledger,
         )
@@ -166,11 +127,11 @@ class PhotonServer:
             num_updates=len(current.accounts),
             num_failures=len(tasks) - len(current.accounts),
             has_quorum=has_quorum,
-            train_metrics=_train_metrics(current, ledger_of(state), change)
+            train_metrics=train_metrics(current, ledger_of(state), change)
             | self._privacy_metrics(current, ledger_of(state)),
             evaluate_metrics=self._evaluate(number, state.parameters),
             digest=digest_of(state.parameters),
-            seconds=self.clock.now() - current.started,
+            seconds=self.clock.now() - started,
             failures=tuple(sorted(current.failures)),
             exchange_seconds=max(0.0, min(current.exchanges, default=0.0)),
         )
@@ -218,7 +179,7 @@ class PhotonServer:
         return int(task.config[SEQUENCES]) * self.recipe.context
 
     def _mean(
-        self, current: _Round, tasks: Sequence[ClientTask]
+        self, current: Round, tasks: Sequence[ClientTask]
     ) -> Mapping[str, NDArray[np.float64]]:
         """Return the mean change; nothing if too few answered, or it stays hidden."""
         needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
@@ -246,9 +207,7 @@ class PhotonServer:
         training = replace(self.recipe.training, first_step=steps)
         return sum(training.learning_rate_at(step) for step in range(self.recipe.local_steps))
 
-    def _collect(
-        self, current: _Round, tasks: Sequence[ClientTask], parameters: Parameters
-    ) -> None:
+    def _collect(self, current: Round, tasks: Sequence[ClientTask], parameters: Parameters) -> None:
         if not tasks:
             return
         for observer in self.observers:
@@ -277,7 +236,7 @@ class PhotonServer:
             for observer in self.observers:
                 observer.replied(reply)
 
-    def _take(self, current: _Round, reply: ClientUpdate, parameters: Parameters) -> None:
+    def _take(self, current: Round, reply: ClientUpdate, parameters: Parameters) -> None:
         """Add an update to the mean.
 
         Raises:
@@ -313,7 +272,7 @@ class PhotonServer:
         current.metrics[name] = metrics
 
     def _add(
-        self, current: _Round, name: str, change: dict[str, NDArray[Any]], num_tokens: int
+        self, current: Round, name: str, change: dict[str, NDArray[Any]], num_tokens: int
     ) -> None:
         if self.recipe.privacy is not None:
             # What clients may add has a bound, so nothing that is told need depend on it.
@@ -332,7 +291,7 @@ class PhotonServer:
     def _next_state(
         self,
         state: ServerState,
-        current: _Round,
+        current: Round,
         num_tasks: int,
         change: Mapping[str, NDArray[Any]],
     ) -> ServerState:
@@ -373,7 +332,7 @@ class PhotonServer:
             kept |= {f"{DIRECTION}/{n}": array.astype(np.float32) for n, array in change.items()}
         return ServerState(moved, kept | {LEDGER: ledger.to_array()})
 
-    def _privacy_metrics(self, current: _Round, after: Ledger) -> dict[str, float]:
+    def _privacy_metrics(self, current: Round, after: Ledger) -> dict[str, float]:
         privacy = self.recipe.privacy
         if privacy is None:
             return {}
@@ -396,32 +355,3 @@ def ledger_of(state: ServerState) -> Ledger:
 def _group(kept: Mapping[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:
     start = f"{group}/"
     return {name[len(start) :]: array for name, array in kept.items() if name.startswith(start)}
-
-
-def _train_metrics(
-    current: _Round, after: Ledger, change: Mapping[str, NDArray[Any]]
-) -> dict[str, float]:
-    names = sorted(current.metrics)
-    found = {
-        metric: float(np.mean([current.metrics[name][metric] for name in names]))
-        for metric in sorted({each for name in names for each in current.metrics[name]})
-        if all(metric in current.metrics[name] for name in names)
-    }
-    found |= {
-        "learning_rate_sum": current.learning,
-        "steps": float(after.steps),
-        "tokens": float(after.tokens),
-        "uploaded_bytes": float(after.uploaded_bytes),
-        "downloaded_bytes": float(after.downloaded_bytes),
-    }
-    if change:
-        found["mean_change_norm"] = norm_of(change)
-    if change and current.norms:
-        found["change_norm"] = float(
-            np.mean([current.norms[name] for name in names]) * current.learning
-        )
-    if current.cosines:
-        found["cosine_with_last"] = float(
-            np.mean([current.cosines[n] for n in sorted(current.cosines)])
-        )
-    return found

@@ -1,24 +1,22 @@
 """``hocket photon``: language models trained from scratch by clients far apart."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hocket.commands.photon_rounds import Teller, told
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
     format_bytes,
-    log_console,
     plain_table,
     print_json,
     progress_bar,
 )
 
 if TYPE_CHECKING:
-    from hocket.fl.core.types import RoundReport
     from hocket.fl.photon.plan import Measured, RunPlan
 
 app = typer.Typer(
@@ -110,7 +108,7 @@ def train_command(
             "run": found.run.model_copy(update=_given(length)),
         }
     )
-    observers = [_Teller(found.run.rounds)]
+    observers = [Teller(found.run.rounds)]
     if rank is not None and meet is not None:
         from hocket.photon_peers import run_peer
 
@@ -135,7 +133,7 @@ def train_command(
         )
         return
     console = answer_console()
-    console.print(_told(last, found.run.rounds, None))
+    console.print(told(last, found.run.rounds, None))
     console.print(
         f"{result.ledger.tokens:,} tokens, {format_bytes(result.ledger.uploaded_bytes)} up, "
         f"{format_bytes(result.ledger.downloaded_bytes)} down; the model is {result.model}"
@@ -220,51 +218,6 @@ def plot_command(
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-class _Teller:
-    """Says on stderr how rounds go."""
-
-    def __init__(self, num_rounds: int) -> None:
-        self._num_rounds = num_rounds
-        self._console = log_console()
-        self._before: RoundReport | None = None
-        self._started = time.monotonic()
-
-    def started(self, round_number: int, tasks: Any) -> None:
-        """Note when."""
-        del round_number, tasks
-        self._started = time.monotonic()
-
-    def replied(self, reply: Any) -> None:
-        """Do nothing: rounds are told when they are over."""
-
-    def finished(self, report: "RoundReport") -> None:
-        """Say what came of it."""
-        self._console.print(_told(report, self._num_rounds, self._before))
-        for sentence in report.failures:
-            self._console.print(f"  {sentence}", style="dim")
-        self._before = report
-
-
-def _told(report: "RoundReport", num_rounds: int, before: "RoundReport | None") -> str:
-    found = {**report.train_metrics, **report.evaluate_metrics}
-    parts = [
-        f"round {report.round}/{num_rounds}",
-        f"{report.num_updates}/{report.num_tasks} clients",
-    ]
-    if "loss" in found:
-        parts.append(f"loss {found['loss']:.3f}")
-    if "server_perplexity" in found:
-        parts.append(f"held-out perplexity {found['server_perplexity']:.2f}")
-    if before is not None or report.round == 1:
-        new = found["tokens"] - (before.train_metrics["tokens"] if before else 0)
-        parts.append(f"{new / report.seconds:,.0f} tokens/s")
-    if report.exchange_seconds:
-        parts.append(f"{report.exchange_seconds / report.seconds:.0%} communication")
-    if "epsilon" in found:
-        parts.append(f"epsilon {found['epsilon']:.2f} at delta {found['delta']:.0e}")
-    return ", ".join(parts)
 
 
 @app.command("plan")
