@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hocket.federation_devices import device_scheduler, observers_with
+from hocket.fl.config import DevicesSection
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Plan
+from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.observers import JsonLines
 from hocket.fl.core.store import FolderStore
 from hocket.fl.engines.local import InProcessEngine
@@ -70,6 +73,7 @@ def train_photon(
     resume: bool = False,
     observers: Sequence[Observer] = (),
     engine: Engine | None = None,
+    devices: DevicesSection | None = None,
 ) -> PhotonResult:
     """Train a model, and return how it went.
 
@@ -80,6 +84,7 @@ def train_photon(
         observers: Told of rounds as they go.
         engine: Where clients run, in place of what the file says; the caller closes it. Its clients
             must be those that ``photon_clients`` makes.
+        devices: Who shares clients among several runs and federations, if they do.
 
     Raises:
         ConfigError: Names the file, the key and what is wrong with it.
@@ -93,6 +98,8 @@ def train_photon(
     artifact, clients = photon_clients(config)
     if engine is None and (config.engine.address or config.engine.name == "peers"):
         config.recipe(clients.data.context)
+        if devices is not None and devices.service:
+            raise ConfigError("clients are shared where this process is the run's server")
         if config.engine.name == "peers":
             run_peers(config, observers, resume=resume)
         else:
@@ -114,6 +121,9 @@ def train_photon(
         stack.callback(torch.set_num_threads, num_threads)
         if engine is None:
             engine = stack.enter_context(contextlib.closing(make_engine(config, clients)))
+        scheduler = stack.enter_context(
+            device_scheduler(devices or DevicesSection(), config.run.rounds)
+        )
         server = PhotonServer(
             plan=Plan(
                 job=section.name,
@@ -128,6 +138,7 @@ def train_photon(
             store=FolderStore(folder / STORE),
             clock=WallClock(),
             evaluate=evaluate,
+            scheduler=scheduler,
         )
         if resume and server.store.keys(f"{section.name}/"):
             progress = server.resume()
@@ -139,6 +150,7 @@ def train_photon(
 
             curves = TensorBoard(folder / CURVES, progress.round)
             told.append(stack.enter_context(contextlib.closing(curves)))
+        told = list(observers_with(scheduler, told))
         progress = dataclasses.replace(server, observers=told).run(progress)
     return PhotonResult(
         folder=folder,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.fl.core.coordinator import Checkpoints
+from hocket.fl.core.devices import DeviceRequest, FifoScheduler, gather
 from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.parameters import digest_of, num_bytes
 from hocket.fl.core.seeds import derive_seed, generator_for
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.coordinator import Plan, Progress
+    from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
@@ -67,6 +69,7 @@ class PhotonServer:
         engine, store, clock: What it is built from.
         observers: Who is told.
         evaluate: The server's own evaluation of parameters, if it has any.
+        scheduler: Gives clients, where others want them, too.
     """
 
     plan: Plan
@@ -76,6 +79,7 @@ class PhotonServer:
     clock: Clock
     observers: Sequence[Observer] = ()
     evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+    scheduler: DeviceScheduler = field(default_factory=FifoScheduler)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -141,16 +145,16 @@ class PhotonServer:
         return found
 
     def _tasks(self, number: int, parameters: Parameters, ledger: Ledger) -> list[ClientTask]:
-        devices = {device.device_id: device for device in self.engine.devices()}
-        machines = {
-            name: int(device.attributes.get(MACHINES, 1)) for name, device in devices.items()
-        }
+        devices = sorted(self.engine.devices(), key=lambda device: device.device_id)
+        if not devices:
+            return []
+        machines = {device.device_id: int(device.attributes.get(MACHINES, 1)) for device in devices}
         is_weighted = self.recipe.secure is None and self.recipe.privacy is None
         if not is_weighted and len(set(machines.values())) > 1:
             raise ConfigError("where no update is seen, or none may show, all weigh the same")
-        names = sorted(devices)
-        wanted = self.recipe.clients_per_round or len(names)
-        order = generator_for(self.plan.seed, "clients", number).permutation(len(names))
+        request = DeviceRequest(self.plan.job, self.recipe.clients_per_round or len(devices))
+        order = generator_for(self.plan.seed, "clients", number).permutation(len(devices))
+        got = gather(self.scheduler, request, [devices[index] for index in order])
         training = replace(self.recipe.training, first_step=ledger.steps)
         shared = training.to_config() | {
             JOB: self.plan.job,
@@ -172,7 +176,7 @@ class PhotonServer:
                     LAST_ROUND: ledger.account(name).last_round,
                 },
             )
-            for name in sorted(names[index] for index in order[:wanted])
+            for name in sorted(device.device_id for device in got)
         ]
 
     def _tokens(self, task: ClientTask) -> int:

@@ -73,6 +73,10 @@ def train_command(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the losses: PNG, SVG or PDF."),
     ] = None,
+    service: Annotated[
+        str,
+        typer.Option("--service", metavar="URL", help="Where other runs ask for clients, too."),
+    ] = "",
     json_output: JsonFlag = False,
 ) -> None:
     """Train a language model from scratch across clients.
@@ -87,6 +91,7 @@ def train_command(
     - `hocket photon train photon.toml --resume --rounds 100 --plot losses.svg`
     - `hocket photon train photon.toml --engine flower --address loopback --workers 2`
     """
+    from hocket.fl.config import DevicesSection
     from hocket.fl.photon.config import ENGINES, load_photon_config
     from hocket.photon import train_photon
 
@@ -114,7 +119,8 @@ def train_command(
 
         result = run_peer(found, rank, meet, observers, resume=resume)
     else:
-        result = train_photon(found, resume=resume, observers=observers)
+        devices = DevicesSection(service=service)
+        result = train_photon(found, resume=resume, observers=observers, devices=devices)
     if plot is not None:
         from hocket.photon_plotting import curve_of, draw_curves
 
