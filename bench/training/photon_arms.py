@@ -125,20 +125,21 @@ def arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int
         Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
         Arm(PHOTON, rates=rates, num_seeds=seeds),
         Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
-        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
-        # What only the link is different of takes over the rate; so do parts of a run.
+        # What is different in the link alone takes over the rate; so does part of a run.
         Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
-        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
-        Arm("Photon bf16", scheme="bf16", like=PHOTON),
-        Arm("Photon stateless", keep_optimizer=False, like=PHOTON),
         Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
         Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
-        Arm(
-            "centralised, small batch",
-            is_federated=False,
-            batch_factor=1 / 4,
-            rates=rates[:2],
-        ),
+        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
+        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
+    ]
+
+
+def more_arms_of(rates: tuple[float, ...], seeds: int) -> list[Arm]:
+    """Return what a full study has beside; see ``arms_of``."""
+    return [
+        Arm("Photon bf16", scheme="bf16", like=PHOTON),
+        Arm("Photon stateless", keep_optimizer=False, rates=rates, num_seeds=seeds),
+        Arm("centralised, small batch", is_federated=False, batch_factor=1 / 4, rates=rates),
     ]
 
 
@@ -155,18 +156,15 @@ LEVELS = {
         ),
     ),
     "short": Level(
-        Study(_SMALL, 4, 2, 64, 60, 4, 128),
-        (
-            *arms_of(RATES[:2], OUTER_RATES[:1], 1)[:3],
-            Arm("Photon int8", scheme="int8", like=PHOTON),
-            Arm("Photon by source", by_source=True, like=PHOTON),
-            Arm("Photon int4", scheme="int4", like=PHOTON),
-        ),
+        Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of(RATES[:2], OUTER_RATES[:1], 1))
     ),
-    "full": Level(Study(_SMALL, 4, 2, 64, 160, 8, 128), tuple(arms_of(RATES, OUTER_RATES, 3))),
+    "full": Level(
+        Study(_SMALL, 4, 2, 64, 160, 8, 128),
+        (*arms_of(RATES, OUTER_RATES, 3), *more_arms_of(RATES, 3)),
+    ),
     "gpu": Level(
         Study(SIZES["25M"], 4, 16, 64, 60, 4, 128),
-        tuple(arms_of((5e-4, 1e-3, 2e-3), OUTER_RATES, 3)),
+        (*arms_of((1e-3, 5e-4, 2e-3), OUTER_RATES, 3), *more_arms_of((1e-3, 5e-4), 3)),
     ),
 }
 
