@@ -27,7 +27,7 @@ from hocket.fl.core.errors import ConfigError, FederationError, UpdateError
 from hocket.fl.core.seeds import derive_seed
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.core.store import MemoryStore
-from hocket.fl.core.types import ClientTask, ClientUpdate, Reply
+from hocket.fl.core.types import ClientTask, ClientUpdate, Device, Reply
 from hocket.fl.photon import link
 from hocket.fl.photon.aggregation import StreamingMean
 from hocket.fl.photon.guard import Deadline, Guard, cosine_of, norm_of
