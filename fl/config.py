@@ -220,7 +220,10 @@ class StrategySection(BaseModel):
 
 
 class TrainingSection(_Section):
-    """How devices train; see ``LocalTraining``."""
+    """How devices train; see ``LocalTraining``.
+
+    A schedule of the learning rate goes by the steps of all rounds, so it wants ``max_steps``.
+    """
 
     epochs: int = Field(default=1, ge=1)
     max_steps: int = Field(default=0, ge=0)
@@ -231,10 +234,20 @@ class TrainingSection(_Section):
     weight_decay: float = Field(default=0.0, ge=0)
     proximal_mu: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)
+    beta_1: float = Field(default=LocalTraining.beta_1, ge=0, lt=1)
+    beta_2: float = Field(default=LocalTraining.beta_2, ge=0, lt=1)
+    epsilon: float = Field(default=LocalTraining.epsilon, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    final_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _is_training(self) -> TrainingSection:
         self.as_training()
+        if (self.warmup_steps or self.decay_steps) and not self.max_steps:
+            raise ValueError(
+                "warmup-steps and decay-steps want max-steps, by which rounds are counted"
+            )
         return self
 
     def as_training(self) -> LocalTraining:
@@ -271,10 +284,10 @@ class ProphetSection(_Section):
             that takes more is cut into modules, or trained in part; 0 for as much as it takes.
         pool: Published pool of devices, for what a device has beyond that; empty for nothing.
         scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        exit_features: Numbers that an early exit reads of an image for each class; 1 in the paper.
         smaller: ONNX files of smaller models, for methods that train these on small devices.
         groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
             that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
-        exit_features: Numbers that an early exit reads of an image for each class, at least.
         public_devices: The last devices of the data, whose examples the server has to distil with;
             they take part in no round.
     """
@@ -282,9 +295,9 @@ class ProphetSection(_Section):
     memory: int | str = 0
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
+    exit_features: int = Field(default=1, ge=1)
     smaller: tuple[str, ...] = Field(default=(), strict=False)
     groups: dict[str, list[str]] = Field(default_factory=dict)
-    exit_features: int = Field(default=1, ge=1)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")
