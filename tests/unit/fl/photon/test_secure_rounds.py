@@ -17,7 +17,17 @@ from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.lattice import Secure
 from hocket.fl.photon.noise import SecretNoise
 from hocket.fl.photon.privacy import Privacy
-from hocket.fl.photon.secure_client import KEYS, PHASE, REVEAL, SHARES, UPDATE, SecureClient
+from hocket.fl.photon.secure_client import (
+    KEYS,
+    PEERS,
+    PHASE,
+    REVEAL,
+    SHARES,
+    SURVIVORS,
+    THRESHOLD,
+    UPDATE,
+    SecureClient,
+)
 from hocket.fl.photon.server import ledger_of
 
 # Where there is next to no noise, Opacus would like to try smaller orders.
@@ -148,6 +158,31 @@ def test_masks_are_used_once_and_shares_given_once() -> None:
     assert "shares have been handed round already" in twice[0]
     assert "the masks of this round have been used" in twice[1]
     assert "keeps no secrets of this round" in twice[2]
+
+
+def test_a_server_that_lowers_the_threshold_learns_nothing() -> None:
+    """What a client goes by is how many were needed when it handed its shares round."""
+    made = server(secure=FINE, num_rounds=1)
+    client = engine_of(made).client
+    real, refused = client.run, []
+
+    def ask_greedily(task: ClientTask, parameters: Any) -> ClientUpdate:
+        me = task.device_id
+        if task.config[PHASE] == UPDATE and me == "client-0":
+            with pytest.raises(UpdateError) as raised:
+                real(dataclasses.replace(task, config={**task.config, PEERS: me}), parameters)
+            refused.append(str(raised.value))
+        if task.config[PHASE] == REVEAL and me == "client-0":
+            greedy = {**task.config, SURVIVORS: me, THRESHOLD: 1}
+            with pytest.raises(UpdateError) as raised:
+                real(dataclasses.replace(task, config=greedy), parameters)
+            refused.append(str(raised.value))
+        return real(task, parameters)
+
+    client.run = ask_greedily  # type: ignore[method-assign]
+    assert run(made).reports[0].has_quorum
+    assert "too few would hide its change" in refused[0]
+    assert "gives no shares for a sum of ['client-0']" in refused[1]
 
 
 def test_a_secure_client_sends_nothing_without_masks() -> None:
