@@ -262,8 +262,10 @@ def test_a_servers_noise_is_of_the_stated_scale(secure: Secure | None) -> None:
     assert not {"used", "change_norm", "cosine_with_last"} & found.reports[-1].train_metrics.keys()
 
 
-def test_what_is_too_long_is_clipped_and_not_refused() -> None:
-    found = run(server(privacy=Privacy(1e-3, 1e-9), num_rounds=1))
+@pytest.mark.parametrize("secure", [None, FINE], ids=["seen", "secret"])
+def test_what_is_too_long_is_clipped_and_not_refused(secure: Secure | None) -> None:
+    """By the client itself, where the server sees no length."""
+    found = run(server(privacy=Privacy(1e-3, 1e-9), secure=secure, num_rounds=1))
     assert found.reports[0].num_updates == 4
     start = Averages().parameters()
     moved = np.sqrt(
