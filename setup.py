@@ -63,6 +63,8 @@ SERVICE = [
     "uvicorn>=0.34,<1",
     "uvloop>=0.21,<1; sys_platform != 'win32'",
 ]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -94,6 +96,7 @@ DEV = [
     *RAY,
     *STORE,
     *SERVICE,
+    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -133,6 +136,7 @@ setup(
         "store": STORE,
         "ray": RAY,
         "service": SERVICE,
+        "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

@@ -161,6 +161,12 @@ TABLE = (
     Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
+    # Libraries of attacks are written for torch.
+    Row(
+        "hocket.fl.fat.libraries",
+        ("hocket.fl.core",),
+        ("numpy", "torch", "foolbox", "pyautoattack"),
+    ),
     Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
