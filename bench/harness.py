@@ -147,25 +147,33 @@ def report(
         style="dim",
     )
     if choices.json_path is not None:
-        write_result(choices.json_path, question, rows, about)
+        write_rows(question, rows, choices.json_path, about)
         console.print(f"written to {choices.json_path}")
 
 
-def write_result(
-    path: Path, question: str, rows: list[dict[str, Any]], about: dict[str, Any]
+def write_rows(
+    question: str, rows: list[dict[str, Any]], path: Path, about: dict[str, Any]
 ) -> None:
-    """Write rows as JSON; whoever reads the file meanwhile sees it as it was or as it will be.
+    """Write rows as JSON, all of them or none.
 
     Args:
-        path: Where.
-        question: That they answer.
+        question: Title of the table.
         rows: One dict a row.
+        path: The file.
         about: The stamp.
     """
     content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(content + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that ``write_rows`` wrote; none if there is no such file."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def _commit() -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from harness import PACKAGES, ROOT, choices_of, make_parser, report, stamp, write_result
+from harness import PACKAGES, ROOT, choices_of, make_parser, report, stamp, write_rows
 from training.photon_arms import (
     CENTRALISED,
     DILOCO,
@@ -248,7 +248,7 @@ def measure(
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
         if files.result is not None:
-            write_result(files.result, question_of(level), rows, about())
+            write_rows(question_of(level), rows, files.result, about())
         print(f"{Job.of(row)}: loss {row['loss']:.4f}", flush=True)
 
     def waiting_jobs() -> list[Job]:

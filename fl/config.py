@@ -6,6 +6,7 @@ TOML, with keys in kebab-case as Flower's users write them.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -34,9 +35,10 @@ _OWN = re.compile(r"[\w.]+:\w+")
 _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
 _UNITS = ("", "k", "M", "G", "T")
 # What may be another when a federation is resumed, as it does not change what comes out.
-_FREE_KEYS = {
+_FREE_KEYS: dict[str, Any] = {
     "federation": {"rounds", "folder", "keep_states", "tensorboard"},
     "engine": {"name", "workers", "address"},
+    "devices": True,
 }
 _SHARE_TOLERANCE = 1e-6
 
@@ -98,6 +100,23 @@ class EngineSection(_Section):
     workers: int = Field(default=0, ge=0)
     threads_per_client: int = Field(default=1, ge=1)
     address: str = ""
+
+
+class DevicesSection(_Section):
+    """Who shares the devices among several federations.
+
+    Attributes:
+        service: URL of a ``hocket venn serve``; empty where this federation has all to itself.
+        token_file: What ``hocket venn token`` printed, from the file's own folder; empty for the
+            environment's ``HOCKET_SERVICE_TOKEN``, if there is one.
+        wait_seconds: That a round waits for devices that are at others.
+        deadline_seconds: After which the service gives devices of a round to others.
+    """
+
+    service: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    token_file: str = ""
+    wait_seconds: float = Field(default=60.0, ge=0)
+    deadline_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)
 
 
 class ModelSection(_Section):
@@ -201,7 +220,10 @@ class StrategySection(BaseModel):
 
 
 class TrainingSection(_Section):
-    """How devices train; see ``LocalTraining``."""
+    """How devices train; see ``LocalTraining``.
+
+    A schedule of the learning rate goes by the steps of all rounds, so it wants ``max_steps``.
+    """
 
     epochs: int = Field(default=1, ge=1)
     max_steps: int = Field(default=0, ge=0)
@@ -212,10 +234,20 @@ class TrainingSection(_Section):
     weight_decay: float = Field(default=0.0, ge=0)
     proximal_mu: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)
+    beta_1: float = Field(default=LocalTraining.beta_1, ge=0, lt=1)
+    beta_2: float = Field(default=LocalTraining.beta_2, ge=0, lt=1)
+    epsilon: float = Field(default=LocalTraining.epsilon, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    final_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _is_training(self) -> TrainingSection:
         self.as_training()
+        if (self.warmup_steps or self.decay_steps) and not self.max_steps:
+            raise ValueError(
+                "warmup-steps and decay-steps want max-steps, by which rounds are counted"
+            )
         return self
 
     def as_training(self) -> LocalTraining:
@@ -252,6 +284,7 @@ class ProphetSection(_Section):
             that takes more is cut into modules, or trained in part; 0 for as much as it takes.
         pool: Published pool of devices, for what a device has beyond that; empty for nothing.
         scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        exit_features: Numbers that an early exit reads of an image for each class; 1 in the paper.
         smaller: ONNX files of smaller models, for methods that train these on small devices.
         groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
             that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
@@ -262,8 +295,9 @@ class ProphetSection(_Section):
     memory: int | str = 0
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
+    exit_features: int = Field(default=1, ge=1)
     smaller: tuple[str, ...] = Field(default=(), strict=False)
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, strict=False)
+    groups: dict[str, list[str]] = Field(default_factory=dict)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")
@@ -283,6 +317,7 @@ class FederationConfig(_Section):
 
     federation: FederationSection = FederationSection()
     engine: EngineSection = EngineSection()
+    devices: DevicesSection = DevicesSection()
     model: ModelSection
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
@@ -321,6 +356,12 @@ class FederationConfig(_Section):
         except ConfigError as error:
             raise ConfigError(f"{self._origin}: {section}: {error}") from error
 
+    def to_json(self) -> str:
+        """Return all of it, with the paths that it has here; ``config_from_json`` reads it."""
+        content = self.model_dump(mode="json", by_alias=True)
+        about = {"config": content, "origin": self._origin, "folder": str(self._folder.resolve())}
+        return json.dumps(about, indent=1)
+
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out, as values of JSON.
 
@@ -334,7 +375,7 @@ class FederationConfig(_Section):
         if self.prophet is None:
             del found["prophet"]  # as if there were no such section
         else:
-            found["prophet"]["smaller"] = [Path(name).name for name in self.prophet.smaller]
+            del found["prophet"]["smaller"]  # as the model's: their digests say it better
         return found
 
 
@@ -394,6 +435,7 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
     placed: dict[str, _Section | tuple[_Section, ...]] = {
         "model": _placed(config.model, folder, "artifact", "onnx"),
         "federation": _placed(config.federation, folder, "folder"),
+        "devices": _placed(config.devices, folder, "token_file"),
     }
     # A machine is a name, or the path of a file.
     if config.model.target.endswith(".toml"):
@@ -408,6 +450,20 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
     config = config.model_copy(update=placed)
     config._origin, config._folder = origin, folder
     return config
+
+
+def config_from_json(text: str) -> FederationConfig:
+    """Return the configuration that ``FederationConfig.to_json`` wrote.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        about = json.loads(text)
+        content, origin, folder = about["config"], str(about["origin"]), Path(about["folder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no configuration: {error!r}") from error
+    return parse_config(content, origin, folder)
 
 
 def _placed(section: _Section, folder: Path, *names: str) -> _Section:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hocket.federated_clients import Clients, CompiledModel
+from hocket.federation_devices import device_scheduler, observers_with
 from hocket.federation_launch import launch
 from hocket.federation_parts import (
     MODEL,
@@ -22,7 +23,6 @@ from hocket.fl.config import FederationConfig, load_config
 from hocket.fl.core.client import ARTIFACT_DIGEST
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan, Progress
-from hocket.fl.core.devices import FifoScheduler
 from hocket.fl.core.observers import JsonLines
 from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.backend import Backend, BackendFactory
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.data import Partitions
+    from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
 
 FINAL, METRICS, STORE, CURVES = "final", "metrics.jsonl", "store", "tensorboard"
-BESIDE = "beside.safetensors"
-"""What a federation leaves in its folder, beside the module that it trains; in
-the last the parameters that are no part of the trained model, such as those of early exits."""
+BESIDE, CONFIG = "beside.safetensors", "config.json"
+"""What a federation leaves in its folder, beside the module that it trains: in the last two the
+parameters that are no part of the trained model, such as those of early exits, and what its file
+said."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class Federation:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self.config.engine.threads_per_client)
         try:
-            progress = self._run(engine, observers, resume=resume)
+            with device_scheduler(self.config.devices, self.config.federation.rounds) as scheduler:
+                told = observers_with(scheduler, observers)
+                progress = self._run(engine, scheduler, told, resume=resume)
         finally:
             torch.set_num_threads(num_threads)
         return FederationResult(
@@ -151,6 +155,7 @@ class Federation:
     def keep_module(self) -> None:
         """Put the module where clients look for it, and what else they read."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
         if self.artifact is not None:
             save_artifact(self.artifact, self.model)
         for name, content in self.files.items():
@@ -159,7 +164,14 @@ class Federation:
             else:
                 save_artifact(content, self.folder / name)
 
-    def _run(self, engine: Engine, observers: Sequence[Observer], *, resume: bool) -> Progress:
+    def _run(
+        self,
+        engine: Engine,
+        scheduler: DeviceScheduler,
+        observers: Sequence[Observer],
+        *,
+        resume: bool,
+    ) -> Progress:
         clock: Clock = WallClock()
         if self.fleet is not None and self.config.federation.clock == "simulated":
             clock = SimulatedClock()
@@ -185,7 +197,7 @@ class Federation:
             ),
             strategy=self.strategy,
             engine=engine,
-            scheduler=FifoScheduler(),
+            scheduler=scheduler,
             store=FolderStore(self.folder / STORE),
             clock=clock,
             evaluate=evaluate,
@@ -289,6 +301,7 @@ def prepare_federation(
     made = _make_parts(config, make_backend, artifact, partitions, strategy)
     with config.naming("device-classes"):
         classes, seed = config.device_classes, config.federation.seed
+        counts = {name: counts[name] for name in made.clients.device_ids()}
         fleet = make_fleet(classes, counts, made.backend, seed) if classes else None
     return Federation(
         config=config,
@@ -298,10 +311,14 @@ def prepare_federation(
         artifact=artifact,
         num_examples=counts,
         fleet=fleet,
-        fingerprint=fingerprint_of(config.essence(), digest, data_digest),
+        fingerprint=fingerprint_of(config.essence(), digest, data_digest, *_digests(made.files)),
         given=given,
         files=made.files,
     )
+
+
+def _digests(files: Mapping[str, str | Artifact]) -> list[str]:
+    return [each if isinstance(each, str) else each.digest for each in files.values()]
 
 
 def _make_parts(
