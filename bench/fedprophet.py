@@ -1,70 +1,66 @@
 """How robust is a model that is trained module by module, beside one that is trained whole?
 
-FedProphet, with and without prophets, beside joint adversarial training of the same model (jFAT)
-and of a smaller one that fits into the same memory; all on Fashion-MNIST, with the same devices,
-rounds of the same steps, seeds and attacks. Accuracies are of the composed model on test images
-that no device has; memory is the backend's footprint of an attacked step; seconds are simulated,
-on the authors' pool of devices, by their model of time and by the fuller one.
+FedProphet beside joint adversarial training of the same model (jFAT), all on Fashion-MNIST, with
+the same devices, steps, seeds and attacks. Accuracies are of the composed model, on test images
+that no device has. Memory is the backend's footprint of an attacked step, and measured in a process
+of its own. Seconds are simulated: the authors' pools of devices, scaled to the model, by their
+model of time and by the fuller one.
+
+Rows are written as they are known; ``--resume`` keeps those that the file has.
 """
 
 from __future__ import annotations
 
-import itertools
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from harness import PACKAGES, Choices, parse_choices, report, stamp
-from torch import nn
-from torch.nn import functional
-from training.models import export
+from adversarial.memory import measured_bytes
+from adversarial.methods import JOINT, METHODS, Setting, make_method
+from adversarial.models import ARCHITECTURES, INPUT, SGD, compile_architecture
+from adversarial.times import NETWORK_BYTES_PER_SECOND, RoundTimes
+from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
 
-import hocket
-from hocket.fl.backends.spans import CompiledSpans
-from hocket.fl.core.backend import LocalTraining, Span
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan
 from hocket.fl.core.devices import FifoScheduler
-from hocket.fl.core.observers import Silent
 from hocket.fl.core.store import MemoryStore
 from hocket.fl.data.image_partitions import ImagePartitions
 from hocket.fl.data.partitioning import Partitioning
 from hocket.fl.engines.local import InProcessEngine
-from hocket.fl.fat.assignment import SpanCost
 from hocket.fl.fat.attack import Attack, Linf
-from hocket.fl.fat.cascade import CascadeClient, StageTask
 from hocket.fl.fat.evaluation import accuracy_under
-from hocket.fl.fat.latency import Speeds, Workload, fuller_seconds, published_seconds
-from hocket.fl.fat.partition import atoms_of, partition, whole_model
-from hocket.fl.fat.pool import load_pool
-from hocket.fl.fat.strategy import CascadeSettings, FedProphet
-from hocket.hwmodels.loader import load_target
+from hocket.fl.fat.libraries import auto_attack
+from hocket.fl.fat.pool import PUBLISHED, Pool, Trained, load_pool
+from hocket.fl.fat.strategy import CascadeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hocket.fl.core.backend import Footprint
-    from hocket.fl.core.types import ClientTask
-    from hocket.fl.fat.partition import Cascade
-    from hocket.fl.fat.pool import Pool
-    from hocket.runtime.artifact import Artifact
+    from hocket.fl.backends.spans import CompiledSpans
+    from hocket.fl.core.data import Examples
 
-MACHINE = load_target("mas-edge")
+QUESTION = "robust accuracy, memory and time of module-wise adversarial training"
 RADIUS = 0.1  # usual for Fashion-MNIST, by the largest change of a pixel
-NETWORK_BYTES_PER_SECOND = 1.25e6  # 10 Mbit/s
-ELEMENT_BYTES = 4
+POOL = "cifar"
+SCALING = {"balanced": 0.0, "unbalanced": -1.0}
 COLUMNS = {
+    "model": "s",
     "method": "s",
     "seed": "d",
     "modules": "d",
-    "rounds": "d",
+    "training_rounds": "d",
     "clean": ".3f",
     "pgd": ".3f",
+    "auto_attack": ".3f",
     "peak_mb": ".2f",
     "memory_share": ".2f",
-    "published_s": ".1f",
-    "published_s_a_round": ".2f",
-    "fuller_s": ".1f",
+    "measured_share": ".2f",
+    "faster_a_round": ".1f",
+    "faster": ".1f",
+    "faster_unbalanced": ".1f",
+    "fuller_faster": ".1f",
 }
 
 
@@ -73,308 +69,238 @@ class Size:
     """How much is run.
 
     Attributes:
-        channels: Of the model's convolutions; the smaller model has the first two.
-        budget_share: Of the whole model's memory that devices have.
-        settings: Of FedProphet; jFAT trains as many rounds as all stages together.
-        training: Of a device.
+        models: Names of the models.
+        methods: Names of the methods.
+        joint_rounds: Of all methods but FedProphet.
+        settings: Of FedProphet.
+        max_steps: Of a device in a round.
         num_devices: Devices.
         num_test_images: Test images that are attacked.
+        num_auto_images: The first of them, which AutoAttack has too; 0 for none.
         test_steps, restarts: Of the attack on them.
         seeds: One run each.
+        is_memory_measured: Beside what footprints say; a process for each row.
     """
 
-    channels: tuple[int, ...]
-    budget_share: float
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    joint_rounds: int
     settings: CascadeSettings
-    training: LocalTraining
+    max_steps: int
     num_devices: int
     num_test_images: int
+    num_auto_images: int
     test_steps: int
     restarts: int
     seeds: tuple[int, ...]
+    is_memory_measured: bool = True
 
 
-SGD = LocalTraining(
-    epochs=100, max_steps=30, batch_size=64, learning_rate=0.02, momentum=0.9, weight_decay=1e-4
-)
 FULL = Size(
-    channels=(32, 64, 128, 128),
-    budget_share=0.5,
+    models=("vgg", "vit"),
+    methods=METHODS,
+    joint_rounds=16,
     settings=CascadeSettings(
-        rounds_per_stage=150,
-        warm_up=20,
-        patience=40,
-        settle=5,
-        adjust_every=15,
-        input_radius=RADIUS,
-    ),
-    training=SGD,
-    num_devices=100,
-    num_test_images=1000,
-    test_steps=100,
-    restarts=3,
-    seeds=(0, 1, 2),
-)
-QUICK = Size(
-    channels=(16, 32),
-    budget_share=0.85,
-    settings=CascadeSettings(
-        rounds_per_stage=12,
-        warm_up=3,
-        patience=8,
+        rounds_per_stage=16,
+        warm_up=0,
+        patience=4,
         settle=1,
         adjust_every=3,
         input_radius=RADIUS,
-        steps=4,
-        measure_steps=4,
-        fraction_train=0.02,
+        steps=5,
+        measure_steps=5,
+        prophet=0.5,
+        learning_rate_decay=0.9,
+        stage_learning_rate_decay=0.7,
     ),
-    training=replace(SGD, max_steps=8, batch_size=32, learning_rate=0.05),
-    num_devices=200,
-    num_test_images=256,
+    max_steps=16,
+    num_devices=100,
+    num_test_images=1000,
+    num_auto_images=64,
     test_steps=20,
     restarts=1,
+    seeds=(0, 1, 2),
+)
+SHORT = replace(
+    FULL,
+    models=("vgg",),
+    methods=("jfat", "fedprophet"),
+    joint_rounds=8,
+    settings=replace(FULL.settings, rounds_per_stage=8, patience=2, learning_rate_decay=0.8),
+    num_test_images=300,
+    num_auto_images=0,
     seeds=(0,),
+)
+QUICK = Size(
+    models=("small",),
+    methods=("jfat", "fedprophet"),
+    joint_rounds=4,
+    settings=replace(
+        FULL.settings, rounds_per_stage=4, settle=0, steps=2, measure_steps=2, fraction_train=0.02
+    ),
+    max_steps=4,
+    num_devices=200,
+    num_test_images=64,
+    num_auto_images=0,
+    test_steps=5,
+    restarts=1,
+    seeds=(0,),
+    is_memory_measured=False,
 )
 
 
-class Vgg(nn.Module):
-    """Images ``[batch, 1, 28, 28]`` to logits; the map is halved by the first three layers."""
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        sizes = [1, *channels]
-        self.layers = nn.ModuleList(
-            nn.Conv2d(one, other, 3, padding=1, bias=False)
-            for one, other in itertools.pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(count) for count in channels)
-        self.head = nn.Linear(channels[-1], 10)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[batch, 10]``."""
-        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            pixels = torch.relu(norm(layer(pixels)))
-            pixels = functional.max_pool2d(pixels, 2) if number < 3 else pixels
-        logits: torch.Tensor = self.head(functional.adaptive_avg_pool2d(pixels, 1).flatten(1))
-        return logits
-
-
-@dataclass(frozen=True)
-class Model:
-    """A compiled model and what its pieces take.
-
-    Attributes:
-        artifact: The model.
-        training: How it is trained.
-    """
-
-    artifact: Artifact
-    training: LocalTraining
-
-    def planner(self) -> CompiledSpans:
-        """Return the model with an exit behind each atom."""
-        bare = CompiledSpans(self.artifact)
-        atoms = atoms_of(bare.borders(), bare.parameters())
-        return CompiledSpans(self.artifact, [atom.name for atom in atoms])
-
-    def cascade(self, budget_bytes: int) -> Cascade:
-        """Return the modules under a budget."""
-        spans = self.planner()
-        atoms = atoms_of(spans.borders(), spans.parameters())
-        return partition(
-            atoms, spans.owned, lambda span: footprint(spans, self.training, span), budget_bytes
-        )
-
-    def whole(self) -> Cascade:
-        """Return the model as one module."""
-        return whole_model(CompiledSpans(self.artifact).owned)
-
-
-@dataclass(frozen=True)
-class Clients:
-    """Makes clients of a cascade.
-
-    Attributes:
-        artifact: The model.
-        cascade: Its modules.
-        partitions: Everyone's images.
-    """
-
-    artifact: Artifact
-    cascade: Cascade
-    partitions: ImagePartitions
-
-    def device_ids(self) -> list[str]:
-        """Return all devices."""
-        return self.partitions.device_ids()
-
-    def __call__(self) -> CascadeClient:
-        """Return a client."""
-        spans = CompiledSpans(self.artifact, self.cascade.exits)
-        return CascadeClient(spans, self.partitions, self.cascade)
-
-
-@dataclass
-class RoundTimes(Silent):
-    """Adds up how long rounds would take on a pool of devices, the slowest of each counting.
-
-    Attributes:
-        pool: Of devices.
-        seed: Of the federation.
-        training: Of a device.
-        footprints: Of training the modules from one to another.
-        published, fuller: Seconds so far, by either model.
-    """
-
-    pool: Pool
-    seed: int
-    training: LocalTraining
-    footprints: dict[tuple[int, int], Footprint]
-    published: float = 0.0
-    fuller: float = 0.0
-
-    def started(self, round_number: int, tasks: Sequence[ClientTask]) -> None:
-        """Count a round."""
-        found = [self._seconds(round_number, task) for task in tasks]
-        self.published += max(each[0] for each in found)
-        self.fuller += max(each[1] for each in found)
-
-    def _seconds(self, round_number: int, task: ClientTask) -> tuple[float, float]:
-        wanted = StageTask.from_config(task.config)
-        has = self.pool.resources(self.seed, round_number, task.device_id)
-        kind = self.pool.class_of(self.seed, task.device_id)
-        speeds = Speeds(
-            has.flops_per_second,
-            has.memory_bytes,
-            kind.storage_bytes_per_second,
-            NETWORK_BYTES_PER_SECOND,
-        )
-        cost = self.footprints[wanted.stage, wanted.last]
-        macs = cost.flops / 6  # forward and backward, two operations each
-        frozen = sum(self.footprints[n, n].flops / 6 for n in range(wanted.stage))
-        work = Workload(
-            num_parameters=cost.gradient_bytes / ELEMENT_BYTES,
-            num_features=cost.activation_bytes / ELEMENT_BYTES,
-            forward_macs=macs,
-            batch_bytes=self.training.batch_size * 28 * 28 * ELEMENT_BYTES,
-            num_batches=self.training.max_steps,
-            attack_steps=wanted.steps if wanted.is_adversarial else 0,
-            peak_bytes=cost.peak_bytes,
-            frozen_macs=frozen,
-            num_frozen_batches=self.training.max_steps if wanted.stage else 0,
-            evaluation_macs=3 * wanted.measure_steps * (frozen + macs),
-            sent_bytes=cost.gradient_bytes,
-            received_bytes=sum(self.footprints[n, n].weight_bytes for n in range(wanted.last + 1)),
-        )
-        return published_seconds(work, speeds).total, fuller_seconds(work, speeds).total
-
-
-def make_model(channels: Sequence[int], training: LocalTraining) -> Model:
-    """Return a compiled model with random parameters, the same each time."""
-    torch.manual_seed(0)
-    module = Vgg(channels).train()
-    model = export(module, {"pixels": torch.zeros(2, 1, 28, 28)}, is_training=True)
-    return Model(hocket.compile(model, dims={"batch": (1, 64)}).artifact, training)
-
-
-def footprint(spans: CompiledSpans, training: LocalTraining, span: Span) -> Footprint:
-    """Return what it takes to train a span."""
-    return spans.footprint(MACHINE, training, span)
-
-
-def run(
-    method: str, model: Model, cascade: Cascade, size: Size, seed: int, whole_bytes: int, **of: Any
-) -> dict[str, Any]:
+def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     """Return a row: a federation from beginning to end, and what its model withstands."""
-    spans = CompiledSpans(model.artifact, cascade.exits)
-    pairs = [(one, last) for last in range(len(cascade)) for one in range(last + 1)]
-    footprints = {
-        pair: footprint(spans, size.training, cascade.piece(*pair).span) for pair in pairs
-    }
-    peak = max(footprints[number, number].peak_bytes for number in range(len(cascade)))
-    pool = load_pool("cifar", peak)
-    times = RoundTimes(pool, seed, size.training, footprints)
+    began = time.monotonic()
+    reference = compile_architecture(name)
+    whole = reference.whole_footprint()
+    budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
+    pools = _pools(Trained(whole.peak_bytes, whole.flops / 6, whole.weight_bytes), budget)
+    network = whole.weight_bytes / PUBLISHED[POOL].weight_bytes * NETWORK_BYTES_PER_SECOND
     partitions = ImagePartitions(
         "fashion-mnist",
-        Partitioning("shards", num_devices=size.num_devices, shards_per_device=5, seed=seed),
-        "pixels",
-        held_out_share=0.2,
+        Partitioning("shards", num_devices=size.num_devices, shards_per_device=10, seed=seed),
+        INPUT,
+        held_out_share=0.1,
     )
-    strategy = FedProphet(
-        cascade,
-        costs={pair: SpanCost(each.peak_bytes, each.flops) for pair, each in footprints.items()},
-        available=pool.available,
-        settings=replace(size.settings, **of),
-        training=size.training,
+    made = make_method(
+        method,
+        Setting(
+            architecture=name,
+            budget_bytes=budget,
+            pool=pools["balanced"],
+            settings=size.settings,
+            rounds=size.joint_rounds,
+            max_steps=size.max_steps,
+            partitions=partitions,
+            seed=seed,
+        ),
     )
-    engine = InProcessEngine(Clients(model.artifact, cascade, partitions), WallClock())
+    times = RoundTimes(pools, seed, made.works, network)
     coordinator = Coordinator(
-        plan=Plan("fedprophet", num_rounds=10_000, seed=seed),
-        strategy=strategy,
-        engine=engine,
+        plan=Plan("bench", num_rounds=made.rounds, seed=seed),
+        strategy=made.strategy,
+        engine=InProcessEngine(made.clients, WallClock()),
         scheduler=FifoScheduler(),
         store=MemoryStore(),
         clock=WallClock(),
         observers=[times],
     )
-    progress = coordinator.run(coordinator.begin(spans.parameters()))
-    spans.load_parameters(progress.state.parameters)
+    progress = coordinator.run(coordinator.begin(made.spans.parameters()))
+    own = made.spans.parameters().keys()
+    final = progress.state.parameters
+    made.spans.load_parameters({key: final[key] for key in own})
     examples = partitions.held_out().take(slice(0, size.num_test_images))
     attack = Attack(size.test_steps, restarts=size.restarts)
-    found = accuracy_under(spans, examples, Linf(RADIUS), attack, seed)
+    found = accuracy_under(made.spans, examples, Linf(RADIUS), attack, seed)
+    measured = [0]
+    if size.is_memory_measured:
+        measured = measured_bytes(name, SGD.batch_size, **made.measured)
     return {
+        "model": name,
         "method": method,
         "seed": seed,
-        "modules": len(cascade),
+        "modules": len(made.peaks),
         "rounds": progress.round,
+        "training_rounds": times.num_training,
         "clean": found.clean,
         "pgd": found.attacked,
-        "peak_mb": peak / 1e6,
-        "memory_share": peak / whole_bytes,
+        "auto_attack": _auto_attack(made.spans, examples, size.num_auto_images, seed),
+        "peak_mb": max(made.peaks) / 1e6,
+        "module_mb": [each / 1e6 for each in made.peaks],
+        "measured_mb": max(measured) / 1e6,
+        "measured_module_mb": [each / 1e6 for each in measured],
+        "budget_mb": budget / 1e6,
+        "largest_atom_mb": reference.largest_atom_bytes() / 1e6,
+        "memory_share": max(made.peaks) / whole.peak_bytes,
         "published_s": times.published,
-        "published_s_a_round": times.published / progress.round,
         "fuller_s": times.fuller,
+        "failures": sum(report.num_failures for report in progress.reports),
         "digest": progress.digest,
+        "bench_s": time.monotonic() - began,
     }
 
 
-def measure(choices: Choices) -> list[dict[str, Any]]:
-    """Return a row for each method and seed."""
-    size = QUICK if choices.quick else FULL
+def _auto_attack(spans: CompiledSpans, examples: Examples, count: int, seed: int) -> float:
+    """Return the accuracy under AutoAttack's standard version; -1 without images."""
+    if not count:
+        return -1.0
+    (inputs,) = examples.take(slice(0, count)).inputs.values()
+    targets = examples.targets[:count]
+    return float(auto_attack(spans.scores, inputs, targets, RADIUS, seed).is_robust.mean())
+
+
+def _pools(model: Trained, reserved_bytes: float) -> dict[str, Pool]:
+    """Return the balanced and the unbalanced pool, scaled to a model."""
+    return {
+        name: load_pool(POOL, 0.0, scaling).scaled(POOL, model, reserved_bytes)
+        for name, scaling in SCALING.items()
+    }
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with how they compare with jFAT of the same model and seed, if it is there."""
+    joint = {(row["model"], row["seed"]): row for row in rows if row["method"] == JOINT}
+    found = []
+    for row in rows:
+        other = joint.get((row["model"], row["seed"]), row)
+        faster = {
+            (which, pool): other[which][pool] / row[which][pool]
+            for which in ("published_s", "fuller_s")
+            for pool in SCALING
+        }
+        found.append(
+            {
+                **row,
+                "measured_share": row["measured_mb"] / (other["measured_mb"] or 1.0),
+                "faster_a_round": faster["published_s", "balanced"]
+                * row["training_rounds"]
+                / other["training_rounds"],
+                "faster": faster["published_s", "balanced"],
+                "faster_unbalanced": faster["published_s", "unbalanced"],
+                "fuller_faster": faster["fuller_s", "balanced"],
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = make_parser(QUESTION)
+    parser.add_argument("--short", action="store_true", help="a form of some minutes")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the file has")
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, help="only these")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these")
+    parsed = parser.parse_args()
+    choices = choices_of(parsed)
+    size = QUICK if parsed.quick else SHORT if parsed.short else FULL
     torch.set_num_threads(choices.threads[0])
-    model = make_model(size.channels, size.training)
-    small = make_model(size.channels[:1], size.training)
-    spans = model.planner()
-    whole_bytes = footprint(spans, size.training, Span(is_attacked=True)).peak_bytes
-    cascade = model.cascade(int(size.budget_share * whole_bytes))
-    rounds = len(cascade) * size.settings.rounds_per_stage
-    joint = {"rounds_per_stage": rounds, "patience": rounds}
-    rows = []
-    for seed in size.seeds:
-        for method, which, modules, of in (
-            ("fedprophet", model, cascade, {}),
-            ("fedprophet, no prophets", model, cascade, {"prophet": 0.0}),
-            ("jfat", model, model.whole(), joint),
-            ("jfat, smaller model", small, small.whole(), joint),
-            ("not adversarial", model, model.whole(), {**joint, "warm_up": rounds}),
-        ):
-            rows.append(run(method, which, modules, size, seed, whole_bytes, **of))
-    return rows
+    about = stamp((*PACKAGES, "torch"))
+    rows = read_rows(choices.json_path) if parsed.resume and choices.json_path else []
+    for seed in parsed.seeds or size.seeds:
+        for name in parsed.models or size.models:
+            for method in parsed.methods or size.methods:
+                key = (name, method, seed)
+                if key in {(row["model"], row["method"], row["seed"]) for row in rows}:
+                    continue
+                rows.append(run(*key, size))
+                if choices.json_path is not None:
+                    write_rows(QUESTION, rows, choices.json_path, about)
+    report(
+        QUESTION,
+        rows,
+        COLUMNS,
+        choices,
+        shown=compared(rows),
+        notes=(
+            "peak: of an attacked step, by footprint; share: of the whole model's; published: 0.20",
+            "faster: than jFAT, by the authors' model of time, balanced pool; published: 10.8",
+            "fuller: with all operations, communication, frozen modules and evaluation",
+        ),
+        about=about,
+    )
 
 
 if __name__ == "__main__":
-    QUESTION = "robust accuracy and memory of module-wise adversarial training"
-    chosen, _ = parse_choices(QUESTION)
-    report(
-        QUESTION,
-        measure(chosen),
-        COLUMNS,
-        chosen,
-        notes=(
-            "peak: of an attacked step, by footprint; share: of the whole model's",
-            "published: by the authors' model of time, on their devices for CIFAR-10",
-            "fuller: with all operations, communication, frozen modules and evaluation",
-        ),
-        about=stamp((*PACKAGES, "torch")),
-    )
+    main()

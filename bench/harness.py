@@ -147,11 +147,33 @@ def report(
         style="dim",
     )
     if choices.json_path is not None:
-        content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
-        temporary = choices.json_path.with_name(f".{choices.json_path.name}.{os.getpid()}")
-        temporary.write_text(content + "\n", encoding="utf-8")
-        temporary.replace(choices.json_path)
+        write_rows(question, rows, choices.json_path, about)
         console.print(f"written to {choices.json_path}")
+
+
+def write_rows(
+    question: str, rows: list[dict[str, Any]], path: Path, about: dict[str, Any]
+) -> None:
+    """Write rows as JSON, all of them or none.
+
+    Args:
+        question: Title of the table.
+        rows: One dict a row.
+        path: The file.
+        about: The stamp.
+    """
+    content = json.dumps({"question": question, "stamp": about, "rows": rows}, indent=1)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file that ``write_rows`` wrote; none if there is no such file."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def _commit() -> str:

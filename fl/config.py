@@ -6,6 +6,7 @@ TOML, with keys in kebab-case as Flower's users write them.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -270,6 +271,7 @@ class ProphetSection(_Section):
             that takes more is cut into modules, or trained in part; 0 for as much as it takes.
         pool: Published pool of devices, for what a device has beyond that; empty for nothing.
         scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        exit_features: Numbers that an early exit reads of an image for each class; 1 in the paper.
         smaller: ONNX files of smaller models, for methods that train these on small devices.
         groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
             that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
@@ -280,8 +282,9 @@ class ProphetSection(_Section):
     memory: int | str = 0
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
+    exit_features: int = Field(default=1, ge=1)
     smaller: tuple[str, ...] = Field(default=(), strict=False)
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, strict=False)
+    groups: dict[str, list[str]] = Field(default_factory=dict)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")
@@ -340,6 +343,12 @@ class FederationConfig(_Section):
         except ConfigError as error:
             raise ConfigError(f"{self._origin}: {section}: {error}") from error
 
+    def to_json(self) -> str:
+        """Return all of it, with the paths that it has here; ``config_from_json`` reads it."""
+        content = self.model_dump(mode="json", by_alias=True)
+        about = {"config": content, "origin": self._origin, "folder": str(self._folder.resolve())}
+        return json.dumps(about, indent=1)
+
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out, as values of JSON.
 
@@ -353,7 +362,7 @@ class FederationConfig(_Section):
         if self.prophet is None:
             del found["prophet"]  # as if there were no such section
         else:
-            found["prophet"]["smaller"] = [Path(name).name for name in self.prophet.smaller]
+            del found["prophet"]["smaller"]  # as the model's: their digests say it better
         return found
 
 
@@ -428,6 +437,20 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
     config = config.model_copy(update=placed)
     config._origin, config._folder = origin, folder
     return config
+
+
+def config_from_json(text: str) -> FederationConfig:
+    """Return the configuration that ``FederationConfig.to_json`` wrote.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        about = json.loads(text)
+        content, origin, folder = about["config"], str(about["origin"]), Path(about["folder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no configuration: {error!r}") from error
+    return parse_config(content, origin, folder)
 
 
 def _placed(section: _Section, folder: Path, *names: str) -> _Section:

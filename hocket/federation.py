@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
 
 FINAL, METRICS, STORE, CURVES = "final", "metrics.jsonl", "store", "tensorboard"
-BESIDE = "beside.safetensors"
-"""What a federation leaves in its folder, beside the module that it trains; in
-the last the parameters that are no part of the trained model, such as those of early exits."""
+BESIDE, CONFIG = "beside.safetensors", "config.json"
+"""What a federation leaves in its folder, beside the module that it trains: in the last two the
+parameters that are no part of the trained model, such as those of early exits, and what its file
+said."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Federation:
     def keep_module(self) -> None:
         """Put the module where clients look for it, and what else they read."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / CONFIG).write_text(self.config.to_json(), encoding="utf-8")
         if self.artifact is not None:
             save_artifact(self.artifact, self.model)
         for name, content in self.files.items():
@@ -299,6 +301,7 @@ def prepare_federation(
     made = _make_parts(config, make_backend, artifact, partitions, strategy)
     with config.naming("device-classes"):
         classes, seed = config.device_classes, config.federation.seed
+        counts = {name: counts[name] for name in made.clients.device_ids()}
         fleet = make_fleet(classes, counts, made.backend, seed) if classes else None
     return Federation(
         config=config,
@@ -308,10 +311,14 @@ def prepare_federation(
         artifact=artifact,
         num_examples=counts,
         fleet=fleet,
-        fingerprint=fingerprint_of(config.essence(), digest, data_digest),
+        fingerprint=fingerprint_of(config.essence(), digest, data_digest, *_digests(made.files)),
         given=given,
         files=made.files,
     )
+
+
+def _digests(files: Mapping[str, str | Artifact]) -> list[str]:
+    return [each if isinstance(each, str) else each.digest for each in files.values()]
 
 
 def _make_parts(

@@ -113,6 +113,9 @@ def settings_of(federation: Federation, num_nodes: int, *, resume: bool) -> dict
     content: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     if federation.artifact is not None:
         content["model"] |= {"artifact": str(federation.model), "onnx": "", "dims": {}}
+    if config.prophet is not None:
+        modules = [name for name, each in federation.files.items() if not isinstance(each, str)]
+        content["prophet"] |= {"smaller": [str(federation.folder / name) for name in modules]}
     return {
         "config": json.dumps(content),
         "origin": config.origin,

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hocket.federation_parts import MODEL, TARGETS, Parts
+from hocket.federation_parts import Parts
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.fat.assignment import SpanCost
 from hocket.fl.fat.layout import cascade_from_json, cascade_to_json
 from hocket.fl.fat.partition import Cascade, whole_model
 from hocket.fl.fat.perturbation import Adjustment
-from hocket.fl.fat.pool import load_pool
 from hocket.fl.fat.strategy import CascadeSettings, FedProphet
 from hocket.prophet_plan import cascade_under, footprint_of, spans_with_exits
-from hocket.robust_clients import CascadeClients, CompiledPieces
+from hocket.robust_families import (
+    FAMILIES,
+    cascade_clients,
+    made_of,
+    make_family,
+    pool_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hocket.federated_clients import ClientMaker
     from hocket.fl.backends.spans import CompiledSpans
-    from hocket.fl.backends.task import Task
     from hocket.fl.config import FederationConfig, ProphetSection
     from hocket.fl.core.data import Partitions
     from hocket.runtime.artifact import Artifact
@@ -45,16 +48,16 @@ def make_robust(
         CapabilityError: The model cannot be cut.
     """
     artifact, section = _checked(config, artifact)
+    if config.strategy.name in FAMILIES:
+        return make_family(config, section, artifact, partitions)
     cascade, planner = _make_cascade(config, section, artifact)
-    pieces = _pieces(config, artifact, cascade)
+    clients = cascade_clients(config, artifact, cascade, partitions)
     with config.naming("strategy"):
         strategy = _make_prophet(config, section, cascade, planner)
     layout = {"modules": cascade_to_json(cascade)}
     return Parts(
-        clients=CascadeClients(
-            pieces, cascade, partitions, artifact.digest, config.engine.threads_per_client
-        ),
-        backend=pieces.make(artifact),
+        clients=clients,
+        backend=clients.pieces.make(artifact),
         strategy=strategy,
         files={LAYOUT: json.dumps(layout, indent=1)},
     )
@@ -63,20 +66,16 @@ def make_robust(
 def robust_clients(
     config: FederationConfig, artifact: Artifact | None, partitions: Partitions
 ) -> ClientMaker:
-    """Return what makes clients where the server has put its files; nothing is planned again.
+    """Return what makes clients where the server has put its files; no module is planned again.
 
     Raises:
         ConfigError: They are not there.
     """
-    artifact, _ = _checked(config, artifact)
+    artifact, section = _checked(config, artifact)
+    if config.strategy.name in FAMILIES:
+        return make_family(config, section, artifact, partitions).clients
     cascade = read_layout(Path(config.federation.folder))
-    return CascadeClients(
-        _pieces(config, artifact, cascade),
-        cascade,
-        partitions,
-        artifact.digest,
-        config.engine.threads_per_client,
-    )
+    return cascade_clients(config, artifact, cascade, partitions)
 
 
 def read_layout(folder: Path) -> Cascade:
@@ -107,28 +106,13 @@ def _checked(
 def _make_cascade(
     config: FederationConfig, section: ProphetSection, artifact: Artifact
 ) -> tuple[Cascade, CompiledSpans]:
-    planner = spans_with_exits(artifact, _task(config), config.model.frozen)
+    planner = spans_with_exits(
+        artifact, task_of(config), config.model.frozen, section.exit_features
+    )
     if config.strategy.name == JFAT:
         return whole_model(planner.owned), planner
     with config.naming("prophet"):
         return cascade_under(planner, config.training.as_training(), section.memory_bytes), planner
-
-
-def _pieces(config: FederationConfig, artifact: Artifact, cascade: Cascade) -> CompiledPieces:
-    return CompiledPieces(
-        path=str(Path(config.federation.folder) / MODEL),
-        digest=artifact.digest,
-        task=_task(config),
-        exits=cascade.exits,
-        frozen=config.model.frozen,
-        num_threads=config.engine.threads_per_client,
-    )
-
-
-def _task(config: FederationConfig) -> Task:
-    from hocket.fl.backends.task import Task
-
-    return Task(TARGETS[config.model.loss], config.model.output)  # type: ignore[arg-type]
 
 
 def _make_prophet(
@@ -145,8 +129,7 @@ def _make_prophet(
              if key.startswith(_ALPHA)}  # fmt: skip
     available, costs = None, {}
     if section.pool and len(cascade) > 1:
-        pool = load_pool(section.pool, float(section.memory_bytes), section.scaling)
-        available = pool.available
+        available = pool_of(section).available
         for last in range(len(cascade)):
             for first in range(last + 1):
                 cost = footprint_of(planner, training, cascade.piece(first, last).span)
@@ -155,18 +138,12 @@ def _make_prophet(
         cascade,
         costs=costs,
         available=available,
-        settings=_made(CascadeSettings, settings),
+        settings=made_of(CascadeSettings, settings),
         training=training,
-        adjustment=_made(Adjustment, alpha),
+        adjustment=made_of(Adjustment, alpha),
+        budget_bytes=section.memory_bytes if name == FEDPROPHET else 0,
     )
 
 
-def _made(kind: Any, settings: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__} does not take these settings: {error}") from error
-
-
-METHODS = (FEDPROPHET, JFAT)
+METHODS = (FEDPROPHET, JFAT, *FAMILIES)
 """Methods that train a model to withstand attacks, by the names that a file gives."""

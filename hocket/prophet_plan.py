@@ -125,13 +125,19 @@ def compile_open(
     return compile(str(model), dims=found, progress=progress).artifact
 
 
-def spans_with_exits(artifact: Artifact, task: Task, frozen: Sequence[str] = ()) -> CompiledSpans:
-    """Return a model with an early exit behind each atom, to plan with."""
+def spans_with_exits(
+    artifact: Artifact, task: Task, frozen: Sequence[str] = (), exit_features: int = 1
+) -> CompiledSpans:
+    """Return a model with an early exit behind each atom, to plan with.
+
+    Arguments are those of ``CompiledSpans``.
+    """
     from hocket.fl.backends.spans import CompiledSpans
 
     bare = CompiledSpans(artifact, (), task, frozen=frozen)
     atoms = atoms_of(bare.borders(), bare.parameters())
-    return CompiledSpans(artifact, [atom.name for atom in atoms], task, frozen=frozen)
+    exits = [atom.name for atom in atoms]
+    return CompiledSpans(artifact, exits, task, exit_features=exit_features, frozen=frozen)
 
 
 def footprint_of(spans: CompiledSpans, training: LocalTraining, span: Span) -> Footprint:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hocket.fl.fat.baselines.distillation import DistilledClient
+from hocket.fl.fat.baselines.partial import PartialClient
 from hocket.fl.fat.cascade import CascadeClient
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hocket.fl.backends.spans import CompiledSpans
     from hocket.fl.backends.task import Task
     from hocket.fl.core.data import Partitions
+    from hocket.fl.fat.baselines.widths import Widths
     from hocket.fl.fat.partition import Cascade
     from hocket.runtime.artifact import Artifact
 
@@ -24,6 +29,7 @@ class CompiledPieces:
         digest: That it must have.
         task: What the model is trained to do.
         exits: Names of the borders that have an early exit.
+        exit_features: Numbers that an early exit reads of an image for each class.
         frozen: Patterns of names of weights that are not trained.
         num_threads: Threads of the session that evaluates.
     """
@@ -32,6 +38,7 @@ class CompiledPieces:
     digest: str
     task: Task
     exits: tuple[str, ...] = ()
+    exit_features: int = 1
     frozen: tuple[str, ...] = ()
     num_threads: int = 1
 
@@ -50,7 +57,12 @@ class CompiledPieces:
         from hocket.fl.backends.spans import CompiledSpans
 
         return CompiledSpans(
-            artifact, self.exits, self.task, frozen=self.frozen, num_threads=self.num_threads
+            artifact,
+            self.exits,
+            self.task,
+            exit_features=self.exit_features,
+            frozen=self.frozen,
+            num_threads=self.num_threads,
         )
 
 
@@ -84,3 +96,65 @@ class CascadeClients:
         return CascadeClient(
             self.pieces(), self.partitions, self.cascade, artifact_digest=self.artifact_digest
         )
+
+
+@dataclass(frozen=True)
+class PartialClients:
+    """Makes clients that train narrow copies of a model.
+
+    Attributes:
+        members: Make clients of each width, the whole model's first.
+        widths: What the axes of all arrays number.
+        counts: Units that each model has, by their group.
+    """
+
+    members: tuple[CascadeClients, ...]
+    widths: Widths
+    counts: tuple[Mapping[str, int], ...]
+
+    @property
+    def partitions(self) -> Partitions:
+        """Everyone's data."""
+        return self.members[0].partitions
+
+    @property
+    def artifact_digest(self) -> str:
+        """Of the whole model's artifact."""
+        return self.members[0].artifact_digest
+
+    def device_ids(self) -> list[str]:
+        """Return the devices that have data."""
+        return self.members[0].device_ids()
+
+    def __call__(self) -> PartialClient:
+        """Return a new client."""
+        return PartialClient(self.members, self.widths, self.counts)
+
+
+@dataclass(frozen=True)
+class DistilledClients:
+    """Makes clients that train models of several sizes.
+
+    Attributes:
+        members: Make clients of each size, the largest first.
+    """
+
+    members: tuple[CascadeClients, ...]
+
+    @property
+    def partitions(self) -> Partitions:
+        """Everyone's data."""
+        return self.members[0].partitions
+
+    @property
+    def artifact_digest(self) -> str:
+        """Of the largest model's artifact."""
+        return self.members[0].artifact_digest
+
+    def device_ids(self) -> list[str]:
+        """Return the devices that have data."""
+        return self.members[0].device_ids()
+
+    def __call__(self) -> DistilledClient:
+        """Return a new client."""
+        return DistilledClient(self.members)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn import functional
 
-from hocket.fl.core.errors import CapabilityError
+from hocket.fl.core.errors import CapabilityError, ConfigError
 from hocket.fl.core.seeds import generator_for
 
 if TYPE_CHECKING:
@@ -21,22 +21,26 @@ if TYPE_CHECKING:
 class ExitHead:
     """An affine early exit.
 
-    The value is averaged over parts of an image, as few as give a number for each class at least,
-    or over all tokens; then comes one product with a weight, and a bias.
+    The value is averaged over parts of an image, as few as give so many numbers for each class at
+    least, or over all tokens; then comes one product with a weight, and a bias.
 
     Attributes:
         border: Where it is.
         shape: Of the value, without the batch: ``[features]``, ``[tokens, width]`` or ``[channels,
             height, width]``.
         num_classes: Scores it makes.
+        features_per_class: Numbers that it reads of an image for each class, if there are so many;
+            1 in the paper.
 
     Raises:
         CapabilityError: The shape is none of these.
+        ConfigError: It is to read nothing.
     """
 
     border: str
     shape: tuple[int, ...]
     num_classes: int
+    features_per_class: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.shape) <= 3:
@@ -44,6 +48,8 @@ class ExitHead:
                 f"border {self.border!r}: a value of {list(self.shape)} has no early exit; want "
                 "features, tokens or an image"
             )
+        if self.features_per_class < 1:
+            raise ConfigError(f"want 1 feature per class or more, got {self.features_per_class}")
 
     @property
     def weight(self) -> str:
@@ -89,5 +95,6 @@ class ExitHead:
 
     @property
     def _parts(self) -> tuple[int, int]:
-        side = math.ceil(math.sqrt(self.num_classes / self.shape[0]))
+        wanted = self.features_per_class * self.num_classes
+        side = math.ceil(math.sqrt(wanted / self.shape[0]))
         return min(side, self.shape[1]), min(side, self.shape[2])

@@ -13,10 +13,11 @@ from hocket.fl.backends.batching import at_own_size
 from hocket.fl.backends.compiled import CompiledBackend
 from hocket.fl.backends.cuts import cut, find_cuts
 from hocket.fl.backends.exits import ExitHead
+from hocket.fl.backends.memory_meter import MemoryMeter
 from hocket.fl.backends.optimizer import finish_step, make_optimizer
 from hocket.fl.backends.task import Task
 from hocket.fl.backends.training_graph import as_input
-from hocket.fl.core.backend import SPANS
+from hocket.fl.core.backend import FLOAT32, SPANS
 from hocket.fl.core.errors import CapabilityError, ConfigError, FederationError
 from hocket.fl.core.spans import Border
 
@@ -41,6 +42,8 @@ class CompiledSpans(CompiledBackend):
         artifact: The compiled model, of one floating-point input.
         exits: Names of the borders that have an early exit.
         task: What it is trained to do; targets are classes.
+        exit_features: Numbers that an early exit reads of an image for each class; see
+            ``ExitHead``.
         frozen: As the base has it.
         num_threads: As the base has it.
 
@@ -58,6 +61,7 @@ class CompiledSpans(CompiledBackend):
         exits: Sequence[str] = (),
         task: Task = Task(),  # noqa: B008 - frozen
         *,
+        exit_features: int = 1,
         frozen: Sequence[str] = (),
         num_threads: int = 0,
     ) -> None:
@@ -77,7 +81,8 @@ class CompiledSpans(CompiledBackend):
         for name in exits:
             if name not in known:
                 raise ConfigError(f"the model has no border {name!r}; it has {list(known)}")
-            self._heads[name] = ExitHead(name, known[name].shape, num_classes)
+            shape = known[name].shape
+            self._heads[name] = ExitHead(name, shape, num_classes, exit_features)
         for head in self._heads.values():
             for name, array in head.start(np.dtype(inputs[0].numpy_dtype)).items():
                 self._tensors[name] = torch.from_numpy(array).requires_grad_()
@@ -147,20 +152,62 @@ class CompiledSpans(CompiledBackend):
         (gradient,) = torch.autograd.grad(distances.sum(), [wanted])
         return distances.detach().numpy(), gradient.numpy()
 
-    def train_piece(self, piece: Piece, training: LocalTraining, seed: int) -> CompiledTraining:
+    def scores(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the model's scores, ``[batch, classes]``, which torch can differentiate.
+
+        For attacks of libraries: parameters have no gradients, the model behaves as in evaluation,
+        and there may be more inputs than the artifact takes at a time.
+        """
+        parts = inputs.split(self._batch_sizes.most)  # type: ignore[no-untyped-call]
+        found = [self._run("", [self._output], each, is_training=False) for each in parts]
+        return torch.cat([each[self._output] for each in found])
+
+    def train_piece(
+        self,
+        piece: Piece,
+        training: LocalTraining,
+        seed: int,
+        *,
+        keeps_exit_gradients: bool = False,
+    ) -> CompiledTraining:
         """Return a training of a piece, with a new optimizer for what the piece owns.
 
+        Args:
+            piece: What is trained.
+            training: How.
+            seed: Of what is drawn.
+            keeps_exit_gradients: Whether gradients of early exits add up from step to step, as they
+                do in FedProphet's published code.
+
         Raises:
-            CapabilityError: The piece has nothing to train.
+            CapabilityError: The piece has nothing to train, or not in this precision.
         """
+        if training.precision != FLOAT32:
+            raise CapabilityError(f"{piece.span}: pieces are not trained in {training.precision}")
         owned = self.owned(piece.span)
-        leaves = [self._tensors[name] for name in self._names if name in owned]
-        leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        leaves = {name: self._tensors[name] for name in self._names if name in owned}
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         if not leaves:
             raise CapabilityError(f"{piece.span}: there are no weights to train")
+        for leaf in leaves.values():
+            leaf.grad = None
+        kept = self._exit_names if keeps_exit_gradients else frozenset()
+        cleared = [leaf for name, leaf in leaves.items() if name not in kept]
         self._generator.manual_seed(seed)
         self._is_session_current = False
-        return CompiledTraining(self, piece, training, leaves)
+        return CompiledTraining(self, piece, training, list(leaves.values()), cleared)
+
+    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> MemoryMeter:
+        """Return a count of what attacking and training a piece really holds; see ``Spans``."""
+        self._check_span(piece.span)
+        names = [each.border or self._output for each in piece.exits]
+        # Made before the count begins: that is done once, not in each step.
+        size = max(batch_size, self._batch_sizes.least)
+        for is_training in (False, True):
+            program = self._cut(size, piece.start, names, is_training=is_training)
+        heads = [name for each in piece.span.exits for name in self._heads[each].names]
+        held = [self._tensors[name] for name in (*program.given, *heads) if name in self._tensors]
+        return MemoryMeter(held, limit_bytes)
 
     def _find_borders(self) -> tuple[Border, ...]:
         sizes = self._batch_sizes
@@ -213,7 +260,7 @@ class CompiledSpans(CompiledBackend):
         wanted = program.values[origin].shape
         if tuple(inputs.shape) != wanted:
             raise ConfigError(f"{origin}: want {list(wanted)}, got {list(inputs.shape)}")
-        weights = self._tensors
+        weights = {name: self._tensors[name] for name in program.given if name in self._tensors}
         if not is_training:
             weights = {name: tensor.detach() for name, tensor in weights.items()}
         found = program.run({**weights, origin: inputs})
@@ -226,7 +273,8 @@ class CompiledSpans(CompiledBackend):
         self._check_span(piece.span)
         names = [each.border or self._output for each in piece.exits]
         found = self._run(piece.start, names, inputs, is_training=is_training)
-        wanted = torch.from_numpy(targets.astype(np.int64, copy=False))
+        is_class = targets.ndim == 1
+        wanted = torch.from_numpy(targets.astype(np.int64, copy=False) if is_class else targets)
         losses = torch.zeros(())
         scores = losses
         for each, name in zip(piece.exits, names, strict=True):
@@ -251,8 +299,10 @@ class CompiledTraining:
         piece: Piece,
         training: LocalTraining,
         leaves: Sequence[torch.Tensor],
+        cleared: Sequence[torch.Tensor],
     ) -> None:
-        self._spans, self._piece, self._training, self._leaves = spans, piece, training, leaves
+        self._spans, self._piece, self._training = spans, piece, training
+        self._leaves, self._cleared = leaves, cleared
         has_origin = training.proximal_mu > 0
         self._start = [leaf.detach().clone() for leaf in leaves] if has_origin else []
         self._optimizer = make_optimizer(training, leaves)
@@ -263,7 +313,7 @@ class CompiledTraining:
 
         Args:
             inputs: What the piece is given, ``[batch, ...]``.
-            targets: Classes, ``[batch]``.
+            targets: Classes, ``[batch]``, or how likely each is, ``[batch, classes]``.
 
         Raises:
             FederationError: The loss is no longer finite.
@@ -281,5 +331,6 @@ class CompiledTraining:
         finish_step(self._optimizer, self._leaves, self._start, self._training, self._steps_taken)
         self._steps_taken += 1
         # Not kept while the next batch is attacked: gradients need room.
-        self._optimizer.zero_grad(set_to_none=True)
+        for leaf in self._cleared:
+            leaf.grad = None
         return found

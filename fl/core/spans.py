@@ -9,6 +9,8 @@ from hocket.fl.core.backend import Span
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from numpy.typing import NDArray
 
     from hocket.fl.core.backend import Footprint, LocalTraining
@@ -105,11 +107,33 @@ class PieceTraining(Protocol):
 
         Args:
             inputs: What the piece is given, ``[batch, ...]``.
-            targets: Classes, ``[batch]``.
+            targets: Classes, ``[batch]``, or how likely each is, ``[batch, classes]``.
 
         Raises:
             FederationError: The loss is no longer finite.
         """
+        ...
+
+
+class Meter(Protocol):
+    """Counts what a model holds in memory, as long as it is entered."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most there was so far, weights included."""
+        ...
+
+    def __enter__(self) -> Any:
+        """Begin to count."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Count no more."""
         ...
 
 
@@ -173,8 +197,35 @@ class Spans(Protocol):
         """
         ...
 
-    def train_piece(self, piece: Piece, training: LocalTraining, seed: int) -> PieceTraining:
-        """Return a training of a piece, with a new optimizer for what the piece owns."""
+    def train_piece(
+        self,
+        piece: Piece,
+        training: LocalTraining,
+        seed: int,
+        *,
+        keeps_exit_gradients: bool = False,
+    ) -> PieceTraining:
+        """Return a training of a piece, with a new optimizer for what the piece owns.
+
+        Args:
+            piece: What is trained.
+            training: How.
+            seed: Of what is drawn.
+            keeps_exit_gradients: Whether gradients of early exits add up from step to step, as they
+                do in FedProphet's published code.
+        """
+        ...
+
+    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> Meter:
+        """Return a count of what attacking and training a piece really holds.
+
+        It is to be entered once, and slows down what runs.
+
+        Args:
+            piece: What is attacked and trained.
+            batch_size: Examples of a step.
+            limit_bytes: Whatever makes more be held raises a ``BudgetError``; 0 for no limit.
+        """
         ...
 
     def footprint(self, machine: HardwareModel, training: LocalTraining, span: Span) -> Footprint:

@@ -6,6 +6,7 @@ first module is attacked at its input, a later one in the features it is given.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +15,16 @@ import numpy as np
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.client import check_artifact
-from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.errors import BudgetError, ConfigError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed, generator_for
+from hocket.fl.core.spans import Piece
 from hocket.fl.core.types import ClientUpdate
 from hocket.fl.fat.attack import L2, Attack, Linf, perturb
 from hocket.fl.fat.evaluation import accuracy_under, attack_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -35,8 +37,13 @@ if TYPE_CHECKING:
 
 _PREFIX = "cascade."
 CLEAN, ADVERSARIAL, DISPLACEMENT = "clean_accuracy", "adversarial_accuracy", "displacement"
-"""Metrics that devices report: of the model they were given, on what they hold out; and how far
-the attack moves what their module makes of an example, in the mean."""
+HELD = "held_bytes"
+"""Metrics that devices report: of the model they were given, on what they hold out; how far the
+attack moves what their module makes of an example, in the mean; and what training was measured to
+hold in memory, where there is a budget."""
+
+_COUNTED_STEPS = 2
+_SLACK = 1.002  # for losses of single examples, which footprints leave out
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class StageTask:
     """What a device is to do in a round.
 
     Attributes:
-        work: ``train`` its modules, or ``measure`` how far the stage's attack moves features.
+        work: ``train`` its modules; ``score`` the model that it is given; ``measure`` how far the
+            stage's attack moves features.
         stage: Number of the module that is being trained.
         last: Number of the last module that this device trains; beyond the stage's for a prophet.
         radius: Of the ball that inputs (stage 0, any number) or features (their length) are
@@ -55,9 +63,11 @@ class StageTask:
         convexity: Of early exits' losses (mu).
         prophet: How much the last exit of a prophet counts (psi).
         is_adversarial: Whether it trains on attacked examples, or on clean ones to warm up.
+        keeps_exit_gradients: Whether gradients of early exits add up from step to step.
+        budget_bytes: That its training and its attacks may take; 0 for as much as they do.
     """
 
-    work: Literal["train", "measure"] = "train"
+    work: Literal["train", "score", "measure"] = "train"
     stage: int = 0
     last: int = 0
     radius: float = 0.0
@@ -67,10 +77,12 @@ class StageTask:
     convexity: float = 0.0
     prophet: float = 1.0
     is_adversarial: bool = True
+    keeps_exit_gradients: bool = False
+    budget_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if self.work not in ("train", "measure"):
-            raise ConfigError(f"work must be 'train' or 'measure', got {self.work!r}")
+        if self.work not in ("train", "score", "measure"):
+            raise ConfigError(f"work must be 'train', 'score' or 'measure', got {self.work!r}")
         if not 0 <= self.stage <= self.last:
             raise ConfigError(f"want modules 0 <= stage <= last, got {self.stage}, {self.last}")
 
@@ -143,7 +155,7 @@ class CascadeClient:
             holds out, never on what it trains on nor on the server's.
         cascade: The model's modules.
         cache: Of features of frozen modules.
-        batch_size: Of passes that train nothing.
+        batch_size: Of passes that train nothing, at most: as many examples as the budget allows.
         artifact_digest: Of the artifact that the model is made from, if it is from one.
     """
 
@@ -155,15 +167,16 @@ class CascadeClient:
     artifact_digest: str = ""
 
     def run(self, task: ClientTask, parameters: Parameters) -> ClientUpdate:
-        """Train modules, measure displacements, or (``evaluate``) measure accuracies alone.
+        """Train modules, measure displacements, or measure accuracies alone.
 
         Raises:
             UpdateError: The task is for another artifact, or the parameters for another model.
+            BudgetError: Training takes more memory than the task allows.
         """
         check_artifact(task, self.artifact_digest)
         self.spans.load_parameters(parameters)
         wanted = StageTask.from_config(task.config)
-        if task.kind == "evaluate":
+        if task.kind == "evaluate" or wanted.work == "score":
             held_out = self.partitions.held_out(task.device_id)
             metrics = self._accuracies(wanted, held_out, task.seed)
             return self._update(task, {}, len(held_out), metrics)
@@ -177,7 +190,12 @@ class CascadeClient:
             held_out = self.partitions.held_out(task.device_id)
             metrics = self._accuracies(wanted, held_out, task.seed)
         training = LocalTraining.from_config(task.config)
-        metrics["loss"] = self._train(wanted, training, features, examples.targets, task.seed)
+        try:
+            metrics |= self._train(wanted, training, features, examples.targets, task.seed)
+        except BudgetError as error:
+            modules = self.cascade.modules[wanted.stage : wanted.last + 1]
+            what = f"{' and '.join(map(str, modules))} in batches of {training.batch_size}"
+            raise BudgetError(error.measured_bytes, error.budget_bytes, what) from error
         owned = self.cascade.owned(wanted.stage, wanted.last, prophet=wanted.prophet)
         trained = self.spans.parameters()
         return self._update(task, {name: trained[name] for name in owned}, len(examples), metrics)
@@ -206,7 +224,7 @@ class CascadeClient:
         if kept is None:
             start = self.cascade.modules[stage].start
             kept = np.concatenate(
-                [self.spans.features("", start, each) for each in self._parts(inputs)]
+                [self.spans.features("", start, each) for each in _parts(inputs, self.batch_size)]
             )
             self.cache.put(device_id, digest, kept)
         return kept
@@ -218,37 +236,49 @@ class CascadeClient:
         features: NDArray[Any],
         targets: NDArray[Any],
         seed: int,
-    ) -> float:
-        """Take the steps of a round; return the mean loss, each batch's before its step."""
+    ) -> dict[str, float]:
+        """Take the steps of a round; return the mean loss, each batch's before its step.
+
+        Where there is a budget, what is held is counted in the first two steps: in the second all
+        of the optimizer is there, and those that follow are like it.
+
+        Raises:
+            BudgetError: More is held than the budget allows.
+        """
         piece = self.cascade.piece(
             wanted.stage, wanted.last, prophet=wanted.prophet, convexity=wanted.convexity
         )
         attack, ball = Attack(wanted.steps, keep="last"), _ball(wanted, features)
-        steps = self.spans.train_piece(piece, training, seed)
+        steps = self.spans.train_piece(
+            piece, training, seed, keeps_exit_gradients=wanted.keeps_exit_gradients
+        )
         order, noise = np.random.default_rng(seed), generator_for(seed, "attack")
         losses: list[float] = []
-        for _ in range(training.epochs):
-            shuffled = order.permutation(len(targets))
-            for start in range(0, len(targets), training.batch_size):
-                if training.max_steps and len(losses) == training.max_steps:
-                    break
-                chosen = shuffled[start : start + training.batch_size]
+        limit_bytes = int(_SLACK * wanted.budget_bytes)
+        meter = self.spans.meter(piece, training.batch_size, limit_bytes)
+        with contextlib.ExitStack() as counting:
+            if wanted.budget_bytes:
+                counting.enter_context(meter)
+            for chosen in _batches(len(targets), training, order):
                 inputs, wanted_classes = features[chosen], targets[chosen]
                 if wanted.is_adversarial:
                     inputs = attack_piece(
                         self.spans, piece, attack, ball, inputs, wanted_classes, noise
                     )
                 losses.append(steps.step(inputs, wanted_classes))
-        return float(np.mean(losses))
+                if len(losses) == _COUNTED_STEPS:
+                    counting.close()
+        held = {HELD: float(meter.peak_bytes)} if wanted.budget_bytes else {}
+        return {"loss": float(np.mean(losses)), **held}
 
     def _displacement(self, wanted: StageTask, features: NDArray[Any], seed: int) -> float:
         """Return how far an attack moves what the stage's module makes, in the mean."""
         module = self.cascade.modules[wanted.stage]
         attack, ball = Attack(wanted.steps), _ball(wanted, features)
         noise, total = generator_for(seed, "displacement"), 0.0
-        for inputs in self._parts(features):
+        piece = self.cascade.piece(wanted.stage, wanted.stage)
+        for inputs in _parts(features, self._num_within(wanted, piece, features)):
             origin = self.spans.features(module.start, module.stop, inputs)
-
             moved = self._displace(wanted, attack, ball, inputs, origin, noise)
             distances = np.linalg.norm((moved - origin).reshape(len(origin), -1), axis=1)
             total += float(distances.sum())
@@ -274,27 +304,59 @@ class CascadeClient:
 
     def _accuracies(self, wanted: StageTask, examples: Examples, seed: int) -> dict[str, float]:
         """Return accuracies of the model up to the stage's exit, attacked at its input."""
-        exits = self.cascade.piece(wanted.stage, wanted.stage).exits
+        piece = Piece("", self.cascade.piece(wanted.stage, wanted.stage).exits)
         attack = Attack(wanted.measure_steps) if wanted.measure_steps else None
+        (inputs,) = examples.inputs.values()
         found = accuracy_under(
             self.spans,
             examples,
             Linf(wanted.input_radius),
             attack,
             derive_seed(seed, "accuracy"),
-            exits=exits,
-            batch_size=self.batch_size,
+            exits=piece.exits,
+            batch_size=self._num_within(wanted, piece, inputs),
         )
         return {CLEAN: found.clean} | ({} if attack is None else {ADVERSARIAL: found.attacked})
 
-    def _parts(self, arrays: NDArray[Any]) -> list[NDArray[Any]]:
-        return [
-            arrays[start : start + self.batch_size]
-            for start in range(0, len(arrays), self.batch_size)
-        ]
+    def _num_within(self, wanted: StageTask, piece: Piece, inputs: NDArray[Any]) -> int:
+        """Return how many examples a device attacks at once: halved until they fit, one at least.
+
+        An attack on the model from its input on has to keep what all modules so far make of an
+        example, and so takes fewer examples at a time than training its last module does.
+        """
+        count, limit_bytes = min(self.batch_size, len(inputs)), int(_SLACK * wanted.budget_bytes)
+        while limit_bytes and count > 1:
+            targets = np.zeros(count, np.int64)
+            try:
+                with self.spans.meter(piece, count, limit_bytes):
+                    self.spans.gradient(piece, inputs[:count], targets)
+            except BudgetError:
+                count //= 2
+            else:
+                break
+        return count
+
+
+def _parts(arrays: NDArray[Any], count: int) -> list[NDArray[Any]]:
+    """Return examples in batches."""
+    return [arrays[start : start + count] for start in range(0, len(arrays), count)]
 
 
 def _ball(wanted: StageTask, features: NDArray[Any]) -> Ball:
     if wanted.stage == 0:
         return Linf(wanted.radius)
     return L2(wanted.radius, is_positive=bool(features.min() >= 0))
+
+
+def _batches(
+    count: int, training: LocalTraining, order: np.random.Generator
+) -> Iterator[NDArray[Any]]:
+    """Yield the examples of each step."""
+    num_steps = 0
+    for _ in range(training.epochs):
+        shuffled = order.permutation(count)
+        for start in range(0, count, training.batch_size):
+            if training.max_steps and num_steps == training.max_steps:
+                return
+            num_steps += 1
+            yield shuffled[start : start + training.batch_size]

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hocket.fl.core.data import Examples
+    from hocket.fl.core.data import Examples, Partitions
     from hocket.fl.core.spans import Spans
     from hocket.fl.fat.attack import Attack, Ball
+
+_DECILE = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,45 @@ class Robustness:
     num_examples: int
 
 
+@dataclass(frozen=True, eq=False)
+class Survivors:
+    """Which examples a model is right about.
+
+    Attributes:
+        clean: As they are, ``[examples]``.
+        attacked: As the attacker leaves them, too.
+    """
+
+    clean: NDArray[np.bool_]
+    attacked: NDArray[np.bool_]
+
+    @property
+    def robustness(self) -> Robustness:
+        """The accuracies."""
+        count = len(self.clean)
+        return Robustness(int(self.clean.sum()) / count, int(self.attacked.sum()) / count, count)
+
+
+@dataclass(frozen=True)
+class ClientRobustness:
+    """Accuracies on what each device holds out.
+
+    Attributes:
+        devices: Of each, by its name.
+    """
+
+    devices: dict[str, Robustness]
+
+    def mean(self, figure: str) -> float:
+        """Return the mean over devices of ``clean`` or ``attacked``, each counting alike."""
+        return float(np.mean([getattr(each, figure) for each in self.devices.values()]))
+
+    def worst_decile(self, figure: str) -> float:
+        """Return the mean over the tenth of the devices, one at least, that have the lowest."""
+        values = sorted(getattr(each, figure) for each in self.devices.values())
+        return float(np.mean(values[: max(1, len(values) // _DECILE)]))
+
+
 def accuracy_under(
     spans: Spans,
     examples: Examples,
@@ -48,6 +89,25 @@ def accuracy_under(
 ) -> Robustness:
     """Return how often a model is right, and how often still when it is attacked at its input.
 
+    Arguments are those of ``survivors``; accuracies are of the last of the exits.
+    """
+    found = survivors(spans, examples, ball, attack, seed, exits=exits, batch_size=batch_size)
+    return found.robustness
+
+
+def survivors(
+    spans: Spans,
+    examples: Examples,
+    ball: Ball,
+    attack: Attack | None,
+    seed: int,
+    *,
+    exits: Sequence[Exit] = (Exit(),),
+    judged: Exit | None = None,
+    batch_size: int = 64,
+) -> Survivors:
+    """Return which examples a model is right about, before and after it is attacked at its input.
+
     The attack is on the whole of it, from the input to the last of the exits: with the default on
     the composed model with its own scores. An example is broken if one of the searches breaks it.
 
@@ -57,25 +117,51 @@ def accuracy_under(
         ball: What the attacker may do.
         attack: How it searches; None to measure clean accuracy alone, which is then both.
         seed: Draws where searches start.
-        exits: What the attacker sees and the accuracy is of, the last one.
+        exits: What the attacker makes greater the loss of.
+        judged: What says the class; None for the last of these exits.
         batch_size: Examples at a time.
     """
     (inputs,) = examples.inputs.values()
     piece, generator = Piece("", tuple(exits)), generator_for(seed, "evaluation")
+    judge = piece if judged is None else Piece("", (judged,))
     searches = [] if attack is None else [replace(attack, restarts=1)] * attack.restarts
-    num_right = num_robust = 0
+    clean, attacked = [], []
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
         origin, targets = inputs[part], examples.targets[part]
-        is_right = _is_right(spans, piece, origin, targets)
-        num_right += int(is_right.sum())
+        is_right = _is_right(spans, judge, origin, targets)
+        clean.append(is_right.copy())
         # The greatest loss of several searches need not be the one that is wrong.
         for search in searches:
             moved = attack_piece(spans, piece, search, ball, origin, targets, generator)
-            is_right &= _is_right(spans, piece, moved, targets)
-        num_robust += int(is_right.sum())
-    count = len(examples)
-    return Robustness(num_right / count, num_robust / count, count)
+            is_right &= _is_right(spans, judge, moved, targets)
+        attacked.append(is_right)
+    return Survivors(np.concatenate(clean), np.concatenate(attacked))
+
+
+def accuracy_of_clients(
+    spans: Spans,
+    partitions: Partitions,
+    ball: Ball,
+    attack: Attack | None,
+    seed: int,
+    batch_size: int = 64,
+) -> ClientRobustness:
+    """Return how robust a model is on what each device holds out.
+
+    Args:
+        spans: The model.
+        partitions: Everyone's data.
+        ball, attack, seed, batch_size: As ``survivors`` takes them.
+    """
+    return ClientRobustness(
+        {
+            name: accuracy_under(
+                spans, partitions.held_out(name), ball, attack, seed, batch_size=batch_size
+            )
+            for name in partitions.device_ids()
+        }
+    )
 
 
 def attack_piece(

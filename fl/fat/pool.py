@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,31 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.types import Device
 
-POOLS = ("cifar", "caltech")
+
+@dataclass(frozen=True)
+class Trained:
+    """What a model takes to be trained whole, by which pools are scaled to other models.
+
+    Attributes:
+        memory_bytes: At the peak of a step.
+        macs: Multiply-accumulates of the forward pass of a batch.
+        weight_bytes: Of its parameters.
+    """
+
+    memory_bytes: float
+    macs: float
+    weight_bytes: float
+
+
+PUBLISHED = {
+    # VGG16 with batch normalisation, 64 images of CIFAR-10, and ResNet34, 32 of Caltech-256: by the
+    # authors' own model of memory.
+    "cifar": Trained(301.7e6, 64 * 0.315e9, 4 * 15.25e6),
+    "caltech": Trained(1130.5e6, 32 * 3.68e9, 4 * 21.42e6),
+}
+"""What is trained on the published pools' devices, by their names."""
+
+POOLS = tuple(PUBLISHED)
 """Names of the published pools."""
 
 APP_SHARES = (1.0, 0.735, 0.459, 0.524, 0.167, 0.231)
@@ -64,6 +88,30 @@ class Pool:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("a pool has one kind of device or more")
+
+    def scaled(self, name: str, model: Trained, reserved_bytes: float) -> Pool:
+        """Return a pool that is to a model what this one is to the model it was published with.
+
+        Memory and storage are scaled by the models' memory, speed by their work, so that devices
+        lack memory and swap as often, and for as long, as the published ones do.
+
+        Args:
+            name: Of the published pool that this is.
+            model: What is to be trained.
+            reserved_bytes: Memory that each device has free in every round.
+        """
+        published = PUBLISHED[name]
+        memory = model.memory_bytes / published.memory_bytes
+        classes = tuple(
+            DeviceClass(
+                each.name,
+                each.flops_per_second * model.macs / published.macs,
+                each.memory_bytes * memory,
+                each.storage_bytes_per_second * memory,
+            )
+            for each in self.classes
+        )
+        return replace(self, classes=classes, reserved_bytes=reserved_bytes)
 
     def class_of(self, seed: int, device_id: str) -> DeviceClass:
         """Return what kind a device is."""

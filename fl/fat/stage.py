@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+
+class Phase(IntEnum):
+    """What the next round of a stage is for.
+
+    ``TRAIN``: its modules are trained, and the model that devices were given is scored. ``SCORE``:
+    the last of these models is, as well. ``MEASURE``: how far the attack moves the best one's
+    features.
+    """
+
+    TRAIN = 0
+    SCORE = 1
+    MEASURE = 2
+
 
 _STAGE, _RATIOS, _BEST = "stage.", "ratios", "best."
 _LEAST_ACCURACY = 1e-3  # a ratio to no accuracy at all would have no mean
@@ -23,8 +38,8 @@ class StageState:
 
     Attributes:
         number: Of the module that is trained; as many as there are modules once all are done.
-        round: Rounds of this stage that are over.
-        is_measuring: Whether training is over and the next round measures displacements.
+        round: Rounds of this stage that have trained.
+        phase: What the next round is for.
         base_radius: How far the attack on the module before moves its features.
         alpha: Share of it that features are attacked by.
         wanted_ratio: Clean over adversarial accuracy of the best model of the stage before.
@@ -36,7 +51,7 @@ class StageState:
 
     number: int = 0
     round: int = 0
-    is_measuring: bool = False
+    phase: Phase = Phase.TRAIN
     base_radius: float = 0.0
     alpha: float = 1.0
     wanted_ratio: float = 1.0

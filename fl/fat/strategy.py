@@ -2,10 +2,11 @@
 
 Tang et al., FedProphet, MLSys 2025. Where we differ:
 
-- Accuracies that steer alpha, stopping and the choice of the best model come from the devices of a
-  round, of the model they were given, on what they hold out. The authors evaluate all devices after
-  each round. No figure of the server's own test set is used.
-- How far features move is measured by the devices of the round that follows a stage, not by all.
+- Accuracies that steer alpha, stopping and the choice of the best model, and how far features
+  move, come from the devices of a round, of the model they were given, on what they hold out. The
+  authors ask all devices in each round, as ``steering="all"`` does. No figure of the server's own
+  test set is used.
+- Gradients of early exits are zeroed between steps (``keeps_exit_gradients``).
 - An early exit that has no weight in a device's loss is neither trained nor sent back.
 - A device without the memory for the stage's own module gets no task.
 """
@@ -14,20 +15,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hocket.fl.core.aggregation import mean_metrics
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.devices import DeviceRequest
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.core.seeds import derive_seed
+from hocket.fl.core.seeds import derive_seed, generator_for
 from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientTask
 from hocket.fl.fat.aggregation import mean_of_parts
 from hocket.fl.fat.assignment import Resources, assign, fitting
 from hocket.fl.fat.cascade import ADVERSARIAL, CLEAN, DISPLACEMENT, StageTask
 from hocket.fl.fat.perturbation import Adjustment
-from hocket.fl.fat.stage import StageState, ratio_of
+from hocket.fl.fat.stage import Phase, StageState, ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,17 @@ class CascadeSettings:
         convexity: Of early exits' losses (mu).
         prophet: How much the exit of a prophet's last module counts (psi); at 0 there are none.
         learning_rate_decay: Factor of the learning rate from round to round within a stage.
+        stage_learning_rate_decay: From the first round of a stage to that of the next.
         fraction_train: Share of all devices that take part in a round.
+        fraction_evaluate: Share of all devices that measure the composed model when the plan
+            evaluates; nothing follows from it.
+        steering: Who measures what alpha, stopping and the next stage's radius follow from: the
+            devices of a ``round``, or ``all``.
+        measured_radius: Of the attack that a stage's displacement is measured by: ``whole``, the
+            stage's base radius, or ``alpha``, the part of it that the stage was trained in, as the
+            authors do. Then radii shrink by alpha with each stage.
+        keeps_exit_gradients: Whether gradients of early exits add up from step to step, as in the
+            authors' code.
 
     Raises:
         ConfigError: A number is out of range.
@@ -74,7 +85,12 @@ class CascadeSettings:
     convexity: float = 1e-5
     prophet: float = 1.0
     learning_rate_decay: float = 0.994
+    stage_learning_rate_decay: float = 1.0
     fraction_train: float = 0.1
+    fraction_evaluate: float = 0.0
+    steering: Literal["round", "all"] = "round"
+    measured_radius: Literal["whole", "alpha"] = "whole"
+    keeps_exit_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rounds_per_stage", "patience", "steps", "measure_steps"):
@@ -83,13 +99,27 @@ class CascadeSettings:
         for name in ("warm_up", "settle", "adjust_every", "input_radius", "convexity"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("prophet", "fraction_train"):
+        for name in ("prophet", "fraction_train", "fraction_evaluate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate_decay <= 1:
+        if self.steering not in ("round", "all"):
+            raise ConfigError(f"steering must be 'round' or 'all', got {self.steering!r}")
+        if self.measured_radius not in ("whole", "alpha"):
             raise ConfigError(
-                f"learning_rate_decay must be above 0 and at most 1, got {self.learning_rate_decay}"
+                f"measured_radius must be 'whole' or 'alpha', got {self.measured_radius!r}"
             )
+        for name in ("learning_rate_decay", "stage_learning_rate_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} must be above 0 and at most 1, got {getattr(self, name)}"
+                )
+
+
+_WORK: dict[Phase, Literal["train", "score", "measure"]] = {
+    Phase.TRAIN: "train",
+    Phase.SCORE: "score",
+    Phase.MEASURE: "measure",
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,8 @@ class FedProphet:
         settings: How the cascade is trained.
         training: What devices are told; the learning rate is that of the first round of a stage.
         adjustment: Of how strong features are attacked.
+        budget_bytes: That a task may take on each device, where ``available`` does not say; 0 for
+            as much as it takes. Devices count it, and stop where training takes more.
     """
 
     cascade: Cascade
@@ -122,6 +154,7 @@ class FedProphet:
         )
     )
     adjustment: Adjustment = field(default_factory=Adjustment)
+    budget_bytes: int = 0
 
     def initialize(self, parameters: Parameters) -> ServerState:
         """Return the parameters at the start of the first stage.
@@ -138,9 +171,10 @@ class FedProphet:
         return ServerState(parameters, StageState().to_arrays())
 
     def request(self, job: str, round_number: int, num_devices: int) -> DeviceRequest:
-        """Return a request for a share of the devices, the same in every round."""
+        """Return a request for a share of the devices, the same in every round, or for all."""
         del round_number
-        return DeviceRequest(job, max(1, int(self.settings.fraction_train * num_devices)))
+        is_all = self.settings.steering == "all"
+        return DeviceRequest(job, num_devices if is_all else self._num_training(num_devices))
 
     def configure(
         self,
@@ -150,32 +184,35 @@ class FedProphet:
         seed: int,
         kind: Kind,
     ) -> list[ClientTask]:
-        """Return a task for each device that has the memory for it; none to evaluate."""
+        """Return a task for each device that has the memory for it, or for a share to evaluate."""
         now = StageState.from_arrays(state.kept)
-        if kind == "evaluate" or now.number == len(self.cascade):
-            return []
-        last = self._assign(now, round_number, devices, seed)
+        if kind == "evaluate":
+            count = round(self.settings.fraction_evaluate * len(devices))
+            chosen = _draw(devices, count, seed, "evaluate", round_number)
+            wanted = dict.fromkeys(chosen, self._composed_task())
+        elif now.number == len(self.cascade):
+            wanted = {}
+        else:
+            wanted = self._train_tasks(now, round_number, devices, seed)
+        wanted = self._within_budgets(wanted, round_number, devices, seed)
         decayed = self.settings.learning_rate_decay**now.round
+        decayed *= self.settings.stage_learning_rate_decay**now.number
         training = replace(self.training, learning_rate=self.training.learning_rate * decayed)
         return [
             ClientTask(
                 round=round_number,
-                device_id=device.device_id,
-                kind="train",
-                seed=derive_seed(seed, "train", round_number, device.device_id),
-                config={
-                    **training.to_config(),
-                    **self._task(now, last[device.device_id]).to_config(),
-                },
+                device_id=device_id,
+                kind=kind,
+                seed=derive_seed(seed, kind, round_number, device_id),
+                config={**training.to_config(), **wanted[device_id].to_config()},
             )
-            for device in devices
-            if device.device_id in last
+            for device_id in sorted(wanted)
         ]
 
     def returned(self, state: ServerState, task: ClientTask) -> Parameters:
-        """Return the parameters that a device's modules own; none if it measures."""
+        """Return the parameters that a device's modules own; none if it only measures."""
         wanted = StageTask.from_config(task.config)
-        if wanted.work == "measure":
+        if wanted.work != "train":
             return {}
         owned = self.cascade.owned(wanted.stage, wanted.last, prophet=wanted.prophet)
         return {name: state.parameters[name] for name in owned}
@@ -189,7 +226,7 @@ class FedProphet:
         """Return the means of what devices trained, and whether the stage goes on."""
         now = StageState.from_arrays(state.kept)
         metrics = mean_metrics(updates)
-        if now.is_measuring:
+        if now.phase is Phase.MEASURE:
             now = StageState(
                 number=now.number + 1,
                 base_radius=metrics[DISPLACEMENT],
@@ -199,19 +236,46 @@ class FedProphet:
             )
             return ServerState(state.parameters, now.to_arrays())
         now = self._judged(now, state.parameters, metrics)
-        parameters: Parameters = mean_of_parts(state.parameters, updates)
+        if now.phase is Phase.SCORE:
+            is_last = now.number == len(self.cascade) - 1
+            ended = replace(
+                now,
+                number=len(self.cascade) if is_last else now.number,
+                phase=Phase.TRAIN if is_last else Phase.MEASURE,
+                alpha=now.best_alpha,
+                best=None,
+            )
+            return ServerState(now.best or state.parameters, ended.to_arrays())
         now = replace(now, round=now.round + 1)
         if self._is_over(now):
-            parameters = now.best or parameters
-            is_last = now.number == len(self.cascade) - 1
-            now = replace(now, alpha=now.best_alpha, best=None, is_measuring=not is_last)
-            if is_last:
-                now = replace(now, number=len(self.cascade))
-        return ServerState(parameters, now.to_arrays())
+            now = replace(now, phase=Phase.SCORE)
+        return ServerState(mean_of_parts(state.parameters, updates), now.to_arrays())
 
     def is_finished(self, state: ServerState) -> bool:
         """Return whether the last module's stage is over."""
         return StageState.from_arrays(state.kept).number == len(self.cascade)
+
+    def _num_training(self, num_devices: int) -> int:
+        return max(1, int(self.settings.fraction_train * num_devices))
+
+    def _train_tasks(
+        self, now: StageState, round_number: int, devices: Sequence[Device], seed: int
+    ) -> dict[str, StageTask]:
+        """Return what each device that takes part is to do."""
+        if now.phase is not Phase.TRAIN:
+            last = self._assign(now, round_number, devices, seed)
+            return {name: self._task(now, last[name]) for name in last}
+        training = devices
+        if self.settings.steering == "all":
+            count = self._num_training(len(devices))
+            chosen = _draw(devices, count, seed, "chosen", round_number)
+            training = [device for device in devices if device.device_id in chosen]
+        last = self._assign(now, round_number, training, seed)
+        wanted = {name: self._task(now, last[name]) for name in last}
+        if wanted and len(training) < len(devices) and self._is_adversarial(now):
+            score = replace(self._task(now, now.number), work="score")
+            wanted = {device.device_id: score for device in devices} | wanted
+        return wanted
 
     def _assign(
         self, now: StageState, round_number: int, devices: Sequence[Device], seed: int
@@ -221,29 +285,54 @@ class FedProphet:
             return {device.device_id: now.number for device in devices}
         has = self.available(seed, round_number, devices)
         able = {name: has[name] for name in fitting(now.number, has, self._cost)}
-        if now.is_measuring or self.settings.prophet == 0:
+        if now.phase is not Phase.TRAIN or self.settings.prophet == 0:
             return dict.fromkeys(able, now.number)
         return assign(now.number, len(self.cascade), able, self._cost)
+
+    def _within_budgets(
+        self,
+        wanted: Mapping[str, StageTask],
+        round_number: int,
+        devices: Sequence[Device],
+        seed: int,
+    ) -> dict[str, StageTask]:
+        """Return tasks that say what they may take on each device."""
+        budgets = dict.fromkeys(wanted, self.budget_bytes)
+        if self.available is not None:
+            has = self.available(seed, round_number, devices)
+            budgets = {name: int(has[name].memory_bytes) for name in wanted}
+        return {name: replace(task, budget_bytes=budgets[name]) for name, task in wanted.items()}
 
     def _cost(self, first: int, last: int) -> SpanCost:
         return self.costs[first, last]
 
     def _task(self, now: StageState, last: int) -> StageTask:
         settings = self.settings
-        is_adversarial = now.round >= settings.warm_up
-        radius = now.alpha * now.base_radius if now.number else settings.input_radius
+        is_adversarial = self._is_adversarial(now)
+        is_whole = now.phase is Phase.MEASURE and settings.measured_radius == "whole"
+        alpha = 1.0 if is_whole else now.alpha
+        radius = alpha * now.base_radius if now.number else settings.input_radius
         return StageTask(
-            work="measure" if now.is_measuring else "train",
+            work=_WORK[now.phase],
             stage=now.number,
             last=last,
-            radius=radius,
+            radius=float(radius),
             input_radius=float(settings.input_radius),
             steps=settings.steps,
             measure_steps=settings.measure_steps if is_adversarial else 0,
             convexity=float(settings.convexity),
             prophet=float(settings.prophet),
             is_adversarial=is_adversarial,
+            keeps_exit_gradients=settings.keeps_exit_gradients,
         )
+
+    def _composed_task(self) -> StageTask:
+        """Return what a device is to do that measures all modules together."""
+        end = StageState(number=len(self.cascade) - 1, round=self.settings.rounds_per_stage)
+        return replace(self._task(end, end.number), work="score")
+
+    def _is_adversarial(self, now: StageState) -> bool:
+        return now.phase is not Phase.TRAIN or now.round >= self.settings.warm_up
 
     def _judged(
         self, now: StageState, parameters: Parameters, metrics: Mapping[str, float]
@@ -254,7 +343,7 @@ class FedProphet:
         clean, adversarial = metrics[CLEAN], metrics[ADVERSARIAL]
         now = replace(now, ratios=(*now.ratios, ratio_of(clean, adversarial)))
         since = now.round - self.settings.warm_up
-        if since < self.settings.settle:
+        if since < self.settings.settle and now.phase is Phase.TRAIN:
             return now
         score = clean + now.wanted_ratio * adversarial
         if score > now.best_score:
@@ -277,3 +366,11 @@ class FedProphet:
             now.round - 1 - now.best_round >= self.settings.patience
         )
         return is_stale or now.round >= self.settings.rounds_per_stage
+
+
+def _draw(
+    devices: Sequence[Device], count: int, seed: int, purpose: str, round_number: int
+) -> list[str]:
+    """Return the names of so many devices, drawn."""
+    order = generator_for(seed, purpose, round_number).permutation(len(devices))
+    return sorted(devices[index].device_id for index in order[:count])

@@ -92,6 +92,7 @@ class TrainingSection(_Section):
         local_steps: Steps of a round.
         local_batch, global_batch, learning_rate, warmup_steps, decay_steps, final_share,
             weight_decay, keep_optimizer: As there.
+        dtype: What products are computed in; weights stay float32.
     """
 
     local_steps: int = Field(default=64, ge=1)
@@ -103,6 +104,7 @@ class TrainingSection(_Section):
     final_share: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     keep_optimizer: bool = False
+    dtype: Literal["float32", "bf16"] = "float32"
 
 
 class ServerSection(_Section):
@@ -199,6 +201,7 @@ class PhotonConfig(_Section):
                 given.final_share,
                 given.weight_decay,
                 keep_optimizer=given.keep_optimizer,
+                precision=given.dtype,
             ),
             local_steps=given.local_steps,
             context=context,

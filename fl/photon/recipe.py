@@ -33,6 +33,7 @@ def local_training(
     weight_decay: float = 0.0,
     *,
     keep_optimizer: bool = False,
+    precision: str = "float32",
 ) -> LocalTraining:
     """Return how a client trains, from what suits one machine with a large batch.
 
@@ -48,6 +49,7 @@ def local_training(
         weight_decay: Of AdamW.
         keep_optimizer: Whether clients keep its moments, twice their model in float32, from round
             to round. If not, any client can take any other's place.
+        precision: Of products, ``float32`` or ``bf16``.
 
     Raises:
         ConfigError: A number is out of range.
@@ -69,6 +71,7 @@ def local_training(
         decay_steps=round(decay_steps * stretch),
         final_share=final_share,
         keep_optimizer=keep_optimizer,
+        precision=precision,
     )
 
 

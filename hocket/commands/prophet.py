@@ -27,7 +27,11 @@ from hocket.commands.terminal import (
 )
 
 if TYPE_CHECKING:
+    from hocket.prophet_evaluation import SubjectReport
     from hocket.prophet_plan import ProphetPlan
+
+NOT_TRUSTED = 1
+"""Exit status where a check of robust accuracies fails."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +62,10 @@ def plan_command(
     momentum: Annotated[float, typer.Option("--momentum", min=0.0, help="Of sgd.")] = 0.9,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Batches a round.")] = 30,
     attack_steps: Annotated[int, typer.Option("--attack-steps", min=0, help="A batch.")] = 10,
+    exit_features: Annotated[
+        int,
+        typer.Option("--exit-features", min=1, help="Numbers an exit reads of an image a class."),
+    ] = 1,
     pool: Annotated[
         Literal["cifar", "caltech"], typer.Option("--pool", help="Published pool of devices.")
     ] = "cifar",
@@ -86,7 +94,7 @@ def plan_command(
         sizes = parse_open_dims(dims or [])
         artifact = compile_open(model, sizes, batch_size, progress=bar.show)
         bar.show("planning", 0, 1)
-        spans = spans_with_exits(artifact, Task())
+        spans = spans_with_exits(artifact, Task(), exit_features=exit_features)
         classes = load_pool(pool, float(budget)).classes
         plan = plan_prophet(spans, training, budget, classes, attack_steps)
     if plot is not None:
@@ -152,6 +160,80 @@ def train_command(
         print_rounds(result)
     if not any(report.has_quorum for report in result.reports):
         raise typer.Exit(NOTHING_LEARNED)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    subject: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|MODEL", help="A federation's folder, or a model's file."),
+    ],
+    *,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            "--attack",
+            metavar="NAME,...|all",
+            help="pgd-20, pgd-100, autoattack, square, decision, exits, sweep.",
+        ),
+    ] = "pgd-20",
+    radius: Annotated[
+        float | None,
+        typer.Option("--radius", help="Largest change of a pixel; a run's own if not given."),
+    ] = None,
+    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Of pgd.")] = 3,
+    num_images: Annotated[
+        int, typer.Option("--images", min=0, help="Of the test set, the first; 0 for all.")
+    ] = 500,
+    source: Annotated[
+        str, typer.Option("--source", help="Data set, where the subject is a file.")
+    ] = "",
+    clients: Annotated[
+        bool, typer.Option("--clients/--no-clients", help="Also on what each device holds out.")
+    ] = True,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Of square.")] = 5000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all searches.")] = 0,
+    plot: PlotOption = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Attack a trained model as a whole, with its final head, on images nobody has trained on.
+
+    Checks say whether the figures can be trusted: whether attacks that know less break less, and
+    larger balls more. Where one fails, the exit status is 1. `autoattack`, `square` and `decision`
+    are of libraries: pip install "hocket[robustness]". `--plot` draws the sweep.
+
+    **Examples**
+
+    - `hocket prophet evaluate runs/prophet`
+    - `hocket prophet evaluate runs/prophet --attack all --images 1000 --plot sweep.png --json`
+    - `hocket prophet evaluate model.onnx --source fashion-mnist --radius 0.1 --attack autoattack`
+    """
+    from hocket.fl.fat.robustness import ATTACKS, SWEEP, Evaluation
+    from hocket.prophet_evaluation import evaluate_subject, load_subject
+    from hocket.prophet_plots import draw_sweep
+
+    names = ATTACKS if attacks == "all" else tuple(attacks.split(","))
+    if plot is not None and SWEEP not in names:
+        raise typer.BadParameter("draws a sweep; add it to --attack", param_hint="--plot")
+    with progress_bar("attacking") as bar:
+        loaded = load_subject(subject, source, batch_size)
+        reach = loaded.radius if radius is None else radius
+        if not reach:
+            raise typer.BadParameter("want the largest change of a pixel", param_hint="--radius")
+        how = Evaluation(reach, names, restarts, queries=queries, batch_size=batch_size)
+        report = evaluate_subject(
+            loaded, how, seed, num_images, with_clients=clients, progress=bar.show
+        )
+    if plot is not None:
+        sweep = report.central.sweep
+        draw_sweep(list(sweep), list(sweep.values()), plot)
+    if json_output:
+        print_json(_report_to_json(report))
+    else:
+        _print_report(report)
+    if not all(check.is_passed for check in report.central.checks):
+        raise typer.Exit(NOT_TRUSTED)
 
 
 def _parse_memory(text: str) -> int:
@@ -220,3 +302,57 @@ def _print_plan(plan: "ProphetPlan") -> None:
         style="dim",
         soft_wrap=True,
     )
+
+
+def _report_to_json(report: "SubjectReport") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    answer = asdict(report.central)
+    answer["sweep"] = [
+        {"radius": radius, "accuracy": value} for radius, value in report.central.sweep.items()
+    ]
+    answer["clients"] = None
+    if report.clients is not None:
+        answer["clients"] = {
+            "devices": {name: asdict(each) for name, each in report.clients.devices.items()},
+            **{
+                f"{figure}_{kind}": getattr(report.clients, kind)(figure)
+                for figure in ("clean", "attacked")
+                for kind in ("mean", "worst_decile")
+            },
+        }
+    return answer
+
+
+def _print_report(report: "SubjectReport") -> None:
+    console, central = answer_console(), report.central
+    table = plain_table("attack", "accuracy")
+    table.add_row("none", f"{central.clean:.1%}")
+    for name, value in central.accuracies.items():
+        table.add_row(name, f"{value:.1%}")
+    if central.accuracies:
+        table.add_row("the worst of these, image by image", f"{central.worst:.1%}")
+    console.print(table)
+    console.print(
+        f"{central.num_examples} test images, pixels changed by {central.radius:g} at most",
+        style="dim",
+        soft_wrap=True,
+    )
+    if central.sweep:
+        console.print()
+        swept = plain_table("radius", "accuracy")
+        for radius, value in central.sweep.items():
+            swept.add_row(f"{radius:g}", f"{value:.1%}")
+        console.print(swept)
+    if report.clients is not None:
+        console.print()
+        devices = plain_table("on what devices hold out", "mean", "worst tenth")
+        for figure in ("clean", "attacked"):
+            mean, worst = report.clients.mean(figure), report.clients.worst_decile(figure)
+            devices.add_row(figure, f"{mean:.1%}", f"{worst:.1%}")
+        console.print(devices)
+    if central.checks:
+        console.print()
+    for check in central.checks:
+        mark, style = ("ok", "green") if check.is_passed else ("doubtful", "yellow")
+        console.print(f"{mark}: {check.name} ({check.detail})", style=style, soft_wrap=True)

@@ -133,6 +133,11 @@ TABLE = (
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row(
+        "hocket.fl.store",
+        ("hocket.fl.core",),
+        ("cachetools", "ml_dtypes", "numba", "numpy", "obstore", "sklearn", "threadpoolctl"),
+    ),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     Row(
@@ -146,6 +151,12 @@ TABLE = (
     Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
+    # Libraries of attacks are written for torch.
+    Row(
+        "hocket.fl.fat.libraries",
+        ("hocket.fl.core",),
+        ("numpy", "torch", "foolbox", "pyautoattack"),
+    ),
     Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
@@ -157,6 +168,7 @@ TABLE = (
     Row("hocket.federated_clients", EVERYTHING, ("torch",)),
     Row("hocket.federation", EVERYTHING, ("torch",)),
     Row("hocket.flower_app", EVERYTHING, ("flwr",)),
+    Row("hocket.flower_recording", EVERYTHING, ("flwr", "numpy")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),

@@ -91,12 +91,12 @@ def robustness(cascade: Cascade, progress: Progress) -> Robustness:
 
 @functools.cache
 def trained() -> Progress:
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
     return run(federation(cascade), cascade)
 
 
 def test_modules_that_are_trained_one_by_one_make_a_robust_model() -> None:
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
     assert len(cascade) == 2
     found = robustness(cascade, trained())
     clean_only = run(
@@ -127,7 +127,7 @@ def test_stages_follow_each_other_and_then_it_is_finished() -> None:
 
 
 def test_one_stage_changes_its_own_module_alone() -> None:
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
     coordinator = federation(cascade)
     start = DigitClients(cascade).spans().parameters()
     progress = coordinator.run_round(coordinator.begin(start))
@@ -139,7 +139,7 @@ def test_one_stage_changes_its_own_module_alone() -> None:
 
 
 def test_a_federation_that_is_killed_goes_on_with_the_same_bits(tmp_path: Any) -> None:
-    cascade, settings = digit_cascade(0.9), {"rounds_per_stage": 3, "warm_up": 1, "settle": 0}
+    cascade, settings = digit_cascade(0.93), {"rounds_per_stage": 3, "warm_up": 1, "settle": 0}
     whole = run(federation(cascade, settings=settings), cascade)
     store = FolderStore(tmp_path)
     progress = (first := federation(cascade, store, settings=settings)).begin(
@@ -154,7 +154,7 @@ def test_a_federation_that_is_killed_goes_on_with_the_same_bits(tmp_path: Any) -
 
 @pytest.mark.parametrize("prophet", [0.0, 0.5, 1.0])
 def test_devices_with_memory_to_spare_train_further_modules(prophet: float) -> None:
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
     costs = _costs(cascade)
 
     def available(seed: int, round_number: int, devices: Any) -> dict[str, Resources]:
@@ -182,7 +182,7 @@ def test_devices_with_memory_to_spare_train_further_modules(prophet: float) -> N
 
 
 def test_devices_without_the_memory_get_no_task() -> None:
-    cascade = digit_cascade(0.9)
+    cascade = digit_cascade(0.93)
 
     def available(seed: int, round_number: int, devices: Any) -> dict[str, Resources]:
         del seed, round_number
@@ -193,3 +193,20 @@ def test_devices_without_the_memory_get_no_task() -> None:
     report = coordinator.run_round(progress).reports[0]
     assert report.num_tasks == 0
     assert not report.has_quorum
+
+
+def test_devices_measure_the_composed_model_when_the_plan_evaluates() -> None:
+    cascade = digit_cascade(0.93)
+    coordinator = federation(cascade, settings={"fraction_evaluate": 0.5, "warm_up": 1})
+    spans = DigitClients(cascade).spans()
+    progress = coordinator.run_round(coordinator.begin(spans.parameters()))
+    found = progress.reports[0].evaluate_metrics
+    devices = coordinator.engine.devices()
+    tasks = coordinator.strategy.configure(progress.state, 1, devices, 3, "evaluate")
+    assert len(tasks) == 3
+    spans.load_parameters(progress.state.parameters)
+    wanted = [
+        spans.evaluate(Digits().held_out(task.device_id)).metrics["accuracy"] for task in tasks
+    ]
+    assert found["clean_accuracy"] == pytest.approx(sum(wanted) / len(wanted))
+    assert 0 <= found["adversarial_accuracy"] <= found["clean_accuracy"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,10 @@ import hocket
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.backend import LocalTraining, Span
 from hocket.fl.core.data import Examples
+from hocket.fl.core.spans import Piece
+from hocket.fl.fat.attack import Attack, Linf
 from hocket.fl.fat.cascade import CascadeClient
+from hocket.fl.fat.evaluation import attack_piece
 from hocket.fl.fat.partition import atoms_of, partition
 from hocket.hwmodels.loader import load_target
 
@@ -30,19 +33,20 @@ MACHINE = load_target("mas-edge")
 TRAINING = LocalTraining(
     epochs=100, max_steps=10, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=1e-4
 )
+EXIT_FEATURES = 16
 _ON_DEVICE, _HELD_OUT, _ALL_DEVICES = 160, 40, 1200
 
 
 class DigitNet(nn.Module):
     """Images ``[batch, 1, 8, 8]`` to logits of ten classes, in two convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 24, second: int = 32) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            [nn.Conv2d(1, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)]
+            [nn.Conv2d(1, first, 3, padding=1), nn.Conv2d(first, second, 3, padding=1)]
         )
-        self.norms = nn.ModuleList([nn.BatchNorm2d(24), nn.BatchNorm2d(32)])
-        self.head = nn.Linear(128, 10)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(first), nn.BatchNorm2d(second)])
+        self.head = nn.Linear(4 * second, 10)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
@@ -96,7 +100,9 @@ def planner() -> CompiledSpans:
     """Return the model with an early exit behind each atom, to plan with."""
     spans = CompiledSpans(digit_artifact())
     atoms = atoms_of(spans.borders(), spans.parameters())
-    return CompiledSpans(digit_artifact(), [atom.name for atom in atoms])
+    return CompiledSpans(
+        digit_artifact(), [atom.name for atom in atoms], exit_features=EXIT_FEATURES
+    )
 
 
 def digit_footprint(span: Span) -> Footprint:
@@ -124,7 +130,31 @@ class DigitClients:
         return self.digits.device_ids()
 
     def spans(self) -> CompiledSpans:
-        return CompiledSpans(digit_artifact(), self.cascade.exits)
+        return CompiledSpans(digit_artifact(), self.cascade.exits, exit_features=EXIT_FEATURES)
 
     def __call__(self) -> CascadeClient:
         return CascadeClient(self.spans(), self.digits, self.cascade)
+
+
+@functools.cache
+def robust_parameters() -> dict[str, Any]:
+    """Return parameters of the model that withstands changes of 0.15 somewhat."""
+    spans, generator = CompiledSpans(digit_artifact()), np.random.default_rng(0)
+    steps = spans.train_piece(Piece(), replace(TRAINING, weight_decay=0.0), 0)
+    images, targets = all_digits()
+    for _ in range(4):
+        for start in range(0, _ALL_DEVICES, 40):
+            part = slice(start, start + 40)
+            attack = Attack(4, keep="last")
+            moved = attack_piece(
+                spans, Piece(), attack, Linf(0.15), images[part], targets[part], generator
+            )
+            steps.step(moved, targets[part])
+    return dict(spans.parameters())
+
+
+def robust_spans() -> CompiledSpans:
+    """Return the model with these parameters."""
+    spans = CompiledSpans(digit_artifact())
+    spans.load_parameters(robust_parameters())
+    return spans

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from support.digits import DigitNet
 from training.federations import models
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONFIG = """\
 [federation]
@@ -53,13 +57,34 @@ input-radius = 0.2
 steps = 2
 measure-steps = 2
 """
-"""Settings of stages of one round: one to train a module, one to measure displacements."""
+"""Of stages of one round that trains, one that scores, one that measures displacements."""
+
+FAMILY = """\
+smaller = ["narrow-0.onnx", "narrow-1.onnx"]
+public-devices = 1
+
+[prophet.groups]
+"convolutions.0.weight" = ["first", "", "", ""]
+"convolutions.0.bias" = ["first"]
+"norms.0.weight" = ["first"]
+"norms.0.bias" = ["first"]
+"norms.0.running_mean" = ["first"]
+"norms.0.running_var" = ["first"]
+"convolutions.1.weight" = ["second", "first", "", ""]
+"convolutions.1.bias" = ["second"]
+"norms.1.weight" = ["second"]
+"norms.1.bias" = ["second"]
+"norms.1.running_mean" = ["second"]
+"norms.1.running_var" = ["second"]
+"head.weight" = ["", "second*4"]
+"""
+"""Of ``[prophet]``: narrower models, and what the axes of their arrays number."""
 
 
 def write_prophet(
     folder: Path,
     method: str = "fedprophet",
-    rounds: int = 3,
+    rounds: int = 4,
     memory: str = '"460kB"',
     settings: str = SHORT,
     section: str = "",
@@ -83,10 +108,16 @@ def write_prophet(
     return path
 
 
+def write_widths(folder: Path, widths: Sequence[tuple[int, int]] = ((12, 16), (6, 8))) -> None:
+    """Write narrower models, ``narrow-0.onnx`` and so on; ``FAMILY`` names the first two."""
+    for number, width in enumerate(widths):
+        (folder / f"narrow-{number}.onnx").write_bytes(_onnx(width))
+
+
 @functools.cache
-def _onnx() -> bytes:
+def _onnx(width: tuple[int, int] = (24, 32)) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.onnx"
         torch.manual_seed(0)
-        models.write_onnx(DigitNet(), path, 8)
+        models.write_onnx(DigitNet(*width), path, 8)
         return path.read_bytes()

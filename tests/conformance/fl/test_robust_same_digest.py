@@ -24,7 +24,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prophet(tmp_path_factory.mktemp("prophet"), section='pool = "cifar"')
+    return write_prophet(tmp_path_factory.mktemp("prophet"), rounds=4, section='pool = "cifar"')
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def wanted(config: Path) -> FederationResult:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_three_rounds_give_one_model(
+def test_four_rounds_give_one_model(
     engine: str, config: Path, wanted: FederationResult, tmp_path: Path
 ) -> None:
-    """Two modules, trained for a round each, and one that measures displacements between."""
+    """One round trains each of two modules, two between these measure what the first has become."""
     ray = pytest.importorskip("ray")
     ray.shutdown()  # of other tests, with other settings
     overrides = {**ENGINES[engine], "federation.folder": str(tmp_path)}
@@ -50,6 +50,7 @@ def test_three_rounds_give_one_model(
 
 
 def test_the_rounds_train_one_module_after_the_other(wanted: FederationResult) -> None:
-    first, measured, second = wanted.reports
-    assert first.digest == measured.digest != second.digest
-    assert ["displacement" in each.train_metrics for each in wanted.reports] == [False, True, False]
+    first, scored, measured, second = wanted.reports
+    assert first.digest == scored.digest == measured.digest != second.digest
+    moved = ["displacement" in each.train_metrics for each in wanted.reports]
+    assert moved == [False, False, True, False]

@@ -12,6 +12,7 @@ import torch
 from support.training_cases import MOST, TRAINING_CASES, compiled
 from torch.nn import functional
 
+from hocket.fl.backends.exits import ExitHead
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.backend import LocalTraining, Span
 from hocket.fl.core.errors import CapabilityError, ConfigError
@@ -117,8 +118,16 @@ def test_losses_and_gradients_of_a_piece_are_torchs(name: str, convexity: float)
     np.testing.assert_allclose(spans.losses(piece, value, targets)[0], found, rtol=1e-6)
 
 
+def test_pieces_are_not_trained_in_bfloat16() -> None:
+    start, stop = BLOCKS["vit"]
+    spans, settings = new_spans("vit", stop), LocalTraining(precision="bf16")
+    with pytest.raises(CapabilityError, match="not trained in bf16"):
+        spans.train_piece(Piece(start, (Exit(stop, convexity=0.01),)), settings, seed=0)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["zeroed", "kept"])
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_steps_of_a_piece_are_torchs_and_leave_all_else_alone(name: str) -> None:
+def test_steps_of_a_piece_are_torchs_and_leave_all_else_alone(name: str, keeps: bool) -> None:
     start, stop = BLOCKS[name]
     spans = new_spans(name, stop, BLOCKS[name][0])
     before = spans.parameters()
@@ -127,11 +136,11 @@ def test_steps_of_a_piece_are_torchs_and_leave_all_else_alone(name: str) -> None
     piece = Piece(start, (Exit(stop, convexity=0.01),))
     module = BlockWithExit(name, spans).train()
     settings = LocalTraining(learning_rate=0.05, momentum=0.9, weight_decay=0.01)
-    training = spans.train_piece(piece, settings, seed=0)
+    training = spans.train_piece(piece, settings, seed=0, keeps_exit_gradients=keeps)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     for _ in range(3):
         loss = module.losses(torch.from_numpy(value), targets, 0.01).mean()
-        optimizer.zero_grad()
+        (module.block if keeps else module).zero_grad()
         loss.backward()
         optimizer.step()
         assert training.step(value, targets) == pytest.approx(loss.item(), rel=1e-4)
@@ -199,6 +208,19 @@ def test_early_exits_are_evaluated_and_saved_like_other_parameters() -> None:
     examples = TRAINING_CASES["vit"].new_examples()
     other.load_parameters(copy.deepcopy(changed))
     assert spans.evaluate(examples) == other.evaluate(examples)
+
+
+@pytest.mark.parametrize(("features", "side"), [(1, 1), (2, 2), (8, 3), (100, 4)])
+def test_an_exit_reads_as_much_of_an_image_as_it_is_told_to(features: int, side: int) -> None:
+    head = ExitHead("border", (7, 4, 5), 5, features)
+    arrays = {name: torch.from_numpy(array) for name, array in head.start(np.dtype("f4")).items()}
+    wide = 5 if features == 100 else side  # all of the image, and no more
+    assert arrays[head.weight].shape == (5, 7 * side * wide)
+    value = torch.rand(3, 7, 4, 5)
+    found = head.scores(value, arrays[head.weight], arrays[head.bias])
+    means = functional.adaptive_avg_pool2d(value, (side, wide)).reshape(3, -1)
+    wanted = means @ arrays[head.weight].T + arrays[head.bias]
+    torch.testing.assert_close(found, wanted)
 
 
 def test_an_exit_adds_its_head_to_a_footprint() -> None:

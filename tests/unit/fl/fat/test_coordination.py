@@ -14,7 +14,7 @@ from hocket.fl.core.types import ClientUpdate
 from hocket.fl.fat.aggregation import mean_of_parts
 from hocket.fl.fat.assignment import Resources, SpanCost, assign
 from hocket.fl.fat.perturbation import Adjustment
-from hocket.fl.fat.stage import StageState
+from hocket.fl.fat.stage import Phase, StageState
 
 RATIOS = st.lists(st.floats(1, 1000), max_size=12)
 
@@ -128,7 +128,7 @@ def test_a_stage_is_the_same_after_it_was_kept() -> None:
     state = StageState(
         number=2,
         round=7,
-        is_measuring=True,
+        phase=Phase.MEASURE,
         base_radius=1.25,
         alpha=0.4,
         best_score=-np.inf,
@@ -140,7 +140,7 @@ def test_a_stage_is_the_same_after_it_was_kept() -> None:
     assert found.best is not None
     np.testing.assert_array_equal(found.best["a"], np.arange(3))
     assert type(found.number) is int
-    assert found.is_measuring is True
+    assert found.phase is Phase.MEASURE
 
 
 @pytest.mark.parametrize(

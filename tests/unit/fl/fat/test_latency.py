@@ -8,7 +8,7 @@ import pytest
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
 from hocket.fl.fat.latency import Speeds, Workload, fuller_seconds, published_seconds
-from hocket.fl.fat.pool import load_pool
+from hocket.fl.fat.pool import PUBLISHED, Trained, load_pool
 
 WARM_UP, ROUNDS, CLIENTS = 100, 500, 10
 
@@ -49,6 +49,23 @@ def test_the_published_model_gives_the_authors_figures_for_joint_training(
         memory += slowest.memory
     assert total == pytest.approx(wanted_seconds, rel=0.12)
     assert memory / total == pytest.approx(wanted_share, abs=0.06)
+
+
+@pytest.mark.parametrize("memory", [0.06, 1.7])
+def test_a_pool_scaled_to_a_model_is_as_fast_for_it_as_for_its_own(memory: float) -> None:
+    own = PUBLISHED["cifar"]
+    model = Trained(memory * own.memory_bytes, 0.3 * own.macs, 0.0)
+    pool = load_pool("cifar", 60e6)
+    scaled = pool.scaled("cifar", model, memory * 60e6)
+    sizes = (15.25e6, 29.65e6, 20.16e9, 786_432)
+    smaller = Workload(memory * sizes[0], memory * sizes[1], 0.3 * sizes[2], memory * sizes[3])
+    for number in range(30):
+        found = []
+        for each, work in ((pool, Workload(*sizes)), (scaled, smaller)):
+            has, kind = each.resources(0, number, "d"), each.class_of(0, "d")
+            speeds = Speeds(has.flops_per_second, has.memory_bytes, kind.storage_bytes_per_second)
+            found.append(published_seconds(work, speeds).total)
+        assert found[1] == pytest.approx(found[0], rel=1e-9)
 
 
 def test_availability_is_the_same_whoever_asks_and_when() -> None:
