@@ -253,10 +253,10 @@ class ProphetSection(_Section):
             that takes more is cut into modules, or trained in part; 0 for as much as it takes.
         pool: Published pool of devices, for what a device has beyond that; empty for nothing.
         scaling: Of the pool: 0 for all its kinds alike, -1 for more of the weak ones.
+        exit_features: Numbers that an early exit reads of an image for each class; 1 in the paper.
         smaller: ONNX files of smaller models, for methods that train these on small devices.
         groups: Of each weight that is cut to a smaller model's: for each of its axes, the units
             that it numbers, or nothing; as ``"channels*4"`` where each unit has four places.
-        exit_features: Numbers that an early exit reads of an image for each class, at least.
         public_devices: The last devices of the data, whose examples the server has to distil with;
             they take part in no round.
     """
@@ -264,9 +264,9 @@ class ProphetSection(_Section):
     memory: int | str = 0
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
+    exit_features: int = Field(default=1, ge=1)
     smaller: tuple[str, ...] = Field(default=(), strict=False)
     groups: dict[str, list[str]] = Field(default_factory=dict)
-    exit_features: int = Field(default=1, ge=1)
     public_devices: int = Field(default=0, ge=0)
 
     @field_validator("memory")

@@ -17,7 +17,7 @@ from hocket.fl.fat.evaluation import accuracy_of_clients
 from hocket.fl.fat.robustness import evaluate_robustness
 from hocket.prophet_parts import LAYOUT, read_layout
 from hocket.prophet_plan import MODULE_SUFFIX, compile_open
-from hocket.robust_families import task_of
+from hocket.robust_families import pieces_of
 from hocket.runtime.artifact import load_artifact
 
 if TYPE_CHECKING:
@@ -130,8 +130,6 @@ def evaluate_subject(
 
 
 def _load_run(folder: Path) -> Subject:
-    from hocket.fl.backends.spans import CompiledSpans
-
     final, about = folder / f"{FINAL}{MODULE_SUFFIX}", folder / CONFIG
     for path in (final, about):
         if not path.exists():
@@ -139,10 +137,7 @@ def _load_run(folder: Path) -> Subject:
     config = config_from_json(about.read_text(encoding="utf-8"))
     artifact = load_artifact(folder / MODEL)
     exits = read_layout(folder).exits if (folder / LAYOUT).exists() else ()
-    features = config.prophet.exit_features if config.prophet else 1
-    spans = CompiledSpans(
-        artifact, exits, task_of(config), exit_features=features, frozen=config.model.frozen
-    )
+    spans = pieces_of(config, artifact, exits).make(artifact)
     trained = dict(load_artifact(final).weights)
     if exits:
         trained |= decode_arrays((folder / BESIDE).read_bytes(), str(folder / BESIDE))

@@ -128,7 +128,10 @@ def compile_open(
 def spans_with_exits(
     artifact: Artifact, task: Task, frozen: Sequence[str] = (), exit_features: int = 1
 ) -> CompiledSpans:
-    """Return a model with an early exit behind each atom, to plan with."""
+    """Return a model with an early exit behind each atom, to plan with.
+
+    Arguments are those of ``CompiledSpans``.
+    """
     from hocket.fl.backends.spans import CompiledSpans
 
     bare = CompiledSpans(artifact, (), task, frozen=frozen)

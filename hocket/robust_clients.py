@@ -29,7 +29,7 @@ class CompiledPieces:
         digest: That it must have.
         task: What the model is trained to do.
         exits: Names of the borders that have an early exit.
-        exit_features: Numbers that an exit reads of an image for each class.
+        exit_features: Numbers that an early exit reads of an image for each class.
         frozen: Patterns of names of weights that are not trained.
         num_threads: Threads of the session that evaluates.
     """

@@ -102,7 +102,7 @@ def pieces_of(
         digest=artifact.digest,
         task=task_of(config),
         exits=exits,
-        exit_features=config.prophet.exit_features if config.prophet else 1,
+        exit_features=1 if config.prophet is None else config.prophet.exit_features,
         frozen=config.model.frozen,
         num_threads=config.engine.threads_per_client,
     )

@@ -18,6 +18,7 @@ from hocket.fl.core.client import check_artifact
 from hocket.fl.core.errors import BudgetError, ConfigError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed, generator_for
+from hocket.fl.core.spans import Piece
 from hocket.fl.core.types import ClientUpdate
 from hocket.fl.fat.attack import L2, Attack, Linf, perturb
 from hocket.fl.fat.evaluation import accuracy_under, attack_piece
@@ -63,7 +64,7 @@ class StageTask:
         prophet: How much the last exit of a prophet counts (psi).
         is_adversarial: Whether it trains on attacked examples, or on clean ones to warm up.
         keeps_exit_gradients: Whether gradients of early exits add up from step to step.
-        budget_bytes: That its training may take; 0 for as much as it does.
+        budget_bytes: That its training and its attacks may take; 0 for as much as they do.
     """
 
     work: Literal["train", "score", "measure"] = "train"
@@ -154,7 +155,7 @@ class CascadeClient:
             holds out, never on what it trains on nor on the server's.
         cascade: The model's modules.
         cache: Of features of frozen modules.
-        batch_size: Of passes that train nothing.
+        batch_size: Of passes that train nothing, at most: as many examples as the budget allows.
         artifact_digest: Of the artifact that the model is made from, if it is from one.
     """
 
@@ -223,7 +224,7 @@ class CascadeClient:
         if kept is None:
             start = self.cascade.modules[stage].start
             kept = np.concatenate(
-                [self.spans.features("", start, each) for each in self._parts(inputs)]
+                [self.spans.features("", start, each) for each in _parts(inputs, self.batch_size)]
             )
             self.cache.put(device_id, digest, kept)
         return kept
@@ -275,9 +276,9 @@ class CascadeClient:
         module = self.cascade.modules[wanted.stage]
         attack, ball = Attack(wanted.steps), _ball(wanted, features)
         noise, total = generator_for(seed, "displacement"), 0.0
-        for inputs in self._parts(features):
+        piece = self.cascade.piece(wanted.stage, wanted.stage)
+        for inputs in _parts(features, self._num_within(wanted, piece, features)):
             origin = self.spans.features(module.start, module.stop, inputs)
-
             moved = self._displace(wanted, attack, ball, inputs, origin, noise)
             distances = np.linalg.norm((moved - origin).reshape(len(origin), -1), axis=1)
             total += float(distances.sum())
@@ -303,24 +304,42 @@ class CascadeClient:
 
     def _accuracies(self, wanted: StageTask, examples: Examples, seed: int) -> dict[str, float]:
         """Return accuracies of the model up to the stage's exit, attacked at its input."""
-        exits = self.cascade.piece(wanted.stage, wanted.stage).exits
+        piece = Piece("", self.cascade.piece(wanted.stage, wanted.stage).exits)
         attack = Attack(wanted.measure_steps) if wanted.measure_steps else None
+        (inputs,) = examples.inputs.values()
         found = accuracy_under(
             self.spans,
             examples,
             Linf(wanted.input_radius),
             attack,
             derive_seed(seed, "accuracy"),
-            exits=exits,
-            batch_size=self.batch_size,
+            exits=piece.exits,
+            batch_size=self._num_within(wanted, piece, inputs),
         )
         return {CLEAN: found.clean} | ({} if attack is None else {ADVERSARIAL: found.attacked})
 
-    def _parts(self, arrays: NDArray[Any]) -> list[NDArray[Any]]:
-        return [
-            arrays[start : start + self.batch_size]
-            for start in range(0, len(arrays), self.batch_size)
-        ]
+    def _num_within(self, wanted: StageTask, piece: Piece, inputs: NDArray[Any]) -> int:
+        """Return how many examples a device attacks at once: halved until they fit, one at least.
+
+        An attack on the model from its input on has to keep what all modules so far make of an
+        example, and so takes fewer examples at a time than training its last module does.
+        """
+        count, limit_bytes = min(self.batch_size, len(inputs)), int(_SLACK * wanted.budget_bytes)
+        while limit_bytes and count > 1:
+            targets = np.zeros(count, np.int64)
+            try:
+                with self.spans.meter(piece, count, limit_bytes):
+                    self.spans.gradient(piece, inputs[:count], targets)
+            except BudgetError:
+                count //= 2
+            else:
+                break
+        return count
+
+
+def _parts(arrays: NDArray[Any], count: int) -> list[NDArray[Any]]:
+    """Return examples in batches."""
+    return [arrays[start : start + count] for start in range(0, len(arrays), count)]
 
 
 def _ball(wanted: StageTask, features: NDArray[Any]) -> Ball:

@@ -135,8 +135,8 @@ class FedProphet:
         settings: How the cascade is trained.
         training: What devices are told; the learning rate is that of the first round of a stage.
         adjustment: Of how strong features are attacked.
-        budget_bytes: That training may take on each device, where ``available`` does not say; 0
-            for as much as it takes. Devices count it and stop where it is more.
+        budget_bytes: That a task may take on each device, where ``available`` does not say; 0 for
+            as much as it takes. Devices count it, and stop where training takes more.
     """
 
     cascade: Cascade
@@ -296,15 +296,12 @@ class FedProphet:
         devices: Sequence[Device],
         seed: int,
     ) -> dict[str, StageTask]:
-        """Return tasks that say what training may take on each device."""
+        """Return tasks that say what they may take on each device."""
         budgets = dict.fromkeys(wanted, self.budget_bytes)
         if self.available is not None:
             has = self.available(seed, round_number, devices)
             budgets = {name: int(has[name].memory_bytes) for name in wanted}
-        return {
-            name: replace(task, budget_bytes=budgets[name]) if task.work == "train" else task
-            for name, task in wanted.items()
-        }
+        return {name: replace(task, budget_bytes=budgets[name]) for name, task in wanted.items()}
 
     def _cost(self, first: int, last: int) -> SpanCost:
         return self.costs[first, last]

@@ -64,7 +64,7 @@ def plan_command(
     attack_steps: Annotated[int, typer.Option("--attack-steps", min=0, help="A batch.")] = 10,
     exit_features: Annotated[
         int,
-        typer.Option("--exit-features", min=1, help="Of an image, for each class, at an exit."),
+        typer.Option("--exit-features", min=1, help="Numbers an exit reads of an image a class."),
     ] = 1,
     pool: Annotated[
         Literal["cifar", "caltech"], typer.Option("--pool", help="Published pool of devices.")

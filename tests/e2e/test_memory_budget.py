@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from support.digits import DigitClients, Digits, digit_cascade
 from support.prophet_federation import FAMILY, write_prophet, write_widths
 
 from hocket.federation import prepare_federation
 from hocket.federation_launch import launch
 from hocket.fl.config import load_config
+from hocket.fl.core.spans import Piece
+from hocket.fl.fat.cascade import StageTask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,11 +57,32 @@ def test_what_modules_hold_is_measured_and_within_the_budget(tmp_path: Path) -> 
             if "held_bytes" in each.train_metrics]  # fmt: skip
     assert len(held) == 2
     assert all(0.5 * BUDGET < each <= BUDGET for each in held)
-    assert {task.config["cascade.budget_bytes"] for task in watch.tasks} == {0, BUDGET}
+    assert {task.config["cascade.budget_bytes"] for task in watch.tasks} == {BUDGET}
+
+
+def test_examples_are_attacked_as_many_at_once_as_fit() -> None:
+    cascade, images = digit_cascade(0.93), Digits().load("device-0").inputs["pixels"]
+    clients = DigitClients(cascade)()
+    last = len(cascade) - 1
+    piece = Piece("", cascade.piece(last, last).exits)
+    peaks = {}
+    for count in (64, 32, 16):
+        with clients.spans.meter(piece, count) as meter:
+            clients.spans.gradient(piece, images[:count], np.zeros(count, np.int64))
+        peaks[count] = meter.peak_bytes
+    for count, budget in (
+        (64, 0),
+        (64, peaks[64]),
+        (32, peaks[64] - 9000),
+        (16, peaks[16]),
+        (1, 9),
+    ):
+        wanted = StageTask(stage=last, last=last, budget_bytes=budget)
+        assert clients._num_within(wanted, piece, images) == count
 
 
 def test_counting_changes_no_bit_of_the_model(tmp_path: Path) -> None:
-    assert run(tmp_path)[0].digest == run(tmp_path, budget=0)[0].digest
+    assert run(tmp_path, budget=10**9)[0].digest == run(tmp_path, budget=0)[0].digest
 
 
 def test_a_device_that_would_hold_more_names_the_module_and_what_to_do(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 runner = CliRunner()
 TRAINED = {
-    "strategy.rounds-per-stage": 6,
+    "strategy.rounds-per-stage": 3,
     "strategy.input-radius": 0.1,
     "strategy.fraction-train": 1.0,
-    "federation.rounds": 15,
-    "federation.evaluate-every": 15,
-    "training.max-steps": 20,
+    "federation.rounds": 9,
+    "federation.evaluate-every": 9,
+    "training.max-steps": 16,
 }
 
 
@@ -52,7 +52,7 @@ def test_a_run_is_evaluated_on_its_own_data(run: Path) -> None:
                  "--plot", picture, "--json")
     )  # fmt: skip
     assert (found["num_examples"], found["radius"]) == (100, 0.1)
-    assert found["clean"] > 0.8
+    assert found["clean"] > 0.6
     assert found["worst"] <= min(found["accuracies"].values())
     assert found["accuracies"]["pgd-20"] < found["clean"]
     assert found["sweep"][0] == {"radius": 0.0, "accuracy": found["clean"]}

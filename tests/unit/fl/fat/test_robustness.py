@@ -9,7 +9,14 @@ import foolbox
 import numpy as np
 import pytest
 import torch
-from support.digits import Digits, digit_artifact, digit_cascade, robust_parameters, robust_spans
+from support.digits import (
+    DigitClients,
+    Digits,
+    digit_artifact,
+    digit_cascade,
+    robust_parameters,
+    robust_spans,
+)
 
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.errors import ConfigError
@@ -179,7 +186,7 @@ def test_masked_gradients_are_seen_through() -> None:
 
 def test_early_exits_are_attacked_and_the_final_head_is_judged() -> None:
     cascade = digit_cascade(0.93)
-    spans = CompiledSpans(digit_artifact(), cascade.exits)
+    spans = DigitClients(cascade).spans()
     spans.load_parameters({**spans.parameters(), **robust_parameters()})
     (border,) = cascade.exits
     ball, attack = Linf(RADIUS), Attack(10)
