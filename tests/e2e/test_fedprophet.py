@@ -193,3 +193,20 @@ def test_devices_without_the_memory_get_no_task() -> None:
     report = coordinator.run_round(progress).reports[0]
     assert report.num_tasks == 0
     assert not report.has_quorum
+
+
+def test_devices_measure_the_composed_model_when_the_plan_evaluates() -> None:
+    cascade = digit_cascade(0.93)
+    coordinator = federation(cascade, settings={"fraction_evaluate": 0.5, "warm_up": 1})
+    spans = DigitClients(cascade).spans()
+    progress = coordinator.run_round(coordinator.begin(spans.parameters()))
+    found = progress.reports[0].evaluate_metrics
+    devices = coordinator.engine.devices()
+    tasks = coordinator.strategy.configure(progress.state, 1, devices, 3, "evaluate")
+    assert len(tasks) == 3
+    spans.load_parameters(progress.state.parameters)
+    wanted = [
+        spans.evaluate(Digits().held_out(task.device_id)).metrics["accuracy"] for task in tasks
+    ]
+    assert found["clean_accuracy"] == pytest.approx(sum(wanted) / len(wanted))
+    assert 0 <= found["adversarial_accuracy"] <= found["clean_accuracy"]
