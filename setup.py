@@ -47,12 +47,12 @@ STORE = [
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
+# Secret sums, noise, and the epsilon that it comes to.
+PRIVACY = ["cryptography>=44,<51", "opacus>=1.5,<2", "pycryptodome>=3.20,<4"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
-# Attacks that others keep, for `hocket prophet evaluate`.
-ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # `hocket venn serve`, and what asks it.
 SERVICE = [
     "httptools>=0.6,<1",
@@ -63,6 +63,8 @@ SERVICE = [
     "uvicorn>=0.34,<1",
     "uvloop>=0.21,<1; sys_platform != 'win32'",
 ]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -90,10 +92,11 @@ DEV = [
     *DEMO,
     *EXACT,
     *FLOWER,
+    *PRIVACY,
     *RAY,
-    *ROBUSTNESS,
     *STORE,
     *SERVICE,
+    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -129,10 +132,11 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "privacy": PRIVACY,
         "store": STORE,
         "ray": RAY,
-        "robustness": ROBUSTNESS,
         "service": SERVICE,
+        "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,
