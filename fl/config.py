@@ -35,9 +35,10 @@ _OWN = re.compile(r"[\w.]+:\w+")
 _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
 _UNITS = ("", "k", "M", "G", "T")
 # What may be another when a federation is resumed, as it does not change what comes out.
-_FREE_KEYS = {
+_FREE_KEYS: dict[str, Any] = {
     "federation": {"rounds", "folder", "keep_states", "tensorboard"},
     "engine": {"name", "workers", "address"},
+    "devices": True,
 }
 _SHARE_TOLERANCE = 1e-6
 
@@ -99,6 +100,23 @@ class EngineSection(_Section):
     workers: int = Field(default=0, ge=0)
     threads_per_client: int = Field(default=1, ge=1)
     address: str = ""
+
+
+class DevicesSection(_Section):
+    """Who shares the devices among several federations.
+
+    Attributes:
+        service: URL of a ``hocket venn serve``; empty where this federation has all to itself.
+        token_file: What ``hocket venn token`` printed, from the file's own folder; empty for the
+            environment's ``HOCKET_SERVICE_TOKEN``, if there is one.
+        wait_seconds: That a round waits for devices that are at others.
+        deadline_seconds: After which the service gives devices of a round to others.
+    """
+
+    service: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    token_file: str = ""
+    wait_seconds: float = Field(default=60.0, ge=0)
+    deadline_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)
 
 
 class ModelSection(_Section):
@@ -286,6 +304,7 @@ class FederationConfig(_Section):
 
     federation: FederationSection = FederationSection()
     engine: EngineSection = EngineSection()
+    devices: DevicesSection = DevicesSection()
     model: ModelSection
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
@@ -403,6 +422,7 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
     placed: dict[str, _Section | tuple[_Section, ...]] = {
         "model": _placed(config.model, folder, "artifact", "onnx"),
         "federation": _placed(config.federation, folder, "folder"),
+        "devices": _placed(config.devices, folder, "token_file"),
     }
     # A machine is a name, or the path of a file.
     if config.model.target.endswith(".toml"):

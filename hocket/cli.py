@@ -26,6 +26,7 @@ from hocket.commands import (
     run,
     search,
     simulate,
+    store,
     targets,
     venn,
     verify,
@@ -126,6 +127,7 @@ app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")
 app.add_typer(federate.app, name="federate")
 app.add_typer(venn.app, name="venn")
+app.add_typer(store.app, name="store")
 app.add_typer(prophet.app, name="prophet")
 app.add_typer(photon.app, name="photon")
 app.command("doctor")(doctor.doctor_command)

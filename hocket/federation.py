@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hocket.federated_clients import Clients, CompiledModel
+from hocket.federation_devices import device_scheduler, observers_with
 from hocket.federation_launch import launch
 from hocket.federation_parts import (
     MODEL,
@@ -22,7 +23,6 @@ from hocket.fl.config import FederationConfig, load_config
 from hocket.fl.core.client import ARTIFACT_DIGEST
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Coordinator, Plan, Progress
-from hocket.fl.core.devices import FifoScheduler
 from hocket.fl.core.observers import JsonLines
 from hocket.fl.core.parameters import encode_arrays
 from hocket.fl.core.store import FolderStore
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.backend import Backend, BackendFactory
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.data import Partitions
+    from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
@@ -138,7 +139,9 @@ class Federation:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self.config.engine.threads_per_client)
         try:
-            progress = self._run(engine, observers, resume=resume)
+            with device_scheduler(self.config.devices, self.config.federation.rounds) as scheduler:
+                told = observers_with(scheduler, observers)
+                progress = self._run(engine, scheduler, told, resume=resume)
         finally:
             torch.set_num_threads(num_threads)
         return FederationResult(
@@ -161,7 +164,14 @@ class Federation:
             else:
                 save_artifact(content, self.folder / name)
 
-    def _run(self, engine: Engine, observers: Sequence[Observer], *, resume: bool) -> Progress:
+    def _run(
+        self,
+        engine: Engine,
+        scheduler: DeviceScheduler,
+        observers: Sequence[Observer],
+        *,
+        resume: bool,
+    ) -> Progress:
         clock: Clock = WallClock()
         if self.fleet is not None and self.config.federation.clock == "simulated":
             clock = SimulatedClock()
@@ -187,7 +197,7 @@ class Federation:
             ),
             strategy=self.strategy,
             engine=engine,
-            scheduler=FifoScheduler(),
+            scheduler=scheduler,
             store=FolderStore(self.folder / STORE),
             clock=clock,
             evaluate=evaluate,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hocket.federation_devices import device_scheduler, observers_with
+from hocket.fl.config import DevicesSection
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import Plan
 from hocket.fl.core.errors import ConfigError
@@ -69,6 +71,7 @@ def train_photon(
     resume: bool = False,
     observers: Sequence[Observer] = (),
     engine: Engine | None = None,
+    devices: DevicesSection | None = None,
 ) -> PhotonResult:
     """Train a model, and return how it went.
 
@@ -79,6 +82,7 @@ def train_photon(
         observers: Told of rounds as they go.
         engine: Where clients run, in place of what the file says; the caller closes it. Its clients
             must be those that ``photon_clients`` makes.
+        devices: Who shares clients among several runs and federations, if they do.
 
     Raises:
         ConfigError: Names the file, the key and what is wrong with it.
@@ -103,6 +107,9 @@ def train_photon(
         stack.callback(torch.set_num_threads, num_threads)
         if engine is None:
             engine = stack.enter_context(contextlib.closing(_make_engine(config, clients)))
+        scheduler = stack.enter_context(
+            device_scheduler(devices or DevicesSection(), config.run.rounds)
+        )
         server = PhotonServer(
             plan=Plan(
                 job=section.name,
@@ -117,12 +124,14 @@ def train_photon(
             store=FolderStore(folder / STORE),
             clock=WallClock(),
             evaluate=evaluate,
+            scheduler=scheduler,
         )
         if resume and server.store.keys(f"{section.name}/"):
             progress = server.resume()
         else:
             progress = server.begin(backend.parameters())
         told = [JsonLines(folder / METRICS, progress.reports), *observers]
+        told = list(observers_with(scheduler, told))
         progress = dataclasses.replace(server, observers=told).run(progress)
     return PhotonResult(
         folder=folder,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hocket.fl.core.aggregation import mean_metrics
+from hocket.fl.core.devices import gather
 from hocket.fl.core.errors import ConfigError, FederationError, UpdateError
 from hocket.fl.core.parameters import check_alike, decode_arrays, digest_of, encode_arrays
 from hocket.fl.core.seeds import generator_for
@@ -236,12 +237,9 @@ class Coordinator:
         """Return the devices that the scheduler gives to this job, offered in a drawn order."""
         if not devices:
             return []
-        job = self.plan.job
-        self.scheduler.submit(self.strategy.request(job, number, len(devices)))
+        request = self.strategy.request(self.plan.job, number, len(devices))
         order = generator_for(self.plan.seed, "offers", number).permutation(len(devices))
-        offered = (devices[index] for index in order)
-        got = [device for device in offered if self.scheduler.offer(device) == job]
-        self.scheduler.withdraw(job)
+        got = gather(self.scheduler, request, [devices[index] for index in order])
         return sorted(got, key=lambda device: device.device_id)
 
     def _run_tasks(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.seeds import generator_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hocket.fl.core.types import Device
 
@@ -62,6 +62,33 @@ class DeviceScheduler(Protocol):
         devices than it asked for.
         """
         ...
+
+
+@runtime_checkable
+class GatheringScheduler(DeviceScheduler, Protocol):
+    """A scheduler that is asked for a round's devices at once, as each question takes its time."""
+
+    def gather(self, request: DeviceRequest, devices: Sequence[Device]) -> list[Device]:
+        """Do what ``gather`` does."""
+        ...
+
+
+def gather(
+    scheduler: DeviceScheduler, request: DeviceRequest, devices: Sequence[Device]
+) -> list[Device]:
+    """Return the devices that a job gets for one round.
+
+    Args:
+        scheduler: Shares them.
+        request: What the job asks for.
+        devices: That are there, in the order in which they are offered.
+    """
+    if isinstance(scheduler, GatheringScheduler):
+        return scheduler.gather(request, devices)
+    scheduler.submit(request)
+    got = [device for device in devices if scheduler.offer(device) == request.job]
+    scheduler.withdraw(request.job)
+    return got
 
 
 class FifoScheduler:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.fl.core.coordinator import Checkpoints
+from hocket.fl.core.devices import DeviceRequest, FifoScheduler, gather
 from hocket.fl.core.errors import UpdateError
 from hocket.fl.core.parameters import digest_of, num_bytes
 from hocket.fl.core.seeds import derive_seed, generator_for
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.clock import Clock
     from hocket.fl.core.coordinator import Plan, Progress
+    from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
@@ -87,6 +89,7 @@ class PhotonServer:
         engine, store, clock: What it is built from.
         observers: Who is told.
         evaluate: The server's own evaluation of parameters, if it has any.
+        scheduler: Gives clients, where others want them, too.
     """
 
     plan: Plan
@@ -96,6 +99,7 @@ class PhotonServer:
     clock: Clock
     observers: Sequence[Observer] = ()
     evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
+    scheduler: DeviceScheduler = field(default_factory=FifoScheduler)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -164,9 +168,12 @@ class PhotonServer:
         return found
 
     def _tasks(self, number: int, parameters: Parameters, ledger: Ledger) -> list[ClientTask]:
-        names = sorted(device.device_id for device in self.engine.devices())
-        wanted = self.recipe.clients_per_round or len(names)
-        order = generator_for(self.plan.seed, "clients", number).permutation(len(names))
+        devices = sorted(self.engine.devices(), key=lambda device: device.device_id)
+        if not devices:
+            return []
+        request = DeviceRequest(self.plan.job, self.recipe.clients_per_round or len(devices))
+        order = generator_for(self.plan.seed, "clients", number).permutation(len(devices))
+        got = gather(self.scheduler, request, [devices[index] for index in order])
         training = replace(self.recipe.training, first_step=ledger.steps)
         shared = training.to_config() | {
             JOB: self.plan.job,
@@ -186,7 +193,7 @@ class PhotonServer:
                     LAST_ROUND: ledger.account(name).last_round,
                 },
             )
-            for name in sorted(names[index] for index in order[:wanted])
+            for name in sorted(device.device_id for device in got)
         ]
 
     def _learning(self, steps: int) -> float:

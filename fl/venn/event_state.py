@@ -80,6 +80,8 @@ class State(NamedTuple):
         wanted: Devices still wanted in this round.
         asked: Devices that the open request was for; 0 without one.
         keys, draws: What jobs are ordered by; a number drawn for each request.
+        ranks, ranked_until: Positions in the order of ``rank_jointly``, and how long they are to
+            be kept, ``[1]``.
         accepts: Tiers that the cohort takes, a bit each.
         attempts: Rounds begun, by which late responses are told.
         done, aborted: Rounds completed, and given up.
@@ -87,6 +89,7 @@ class State(NamedTuple):
         lost: Devices of this round expected to be lost.
         asked_at, filled_at: When the round began, and when its cohort was complete, or -1.
         schedule_seconds, response_seconds: Sums over completed rounds.
+        longest_wait: Of a round for its devices, seconds.
         last_ratio: Response over scheduling time of the last round; 0 before the first.
         served, failed, wasted, late: Devices reached; lost; that answered in a round given up; that
             answered after their round.
@@ -105,6 +108,8 @@ class State(NamedTuple):
     asked: Ints
     keys: Floats
     draws: Floats
+    ranks: Floats
+    ranked_until: Floats
     accepts: Ints
     attempts: Ints
     done: Ints
@@ -116,6 +121,7 @@ class State(NamedTuple):
     filled_at: Floats
     schedule_seconds: Floats
     response_seconds: Floats
+    longest_wait: Floats
     last_ratio: Floats
     served: Ints
     failed: Ints
@@ -155,6 +161,8 @@ def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) ->
         asked=ints(),
         keys=floats(),
         draws=floats(),
+        ranks=floats(),
+        ranked_until=np.zeros(1),
         accepts=np.full(num_jobs, ALL_TIERS, np.int64),
         attempts=ints(),
         done=ints(),
@@ -166,6 +174,7 @@ def new_state(num_jobs: int, eligible: Bools, num_tiers: int, num_hours: int) ->
         filled_at=floats(-1.0),
         schedule_seconds=floats(),
         response_seconds=floats(),
+        longest_wait=floats(),
         last_ratio=floats(),
         served=ints(),
         failed=ints(),

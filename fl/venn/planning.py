@@ -115,13 +115,17 @@ def plan_intersections(  # noqa: PLR0912 - the algorithm's two passes
 def _num_affected(
     demands: Floats, starts: Ints, taker: int, taken: float, giver: int, given: float
 ) -> int:
-    """Return ``m'``: jobs of a group that get devices before another group's queue is through."""
+    """Return ``m'``: jobs of a group that are through before another group's queue is.
+
+    It may be none, with which the group takes nothing: its first job would not be done any sooner
+    than the others are now.
+    """
     delay = demands[starts[giver] : starts[giver + 1]].sum() / given
     waited = 0.0
     for position in range(starts[taker], starts[taker + 1]):
         waited += demands[position] / taken
-        if waited > delay:
-            return int(max(position - starts[taker], 1))
+        if waited >= delay:
+            return int(position - starts[taker])
     return int(starts[taker + 1] - starts[taker])
 
 

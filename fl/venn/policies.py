@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.venn.planning import ALL_TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 MAX_TIERS = 16
+
+EXPLORE = 0.1
+"""Part of the rounds in which an Oort-style policy takes all tiers."""
+LEARNING_RATE = 0.003
+"""Weight of one device's fate in the share of its tier that answers."""
 
 _STARVING = -1e15
 """Added to the time of a request that has waited too long: before all keys, the oldest first."""
@@ -42,6 +48,8 @@ class Order(enum.IntEnum):
     """Devices that the round still wants: smallest remaining request first."""
     TOTAL = 4
     """Devices that all rounds together still want: smallest remaining total first."""
+    LOOK_AHEAD = 5
+    """Ours: the order that has all jobs done soonest, by the supply to be expected."""
 
 
 class Sharing(enum.IntEnum):
@@ -162,11 +170,11 @@ POLICIES = {
             num_tiers=2,
             patience_seconds=HALF_A_DAY,
         ),
+        Policy("lookahead", Order.LOOK_AHEAD, patience_seconds=HALF_A_DAY),
         Policy(
             "foresight",
-            Order.TOTAL,
-            Sharing.INTERSECTIONS,
-            Matching.LOSSES,
+            Order.LOOK_AHEAD,
+            matching=Matching.LOSSES,
             num_tiers=8,
             patience_seconds=HALF_A_DAY,
         ),
@@ -198,6 +206,7 @@ def order_key(
     draw: float,
     waited: float,
     share: float,
+    rank: float,
 ) -> float:
     """Return what a job is ordered by; the smallest key comes first.
 
@@ -210,6 +219,7 @@ def order_key(
         draw: Drawn for the request, in [0, 1).
         waited: Seconds since the request.
         share: ``attained_share`` of the job.
+        rank: Position in the order of ``rank_jointly``.
     """
     if policy.order == Order.RANDOM:
         key = draw
@@ -219,9 +229,11 @@ def order_key(
         key = float(served)
     elif policy.order == Order.REQUEST:
         key = float(wanted)
-    else:
+    elif policy.order == Order.TOTAL:
         key = left + wanted
-    if policy.fairness > 0:
+    else:
+        key = rank
+    if policy.fairness > 0 and policy.order != Order.LOOK_AHEAD:
         key *= share**policy.fairness
     if waited > policy.patience:
         key = _STARVING - waited
@@ -255,6 +267,47 @@ def pays_to_match(num_tiers: int, gain: float, ratio: float) -> bool:
         ratio: ``c_i``: response over scheduling time of the job's last round.
     """
     return num_tiers + gain * ratio < 1 + ratio
+
+
+@njit(cache=True, error_model="numpy")
+def tiers_at_request(
+    policy: PolicyNumbers, tier: int, gain: float, ratio: float, has_failed: bool, draw: float
+) -> int:
+    """Return the tiers, a bit each, that a round begins with: ``TRADE_OFF`` and ``FASTEST``.
+
+    Args:
+        policy: Says which of the other arguments counts.
+        tier: Drawn among all.
+        gain: The tier's response time over that of all devices; 1 if unknown.
+        ratio: Response over scheduling time of the job's last round; 0 before the first.
+        has_failed: Whether the job's last selection did.
+        draw: In [0, 1).
+    """
+    if policy.matching == Matching.FASTEST and not has_failed and draw >= EXPLORE:
+        return ALL_TIERS << (policy.num_tiers // 2)
+    if policy.matching == Matching.TRADE_OFF and pays_to_match(policy.num_tiers, gain, ratio):
+        return 1 << tier
+    return ALL_TIERS
+
+
+@njit(cache=True, error_model="numpy")
+def judge_cohort(
+    policy: PolicyNumbers, demand: int, quorum: float, size: int, lost: float, answered: Floats
+) -> tuple[bool, int]:
+    """Return whether a cohort is enough, and the tiers that it can still bear: ``LOSSES``.
+
+    Args:
+        policy: How many times an expected loss counts.
+        demand: Devices that were asked for.
+        quorum: Part of them that must answer.
+        size: Of the cohort.
+        lost: Of these, expected to be lost.
+        answered: Share of each tier's devices that answer.
+    """
+    needed = demand * quorum + 1
+    is_enough = size - policy.stop_weight * lost >= needed
+    spare = demand - needed - policy.gate_weight * lost
+    return is_enough, tiers_bearable(spare, answered, policy.gate_weight)
 
 
 @njit(cache=True, error_model="numpy")

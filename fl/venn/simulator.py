@@ -76,6 +76,7 @@ class Outcome:
         devices_used: That were given tasks.
         devices_lost: Whose session ended before the task.
         results_wasted, results_late: Of rounds that were given up; after their round.
+        longest_wait_seconds: Of a round for its devices.
         fair_seconds: What a fair share would have made of the completion time.
         by_hour: Check-ins, devices assigned, and demand open, ``[hours, 3]``.
         num_checkins, num_events: Check-ins, and all events of devices.
@@ -96,6 +97,7 @@ class Outcome:
     devices_lost: Ints
     results_wasted: Ints
     results_late: Ints
+    longest_wait_seconds: Floats
     fair_seconds: Floats
     by_hour: Floats
     num_checkins: int
@@ -240,6 +242,7 @@ def _outcome(
         devices_lost=state.failed,
         results_wasted=state.wasted,
         results_late=state.late,
+        longest_wait_seconds=state.longest_wait,
         fair_seconds=jobs.alone * max(num_jobs, 1.0),
         by_hour=state.by_hour[: int(end / 3600) + 1],
         num_checkins=num_checkins,

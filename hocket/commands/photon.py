@@ -50,6 +50,10 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last round that is over.")
     ] = False,
+    service: Annotated[
+        str,
+        typer.Option("--service", metavar="URL", help="Where other runs ask for clients, too."),
+    ] = "",
     json_output: JsonFlag = False,
 ) -> None:
     """Train a language model from scratch across clients.
@@ -63,6 +67,7 @@ def train_command(
     - `hocket photon train photon.toml --engine local --workers 2`
     - `hocket photon train photon.toml --resume --rounds 100`
     """
+    from hocket.fl.config import DevicesSection
     from hocket.fl.photon.config import EngineSection, load_photon_config
     from hocket.photon import train_photon
 
@@ -75,7 +80,12 @@ def train_command(
         found = found.model_copy(update={"engine": EngineSection.model_validate(chosen)})
     if rounds is not None:
         found = found.model_copy(update={"run": found.run.model_copy(update={"rounds": rounds})})
-    result = train_photon(found, resume=resume, observers=[_Teller(found.run.rounds)])
+    result = train_photon(
+        found,
+        resume=resume,
+        observers=[_Teller(found.run.rounds)],
+        devices=DevicesSection(service=service),
+    )
     last = result.reports[-1]
     if json_output:
         print_json(

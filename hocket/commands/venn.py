@@ -1,10 +1,11 @@
-"""``hocket venn``: devices shared by many federated jobs, simulated."""
+"""``hocket venn``: devices shared by many federated jobs, simulated here and served beside."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hocket.commands import venn_service
 from hocket.commands.problem_options import split_names
 from hocket.commands.terminal import (
     JsonFlag,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hocket.fl.venn.traces import Trace
 
 app = typer.Typer(no_args_is_help=True, help="Share devices among many federated jobs.")
+venn_service.add_commands(app)
 
 NOTHING_ENDED = 1
 
@@ -39,8 +41,8 @@ def simulate_command(
         typer.Option(
             "--policy",
             metavar="NAME,...|all",
-            help="random, fifo, las, srsf, total, oort, venn, venn-tiers, foresight; published "
-            "with --published-rules.",
+            help="random, fifo, las, srsf, total, oort, venn, venn-tiers, lookahead, foresight; "
+            "published with --published-rules.",
         ),
     ] = "random,fifo,srsf,venn,foresight",
     devices: Annotated[

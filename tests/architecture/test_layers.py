@@ -133,8 +133,18 @@ TABLE = (
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
     Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row(
+        "hocket.fl.store",
+        ("hocket.fl.core",),
+        ("cachetools", "ml_dtypes", "numba", "numpy", "obstore", "sklearn", "threadpoolctl"),
+    ),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
+    Row(
+        "hocket.fl.venn.service",
+        ("hocket.fl.core", "hocket.fl.venn"),
+        ("httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    ),
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
     Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
@@ -158,6 +168,7 @@ TABLE = (
     Row("hocket.federated_clients", EVERYTHING, ("torch",)),
     Row("hocket.federation", EVERYTHING, ("torch",)),
     Row("hocket.flower_app", EVERYTHING, ("flwr",)),
+    Row("hocket.flower_recording", EVERYTHING, ("flwr", "numpy")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),
     Row("hocket.memory_probe", EVERYTHING, ("numpy", "numba", "scipy")),
     Row("hocket.module", EVERYTHING, ("onnx", "onnx_ir")),

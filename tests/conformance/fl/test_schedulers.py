@@ -9,20 +9,23 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.venn_service import scheduler_by_service
 
 from hocket.fl.core.devices import DeviceRequest, DeviceScheduler, FifoScheduler, RandomScheduler
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
-from hocket.fl.venn.policies import POLICIES
+from hocket.fl.venn.policies import POLICIES, Sharing
 from hocket.fl.venn.scheduler import VennScheduler
 
 SCHEDULERS: dict[str, Callable[[], DeviceScheduler]] = {
     "fifo": FifoScheduler,
     "random": lambda: RandomScheduler(seed=3),
     **{
-        f"venn-{name}": partial(VennScheduler, POLICIES[name])
-        for name in ("venn", "total", "srsf", "las", "random")
+        f"venn-{name}": partial(VennScheduler, policy)
+        for name, policy in POLICIES.items()
+        if policy.sharing != Sharing.PUBLISHED
     },
+    "venn-service": scheduler_by_service,
 }
 scheduler_of = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.s3 import s3_server
 
 from hocket.fl.core.errors import ConfigError, StoreError
 from hocket.fl.core.store import FolderStore, Key, MemoryStore, Store
+from hocket.fl.store.catalog import Catalog
+from hocket.fl.store.history import History
+from hocket.fl.store.instances import Instances
+from hocket.fl.store.objects import open_objects
+from hocket.fl.store.round_store import RoundStore
 
-STORES = {"memory": lambda folder: MemoryStore(), "folder": FolderStore}
+
+def open_history(folder: Path) -> History:
+    return History(open_objects(str(folder)), Catalog(folder / "catalog.sqlite"), lambda: 0.0)
+
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda folder: MemoryStore(),
+    "folder": FolderStore,
+    "history-memory": lambda folder: History(
+        open_objects("memory://"), Catalog(":memory:"), lambda: 0.0
+    ),
+    "history-folder": open_history,
+    "round-store": lambda folder: RoundStore(open_history(folder), Instances(1 << 20)),
+}
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
 KEYS = st.builds(Key, NAMES, st.integers(0, 10**9), NAMES, NAMES)
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(scope="module")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
+
+
+@pytest.fixture(params=[*STORES, "history-s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    made: Store = STORES[request.param](tmp_path / "store")
-    return made
+    if request.param == "history-s3":
+        url = request.getfixturevalue("s3_url")
+        # Each test has a prefix of its own.
+        objects = open_objects(url.replace("/store?", f"/{tmp_path.name}?"))
+        return History(objects, Catalog(":memory:"), lambda: 4e9)
+    return STORES[request.param](tmp_path / "store")
 
 
 KEY = Key("job", 3, "server", "state")
@@ -65,7 +96,7 @@ def test_keys_are_those_that_begin_so_in_order(store: Store) -> None:
 def test_entries_do_not_touch_each_other(
     kind: str, entries: dict[Key, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    store: Any = STORES[kind](tmp_path_factory.mktemp("store"))
+    store: Any = STORES[kind](tmp_path_factory.mktemp("store") / "entries")
     for key, content in entries.items():
         store.put(key, content)
     assert {key: store.get(key) for key in store.keys()} == entries  # noqa: SIM118 - no mapping
@@ -102,3 +133,23 @@ def test_a_put_that_was_cut_short_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / f"{KEY}").with_name(".state.1234.tmp").write_bytes(b"half of")
     assert store.get(KEY) == b"content"
     assert store.keys() == [KEY]
+
+
+def test_objects_in_an_object_store_are_read_in_parts_listed_and_deleted(s3_url: str) -> None:
+    objects = open_objects(s3_url)
+    content = bytes(range(256)) * 100
+    digest = objects.put(content)
+    assert objects.get(digest) == content
+    assert objects.get_range(digest, 250, 260) == content[250:260]
+    assert [(each.digest, each.num_bytes) for each in objects.listing()] == [(digest, 25_600)]
+    objects.delete(digest)
+    objects.delete(digest)
+    assert not objects.has(digest)
+    for read in (lambda: objects.get(digest), lambda: objects.get_range(digest, 0, 1)):
+        with pytest.raises(KeyError):
+            read()
+    history = History(objects, Catalog(":memory:"), lambda: 4e9)
+    history.record_arrays(KEY, {"w": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    assert history.layer(KEY, "w").tolist() == [[0, 1, 2], [3, 4, 5]]
+    history.delete(KEY)
+    assert history.collect_garbage()[0] == 1

@@ -169,6 +169,7 @@ def test_errors_of_later_carry_the_file_and_the_section() -> None:
         {"engine__workers": 4},
         {"engine__name": "ray"},
         {"model__onnx": "moved.onnx"},
+        {"devices__service": "http://127.0.0.1:8471"},
     ],
 )
 def test_what_does_not_change_the_result_is_not_of_the_essence(changes: dict[str, Any]) -> None:

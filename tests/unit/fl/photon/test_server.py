@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.federation import StandingClock
+from support.venn_service import scheduler_by_service
 
 from hocket.fl.core.backend import LocalTraining, Result
 from hocket.fl.core.client import run_safely
 from hocket.fl.core.coordinator import Plan, Progress
 from hocket.fl.core.data import Examples
+from hocket.fl.core.devices import FifoScheduler
 from hocket.fl.core.engine import lateness
 from hocket.fl.core.errors import ConfigError, FederationError, UpdateError
 from hocket.fl.core.seeds import derive_seed
@@ -443,3 +445,19 @@ def test_norms_and_cosines_are_of_all_arrays_together() -> None:
     other = {"a": np.array([0.0, 7.0]), "b": np.array([[-1.0]])}
     assert norm_of(one) == 5
     assert cosine_of(one, other) == pytest.approx(-4 / (5 * np.sqrt(50)))
+
+
+def test_a_service_gives_the_clients_that_the_server_would_ask_by_itself() -> None:
+    plain = server(clients_per_round=2)
+    shared = dataclasses.replace(server(clients_per_round=2), scheduler=scheduler_by_service())
+    assert run(shared).digest == run(plain).digest
+
+
+def test_only_clients_that_the_scheduler_gives_are_asked() -> None:
+    class OnlyTheFirst(FifoScheduler):
+        def offer(self, device: Device) -> str | None:
+            return super().offer(device) if device.device_id == "client-0" else None
+
+    found = run(dataclasses.replace(server(), scheduler=OnlyTheFirst()))
+    assert [report.num_tasks for report in found.reports] == [1] * 4
+    assert ledger_of(found.state).account("client-0").last_round == 4

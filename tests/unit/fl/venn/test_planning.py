@@ -21,8 +21,10 @@ from hocket.fl.venn.policies import (
     Policy,
     attained_share,
     choose_policies,
+    judge_cohort,
     order_key,
     pays_to_match,
+    tiers_at_request,
     tiers_bearable,
 )
 
@@ -94,10 +96,14 @@ def test_scarce_devices_are_left_to_those_who_can_use_no_other() -> None:
 
 def test_a_longer_queue_takes_the_intersection_and_nothing_else() -> None:
     eligible = np.array([[True, True, False], [False, True, True]])
-    wanted = np.full(9, 10)
+    wanted = np.array([10] * 8 + [40])
     groups = np.array([0] * 8 + [1])
-    owners = plan_of(np.array([40.0, 20.0, 30.0]), eligible, wanted, groups)
-    assert owners.tolist() == [0, 0, 1]
+    supply = np.array([40.0, 20.0, 30.0])
+    # While the scarce group's job waits for 40 of 50, three of the others' are through with 40.
+    assert plan_of(supply, eligible, wanted, groups).tolist() == [0, 0, 1]
+    wanted[-1] = 10
+    # By the time that it has 10 of 50, none of the others has 10 of 40.
+    assert plan_of(supply, eligible, wanted, groups).tolist() == [0, 1, 1]
 
 
 def test_an_urgent_job_comes_before_the_owner_of_a_type() -> None:
@@ -120,18 +126,19 @@ def test_a_job_gains_rank_by_waiting_and_loses_it_by_service(
 
 def test_fairness_moves_those_behind_forward() -> None:
     fair = Policy("fair", Order.REQUEST, fairness=2.0).numbers
-    behind, ahead = (order_key(fair, 10, 0.0, 0.0, 0, 0.0, 0.0, share) for share in (0.5, 2.0))
+    behind, ahead = (order_key(fair, 10, 0.0, 0.0, 0, 0.0, 0.0, each, 0.0) for each in (0.5, 2.0))
     assert (behind, ahead) == (2.5, 40.0)
     plain = POLICIES["srsf"].numbers
-    assert order_key(plain, 10, 0.0, 0.0, 0, 0.0, 0.0, 0.5) == 10
+    assert order_key(plain, 10, 0.0, 0.0, 0, 0.0, 0.0, 0.5, 0.0) == 10
 
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("random", 0.25), ("fifo", 7.0), ("las", 40.0), ("srsf", 10.0), ("total", 110.0)],
-)
+    [("random", 0.25), ("fifo", 7.0), ("las", 40.0), ("srsf", 10.0), ("total", 110.0),
+     ("lookahead", 3.0)],
+)  # fmt: skip
 def test_orders_are_by_what_their_names_say(name: str, key: float) -> None:
-    assert order_key(POLICIES[name].numbers, 10, 100.0, 7.0, 40, 0.25, 0.0, 1.0) == key
+    assert order_key(POLICIES[name].numbers, 10, 100.0, 7.0, 40, 0.25, 0.0, 1.0, 3.0) == key
 
 
 @given(st.integers(2, 8), st.floats(0, 1), st.floats(0, 100))
@@ -141,6 +148,25 @@ def test_one_tier_pays_exactly_where_the_round_gets_shorter(
     # Scheduling takes 1, responses take the ratio.
     difference = (num_tiers + gain * ratio) - (1 + ratio)
     assert pays_to_match(num_tiers, gain, ratio) == (difference < 0)
+
+
+def test_a_cohort_is_enough_when_its_quorum_is_sure() -> None:
+    ours = POLICIES["foresight"].numbers
+    answered = np.full(8, 0.9)
+    # Losses count three times: 9.1 devices are needed, of which 0.3 may be lost.
+    assert judge_cohort(ours, 10, 0.8, 9, 0.0, answered)[0]
+    assert not judge_cohort(ours, 10, 0.8, 9, 0.1, answered)[0]
+    assert judge_cohort(ours, 10, 0.8, 10, 0.3, answered)[0]
+
+
+def test_rounds_begin_with_the_tiers_that_policies_want() -> None:
+    oort, tiers = POLICIES["oort"].numbers, POLICIES["venn-tiers"].numbers
+    assert tiers_at_request(oort, 0, 1.0, 0.0, False, 0.5) & 0b1111 == 0b1100, "the faster half"
+    assert tiers_at_request(oort, 0, 1.0, 0.0, False, 0.05) == ALL_TIERS, "one round of ten"
+    assert tiers_at_request(oort, 0, 1.0, 0.0, True, 0.5) == ALL_TIERS, "after a failure"
+    assert tiers_at_request(tiers, 1, 0.5, 9.0, False, 0.5) == 0b10
+    assert tiers_at_request(tiers, 1, 0.5, 1.0, False, 0.5) == ALL_TIERS, "it does not pay"
+    assert tiers_at_request(tiers, 1, 0.5, 0.0, False, 0.5) == ALL_TIERS, "in a first round"
 
 
 def test_a_cohort_refuses_slow_devices_when_it_can_lose_no_more() -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hocket.fl.core.devices import DeviceRequest
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
+from hocket.fl.venn.admission import AdmissionError
 from hocket.fl.venn.eligibility import Eligibility, requirement_of
 from hocket.fl.venn.policies import POLICIES, Order, Policy, Sharing
+from hocket.fl.venn.requests import Phase, Progress, RoundRequest, Usage
 from hocket.fl.venn.scheduler import VennScheduler
-from hocket.fl.venn.supply import SupplyWindow
 
 
 class HandClock:
@@ -42,16 +44,6 @@ def test_types_are_exactly_the_requirements_that_devices_meet(minimums, devices)
             is_met = DeviceRequest("j", 1, dict(requirement)).is_met_by(Device("d", attributes))
             assert eligibility.matrix[group, atom] == is_met
     assert len(set(eligibility.masks)) == len(eligibility.masks)
-
-
-def test_supply_is_of_the_last_day_and_of_so_many_checkins() -> None:
-    window = SupplyWindow(max_checkins=3, max_seconds=100.0)
-    for time, atom in ((0.0, 0), (10.0, 1), (20.0, 1), (30.0, 0)):
-        window.add(time, {}, atom)
-    assert window.counts(3).tolist() == [1, 2, 0]
-    window.add(115.0, {}, 2)
-    assert window.counts(3).tolist() == [1, 1, 1]
-    assert window.seconds == 95.0
 
 
 @pytest.mark.parametrize("sharing", [Sharing.NONE, Sharing.INTERSECTIONS], ids=str)
@@ -125,75 +117,146 @@ def test_it_says_why() -> None:
 
 
 def test_what_only_the_simulator_can_is_refused() -> None:
-    for name in ("foresight", "venn-tiers", "published"):
-        with pytest.raises(ConfigError, match="for the simulator"):
-            VennScheduler(POLICIES[name])
+    with pytest.raises(ConfigError, match="for the simulator"):
+        VennScheduler(POLICIES["published"])
     with pytest.raises(ConfigError, match="1 or more rounds"):
         VennScheduler().register("job", num_rounds=0)
 
 
-class Interleavings(RuleBasedStateMachine):
-    """Check-ins, requests, cancellations, ends of rounds and of jobs, in any order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = HandClock()
-        policy = Policy("p", Order.REQUEST, Sharing.INTERSECTIONS, patience_seconds=50.0)
-        self.scheduler = VennScheduler(
-            policy, clock=self.clock, window=SupplyWindow(max_checkins=5)
-        )
-        self.wanted: dict[str, int] = {}
-        self.requests: dict[str, DeviceRequest] = {}
-
-    jobs = st.sampled_from(["a", "b", "c", "d"])
-
-    @rule(job=jobs, count=st.integers(1, 4), minimum=ATTRIBUTES)
-    def request(self, job: str, count: int, minimum: dict[str, float]) -> None:
-        self.requests[job] = DeviceRequest(job, count, minimum)
-        self.wanted[job] = count
-        self.scheduler.submit(self.requests[job])
-
-    @rule(job=jobs)
-    def cancel(self, job: str) -> None:
-        self.scheduler.withdraw(job)
-        self.wanted.pop(job, None)
-
-    @rule(job=jobs)
-    def end_round(self, job: str) -> None:
-        self.scheduler.end_round(job)
-        self.wanted.pop(job, None)
-
-    @rule(job=jobs)
-    def finish(self, job: str) -> None:
-        self.scheduler.finish(job)
-        self.wanted.pop(job, None)
-        self.requests.pop(job, None)
-
-    @rule(seconds=st.sampled_from([1.0, 30.0, 1e5]))
-    def wait(self, seconds: float) -> None:
-        self.clock.time += seconds
-
-    @rule(attributes=ATTRIBUTES, asks_why=st.booleans())
-    def check_in(self, attributes: dict[str, float], asks_why: bool) -> None:
-        device = Device("d", attributes)
-        expected = self.scheduler.why_device(device) if asks_why else None
-        job = self.scheduler.offer(device)
-        able = [each for each in self.wanted if self.requests[each].is_met_by(device)]
-        assert job in (able or [None])
-        if expected is not None and job is not None:
-            assert expected.startswith(f"'{job}' gets")
-        if job is not None:
-            self.wanted[job] -= 1
-            if not self.wanted[job]:
-                del self.wanted[job]
-
-    @invariant()
-    def waiting_jobs_can_be_explained(self) -> None:
-        for job in self.requests:
-            text = self.scheduler.why_waiting(job)
-            expected = f"wants {self.wanted[job]} of" if job in self.wanted else "waits for nothing"
-            assert expected in text
+def test_a_round_ends_by_itself() -> None:
+    clock = HandClock()
+    scheduler = VennScheduler(clock=clock)
+    request = RoundRequest("job", 4, selection_seconds=10.0, deadline_seconds=20.0, quorum=0.5)
+    scheduler.submit(request)
+    scheduler.offer(Device("a"))
+    scheduler.offer(Device("b"))
+    assert scheduler.progress("job") == Progress(Phase.SELECTING, 2, 2, 0, 0, 10.0)
+    clock.time = 10.0
+    assert scheduler.progress("job") == Progress(Phase.REPORTING, 0, 2, 0, 0, 20.0)
+    assert scheduler.offer(Device("c")) is None, "the selection is over"
+    assert scheduler.respond("job", "a")
+    assert not scheduler.respond("job", "a"), "it has reported already"
+    assert scheduler.respond("job", "b")
+    assert scheduler.progress("job").phase is Phase.COMPLETE
+    clock.time = 100.0
+    assert scheduler.progress("job").phase is Phase.COMPLETE, "a deadline of no more meaning"
+    scheduler.end_round("job")
+    assert scheduler.progress("job").phase is Phase.IDLE
+    assert scheduler.usage == Usage(given=2, answered=2, late=1)
 
 
-TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+def test_a_round_fails_for_want_of_devices_or_reports() -> None:
+    clock = HandClock()
+    scheduler = VennScheduler(clock=clock)
+    request = RoundRequest("job", 4, selection_seconds=10.0, deadline_seconds=20.0, quorum=0.5)
+    scheduler.submit(request)
+    scheduler.offer(Device("a"))
+    clock.time = 11.0
+    assert scheduler.progress("job").phase is Phase.FAILED
+    assert scheduler.why_waiting("job").endswith("too few devices came or reported")
+    assert scheduler.usage == Usage(given=1, lost=1)
+    scheduler.submit(request)
+    for name in "abcd":
+        assert scheduler.offer(Device(name)) == "job"
+    scheduler.respond("job", "a")
+    clock.time = 40.0
+    assert scheduler.progress("job").phase is Phase.FAILED, "three are overdue"
+    assert not scheduler.respond("job", "b")
+    assert scheduler.usage == Usage(given=5, answered=1, lost=4, wasted=1, late=1)
+    assert scheduler.usage.waste == pytest.approx(6 / 5), "an overdue answer is lost, and late"
+
+
+def test_lost_devices_are_replaced_while_there_is_time() -> None:
+    scheduler = VennScheduler(clock=HandClock())
+    scheduler.submit(RoundRequest("job", 2, quorum=0.5))
+    scheduler.offer(Device("a"))
+    scheduler.lose("job", "a")
+    scheduler.lose("job", "a")
+    assert scheduler.progress("job").wanted == 2
+    assert [scheduler.offer(Device(name)) for name in "bcd"] == ["job", "job", None]
+    scheduler.lose("job", "b")
+    assert scheduler.progress("job").phase is Phase.REPORTING, "one may still answer"
+    scheduler.lose("job", "c")
+    assert scheduler.progress("job").phase is Phase.FAILED
+
+
+def test_requests_that_no_supply_can_meet_are_refused_with_what_would_do() -> None:
+    clock = HandClock()
+    scheduler = VennScheduler(clock=clock)
+    want_much = RoundRequest("job", 200, {"memory": 4.0, "speed": 1.0}, selection_seconds=100.0)
+    scheduler.submit(want_much)
+    scheduler.withdraw("job")
+    # One device a second, and one in ten with the memory.
+    for number in range(1001):
+        clock.time = float(number)
+        scheduler.offer(Device(f"d{number}", {"memory": 8.0 * (number % 10 == 0), "speed": 2.0}))
+    before = scheduler.progress("job")
+    with pytest.raises(AdmissionError) as refusal:
+        scheduler.submit(want_much)
+    assert str(refusal.value) == (
+        "job 'job': 200 devices with memory of 4, speed of 1 or more within 100 s, of which 200 "
+        "must come, cannot be had: 10.1 such are expected in that time; ask for 20 or fewer or "
+        "wait up to 1,600 s or ask for less memory than 4 (without it, 100 come)"
+    )
+    assert scheduler.progress("job") == before
+    scheduler.submit(replace(want_much, count=20))
+    scheduler.submit(replace(want_much, selection_seconds=1600.0))
+    scheduler.submit(replace(want_much, minimum={"speed": 1.0}))
+    scheduler.submit(DeviceRequest("patient", 10**6, {"memory": 4.0}))
+
+
+@pytest.mark.parametrize("name", ["oort", "foresight", "venn-tiers"])
+def test_tiers_are_learnt_from_how_long_devices_take(name: str) -> None:
+    """Half of the devices answer in 10 s, half in 1000 s or not at all."""
+    clock = HandClock()
+    scheduler = VennScheduler(POLICIES[name], clock=clock, seed=1)
+    given = {"quick": 0, "slow": 0}
+    for number in range(300):
+        scheduler.submit(RoundRequest("job", 8, quorum=0.75))
+        turn = number % 40
+        offered = [f"{kind}{turn}-{n}" for n in range(10) for kind in given]
+        got = [device for device in offered if scheduler.offer(Device(device)) == "job"]
+        for device in got:
+            kind = "quick" if device.startswith("quick") else "slow"
+            given[kind] += number >= 200
+            if kind == "quick":
+                scheduler.respond("job", device, seconds=10.0)
+            elif number % 2:
+                scheduler.respond("job", device, seconds=1000.0)
+            else:
+                scheduler.lose("job", device)
+        clock.time += 1200.0
+        scheduler.end_round("job")
+    if name == "oort":
+        assert given["quick"] > 3 * given["slow"], "all tiers in one round of ten only"
+    elif name == "foresight":
+        assert given["quick"] > given["slow"], "slow ones as far as a cohort can bear it"
+    assert sum(given.values()) > 500
+
+
+def test_a_policy_that_refuses_a_tier_says_so() -> None:
+    clock = HandClock()
+    scheduler = VennScheduler(POLICIES["oort"], clock=clock, seed=3)
+    scheduler.submit(DeviceRequest("job", 200))
+    for number in range(100):
+        assert scheduler.offer(Device(f"d{number}")) == "job"
+        scheduler.respond("job", f"d{number}", seconds=10.0 if number % 2 else 1000.0)
+    slow, quick = Device("d0"), Device("d1")
+    assert scheduler.offer(slow) is None
+    expected = "nobody gets d0: job may use it, but not its tier of speed"
+    assert scheduler.why_device(slow).startswith(expected)
+    assert scheduler.offer(quick) == "job"
+
+
+@pytest.mark.parametrize("field", ["selection_seconds", "deadline_seconds", "quorum"])
+def test_requests_out_of_range_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        RoundRequest("job", 1, **{field: 0.0})
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "venn.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["job"] == "vision"

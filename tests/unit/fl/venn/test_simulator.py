@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -121,9 +122,27 @@ def test_selection_has_a_timeout_of_its_own() -> None:
 
 def test_our_policy_beats_intersections_alone() -> None:
     jobs = workload_named("low").draw(round_share=0.05)
-    ours, venn = (simulate(busy_trace(), jobs, POLICIES[name]) for name in ("foresight", "venn"))
-    assert venn.mean_seconds / ours.mean_seconds > 1.15
+    ours, order, venn = (
+        simulate(busy_trace(), jobs, POLICIES[name]) for name in ("foresight", "lookahead", "venn")
+    )
+    assert venn.mean_seconds / ours.mean_seconds > 1.3
+    assert venn.mean_seconds > order.mean_seconds > ours.mean_seconds, "each part adds to it"
     assert ours.fair_share >= venn.fair_share
+
+
+def test_no_round_waits_much_longer_than_its_policys_patience() -> None:
+    """Small jobs come first for ever, but for a bound."""
+    small = [Job(3600.0 + 600 * n, 20, 40, 300.0, 0) for n in range(12)]
+    jobs = [Job(3600.0, 400, 4, 600.0, 0), *small]
+    patient = replace(POLICIES["srsf"], patience_seconds=3600.0)
+    starved, bounded = (
+        simulate(small_trace(), jobs, each, rules=RoundRules(num_days=30))
+        for each in (POLICIES["srsf"], patient)
+    )
+    assert starved.longest_wait_seconds[0] > 4 * 3600
+    # An hour, and what it takes to get 400 devices before all others: 4 a minute or so.
+    assert bounded.longest_wait_seconds[0] < 3600 + 2.5 * 400 / 4 * 60
+    assert bounded.longest_wait_seconds[0] < starved.longest_wait_seconds[0]
 
 
 def test_the_evaluations_jobs_are_drawn() -> None:

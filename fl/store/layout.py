@@ -1,0 +1,173 @@
+"""One object an update: safetensors whose numbers begin on a cache line, and an index of them.
+
+All float32 arrays of an object lie side by side, so that work on whole updates (a norm, a product,
+a mean) goes through one vector and knows no layers; a layer alone is one range of its bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from hocket.fl.core.errors import StoreError
+from hocket.fl.core.parameters import encode_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from hocket.fl.core.parameters import Parameters
+
+ALIGNMENT_BYTES = 64
+HEAD_BYTES = 8
+MAX_INDEX_BYTES = 64 << 20
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where one array of an object lies.
+
+    Attributes:
+        dtype: Of its numbers.
+        shape: Of the array.
+        start, end: Its bytes in the object.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def encode(parameters: Parameters) -> bytes:
+    """Return arrays as one object: the same bytes for the same arrays in any order."""
+    content = encode_arrays(parameters)
+    length = int.from_bytes(content[:HEAD_BYTES], "little")
+    # The format allows spaces behind its index.
+    padding = -(HEAD_BYTES + length) % ALIGNMENT_BYTES
+    return b"".join(
+        (
+            (length + padding).to_bytes(HEAD_BYTES, "little"),
+            content[HEAD_BYTES : HEAD_BYTES + length],
+            b" " * padding,
+            content[HEAD_BYTES + length :],
+        )
+    )
+
+
+def index_bytes(head: bytes | memoryview, origin: str) -> int:
+    """Return how many bytes the index and the length in front of it take.
+
+    Args:
+        head: The first ``HEAD_BYTES`` of an object.
+        origin: Whose they are, for the message.
+
+    Raises:
+        StoreError: They are none of an object, or say more than ``MAX_INDEX_BYTES``.
+    """
+    length = int.from_bytes(head[:HEAD_BYTES], "little")
+    if len(head) < HEAD_BYTES or not 2 <= length <= MAX_INDEX_BYTES:
+        raise StoreError(f"{origin}: is no object of arrays: its index would have {length} bytes")
+    return HEAD_BYTES + length
+
+
+def read_index(front: bytes | memoryview, num_bytes: int, origin: str) -> dict[str, Layer]:
+    """Return where the arrays of an object lie.
+
+    Args:
+        front: At least its first ``index_bytes``.
+        num_bytes: Of the whole object.
+        origin: Whose it is, for the message.
+
+    Raises:
+        StoreError: It is no object, or an array would lie outside of it.
+    """
+    begin = index_bytes(front, origin)
+    if len(front) < begin:
+        raise StoreError(f"{origin}: is cut short: its index has {begin} bytes, got {len(front)}")
+    try:
+        table = json.loads(bytes(front[HEAD_BYTES:begin]))
+        entries = [(name, entry) for name, entry in table.items() if name != "__metadata__"]
+        return {name: _layer(name, entry, begin, num_bytes, origin) for name, entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{origin}: has an unreadable index: {error}") from error
+
+
+def _layer(name: str, entry: Mapping[str, Any], begin: int, num_bytes: int, origin: str) -> Layer:
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+        raise StoreError(f"{origin}: array {name!r} has malformed sizes")
+    dtype = _DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise StoreError(f"{origin}: array {name!r} has the unknown type {entry['dtype']!r}")
+    if end - start != math.prod(shape) * dtype.itemsize or begin + end > num_bytes:
+        raise StoreError(f"{origin}: array {name!r}: its bytes do not match its shape")
+    return Layer(dtype, tuple(shape), begin + start, begin + end)
+
+
+def view(content: bytes | memoryview, origin: str) -> dict[str, NDArray[Any]]:
+    """Return read-only arrays over an object, which is not copied.
+
+    Raises:
+        StoreError: It is no object.
+    """
+    layers = read_index(content, len(content), origin)
+    return {name: view_layer(content, layer) for name, layer in layers.items()}
+
+
+def view_layer(content: bytes | memoryview, layer: Layer, offset: int = 0) -> NDArray[Any]:
+    """Return a read-only array over its bytes, which are not copied.
+
+    Args:
+        content: An object, or a part of it.
+        layer: Which array.
+        offset: Where in the object ``content`` begins.
+    """
+    inside = memoryview(content)[layer.start - offset : layer.end - offset].toreadonly()
+    return np.frombuffer(inside, layer.dtype).reshape(layer.shape)
+
+
+def flat_numbers(content: bytes | memoryview, origin: str) -> NDArray[np.float32]:
+    """Return all floats of an object as one vector.
+
+    A view where they are all float32; else a copy. Integers, such as counts of batches, are none of
+    it: whether two devices counted alike says nothing about where they went.
+
+    Returns:
+        ``[numbers]`` of float32, in the order in which they lie in the object.
+
+    Raises:
+        StoreError: It is no object.
+    """
+    layers = read_index(content, len(content), origin).values()
+    floats = sorted(
+        (layer for layer in layers if layer.dtype.kind not in "iub"), key=lambda layer: layer.start
+    )
+    if not floats:
+        return np.zeros(0, np.float32)
+    is_dense = all(one.end == other.start for one, other in itertools.pairwise(floats))
+    if is_dense and all(layer.dtype == np.float32 for layer in floats):
+        inside = memoryview(content)[floats[0].start : floats[-1].end].toreadonly()
+        return np.frombuffer(inside, np.float32)
+    parts = [view_layer(content, layer).ravel().astype(np.float32) for layer in floats]
+    return np.concatenate(parts)
