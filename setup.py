@@ -51,6 +51,8 @@ TENSORBOARD = ["tensorboard>=2.18,<3"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # `hocket venn serve`, and what asks it.
 SERVICE = [
     "httptools>=0.6,<1",
@@ -61,8 +63,6 @@ SERVICE = [
     "uvicorn>=0.34,<1",
     "uvloop>=0.21,<1; sys_platform != 'win32'",
 ]
-# Attacks that others keep, for `hocket prophet evaluate`.
-ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -91,9 +91,9 @@ DEV = [
     *EXACT,
     *FLOWER,
     *RAY,
+    *ROBUSTNESS,
     *STORE,
     *SERVICE,
-    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -131,8 +131,8 @@ setup(
         "photon": PHOTON,
         "store": STORE,
         "ray": RAY,
-        "service": SERVICE,
         "robustness": ROBUSTNESS,
+        "service": SERVICE,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,
