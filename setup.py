@@ -47,6 +47,8 @@ STORE = [
 # Language models from scratch.
 PHOTON = ["tokenizers>=0.20,<1", *FL]
 TENSORBOARD = ["tensorboard>=2.18,<3"]
+# Secret sums, noise, and the epsilon that it comes to.
+PRIVACY = ["cryptography>=44,<51", "opacus>=1.5,<2", "pycryptodome>=3.20,<4"]
 # Engines for federations on more than one machine.
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
@@ -90,6 +92,7 @@ DEV = [
     *DEMO,
     *EXACT,
     *FLOWER,
+    *PRIVACY,
     *RAY,
     *ROBUSTNESS,
     *STORE,
@@ -129,6 +132,7 @@ setup(
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,
+        "privacy": PRIVACY,
         "store": STORE,
         "ray": RAY,
         "robustness": ROBUSTNESS,

@@ -1,319 +1,365 @@
 """What does a model lose that is trained by clients far apart, and what does it save to send?
 
-A decoder learns real text: on one machine with the whole batch, by clients that average after many
-steps (Photon), and the same with DiLoCo's server. All arms see as many tokens, and all complete
-their schedules unless they say ``stretched``. A learning rate is swept for each arm on its own; the
-best of them by the last held-out loss is shown, and all are in the JSON. ``--quick`` takes ten
-minutes on two cores. The text is Debian's: ``hocket photon data`` puts it where ``--data`` says.
+A decoder learns real text: on one machine with the batch of all clients, which is what averaging
+gradients at every step comes to; by clients that average once in 64 steps (Photon); and the same
+with DiLoCo's server. All arms see as many tokens, so they compute as much, and complete their
+schedules. Learning rates are swept for each arm on its own, the server's, too; the best by the last
+held-out loss are run with other seeds. Each run is a row, written as soon as it is known.
+
+``--quick`` is a rehearsal on the words of our own documents. ``--short`` takes ten minutes on two
+cores. ``--resume`` goes on from the rows of ``--json``. ``--torch`` trains by torch alone, on a GPU
+if there is one, and there a model of 25M parameters. The text is Debian's: ``hocket photon data``
+makes tokens of it, where ``--data`` says.
 """
 
 from __future__ import annotations
 
-import functools
+import json
 import math
 import os
 import statistics
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from harness import PACKAGES, Choices, choices_of, make_parser, report, stamp
-from torch.nn import functional
+from harness import PACKAGES, ROOT, choices_of, make_parser, report, stamp, write_rows
+from training.photon_arms import (
+    CENTRALISED,
+    DILOCO,
+    LEVELS,
+    PHOTON,
+    Arm,
+    Job,
+    Level,
+    train,
+    training_of,
+)
+from training.torch_gpt import TorchGpt, distance_from_averaging
 
-from hocket.fl.core.backend import LocalTraining
-from hocket.fl.core.clock import WallClock
-from hocket.fl.core.coordinator import Plan
-from hocket.fl.core.parameters import num_bytes
-from hocket.fl.core.store import MemoryStore
-from hocket.fl.engines.local import InProcessEngine
-from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.gpt import Gpt
-from hocket.fl.photon.recipe import SERVER_OPTIMIZERS, Recipe
-from hocket.fl.photon.server import PhotonServer, ledger_of
-from hocket.fl.photon.shards import ShardClients, TokenShards
-from hocket.fl.photon.sizes import SIZES
+from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
+from hocket.fl.photon.wall_time import Exchange, Workload
 from hocket.photon_parts import compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
 
-SIZE = SIZES["1M"]
-CLIENTS, LOCAL_BATCH, LOCAL_STEPS = 4, 8, 64
-HELD_OUT = 64
-ROUND_TOKENS = CLIENTS * LOCAL_BATCH * LOCAL_STEPS * SIZE.context
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
+
+    from hocket.fl.core.backend import Backend
+    from hocket.fl.photon.sizes import GptSize
 
 COLUMNS = {
     "arm": "s",
     "learning_rate": ".0e",
+    "outer_rate": ".2g",
+    "seeds": "d",
     "tokens": ",.0f",
-    "perplexity": ".1f",
+    "perplexity": ".2f",
+    "spread": ".2f",
     "of_centralised": ".3f",
-    "spread": ".3f",
     "sent_mb": ",.1f",
     "fewer_bytes": ",.0f",
-    "seconds_100_mbps": ",.0f",
-    "seconds_1_gbps": ",.0f",
+    "minutes_100_mbps": ",.1f",
+    "minutes_1_gbps": ",.1f",
+    "minutes_10_gbps": ",.1f",
 }
-BANDWIDTHS = {"seconds_100_mbps": 1e8, "seconds_1_gbps": 1e9}
-"""Of the server's link, through which all that is sent goes, after all are done computing."""
+BANDWIDTHS = {"minutes_100_mbps": 1e8, "minutes_1_gbps": 1e9, "minutes_10_gbps": 1e10}
+"""Of the server's link, which all that is sent passes, after all are done computing."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A way to train.
+def next_jobs(arms: Iterable[Arm], rows: list[dict[str, Any]]) -> list[Job]:
+    """Return the runs that can be begun now: the sweep of each arm, then its best with other seeds.
 
-    Attributes:
-        name: For the table.
-        clients: That share a round's tokens.
-        server: Name of the server's optimizer.
-        by_source: Whether each client has text of its own kind.
-        scheme: How updates are sent.
-        keep_optimizer: Whether clients keep Adam's moments.
-        stretch: How much longer than the run the schedule is.
+    Args:
+        arms: What is wanted.
+        rows: What is known already.
     """
-
-    name: str
-    clients: int = CLIENTS
-    server: str = "fedavg"
-    by_source: bool = False
-    scheme: str = "float32"
-    keep_optimizer: bool = True
-    stretch: int = 1
-
-
-CENTRALISED = Arm("centralised", clients=1)
-PHOTON = Arm("Photon")
-DILOCO = Arm("DiLoCo", server="diloco")
-QUICK_ARMS = (
-    CENTRALISED,
-    PHOTON,
-    DILOCO,
-    Arm("Photon by source", by_source=True),
-    Arm("Photon int8", scheme="int8"),
-)
-ARMS = (
-    *QUICK_ARMS,
-    Arm("Photon int4", scheme="int4"),
-    Arm("Photon stateless", keep_optimizer=False),
-    Arm("Photon stretched", stretch=CLIENTS),
-    Arm("DiLoCo by source", server="diloco", by_source=True),
-)
-RATES, QUICK_RATES = (1e-3, 2e-3, 4e-3, 8e-3), (2e-3, 4e-3)
-ROUNDS, QUICK_ROUNDS = 20, 4
-SEEDS, QUICK_SEEDS = 3, 1
-
-
-def train(
-    arm: Arm, rate: float, seed: int, num_rounds: int, data: str, module: str
-) -> dict[str, Any]:
-    """Train an arm and return its row."""
-    torch.set_num_threads(1)
-    artifact = load_artifact(Path(module))
-    clients = ShardClients(TokenShards(data), SIZE.context, arm.clients, arm.by_source, seed)
-    backend, store = make_backend(artifact), MemoryStore()
-    backend.load_parameters(
-        {name: each.detach().numpy() for name, each in Gpt(SIZE, seed).named_parameters()}
-    )
-    start = backend.parameters()
-    training = LocalTraining(
-        batch_size=LOCAL_BATCH * CLIENTS // arm.clients,
-        optimizer="adamw",
-        learning_rate=rate,
-        clip_norm=1.0,
-        beta_2=0.95,
-        warmup_steps=num_rounds * LOCAL_STEPS // 20 * arm.stretch,
-        decay_steps=num_rounds * LOCAL_STEPS * arm.stretch,
-        final_share=0.1,
-        keep_optimizer=arm.keep_optimizer,
-    )
-    measured: list[float] = []
-
-    def evaluate(parameters: Any) -> dict[str, float]:
-        backend.load_parameters(parameters)
-        held = [clients.held_out(source, HELD_OUT) for source in clients.shards.sources]
-        measured.append(float(np.mean([backend.evaluate(each).metrics["loss"] for each in held])))
-        return {"loss": measured[-1]}
-
-    server = PhotonServer(
-        plan=Plan("bench", num_rounds, seed),
-        recipe=Recipe(
-            training,
-            LOCAL_STEPS,
-            SIZE.context,
-            server_optimizer=SERVER_OPTIMIZERS[arm.server],
-            scheme=arm.scheme,
-        ),
-        engine=InProcessEngine(_Made(PhotonClient(backend, clients, store)), WallClock()),
-        store=store,
-        clock=WallClock(),
-        evaluate=evaluate,
-    )
-    began = time.process_time()
-    progress = server.run(server.begin(start))
-    ledger = ledger_of(progress.state)
-    # Who averages at each step sends every gradient up and its mean down.
-    each_step = 2 * CLIENTS * LOCAL_STEPS * num_rounds * num_bytes(start)
-    sent = ledger.uploaded_bytes + ledger.downloaded_bytes if arm.clients > 1 else each_step
-    return {
-        "arm": arm.name,
-        "learning_rate": rate,
-        "seed": seed,
-        "tokens": ledger.tokens,
-        "losses": measured,
-        "loss": measured[-1],
-        "sent_mb": sent / 1e6,
-        "fewer_bytes": each_step / sent,
-        "cpu_seconds": time.process_time() - began,
-        "refused": sum(each.num_failures for each in progress.reports),
+    known = {Job.of(row) for row in rows}
+    swept = {
+        arm.name: [Job(arm.name, rate, outer, 0) for rate in arm.rates for outer in arm.outer_rates]
+        for arm in arms
     }
+    wanted = []
+    for arm in arms:
+        sweep = swept[arm.like or arm.name]
+        wanted += swept[arm.name]
+        if known.issuperset(sweep):
+            best = best_of([row for row in rows if Job.of(row) in sweep])
+            found = Job(arm.name, best["learning_rate"], best["outer_rate"], 0)
+            wanted += [replace(found, seed=seed) for seed in range(arm.num_seeds)]
+    return [job for job in dict.fromkeys(wanted) if job not in known]
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A factory of a client that is there already."""
-
-    client: PhotonClient
-
-    def device_ids(self) -> list[str]:
-        return self.client.sequences.device_ids()
-
-    def __call__(self) -> PhotonClient:
-        return self.client
+def best_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of the least loss."""
+    return min(rows, key=lambda row: row["loss"])
 
 
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row an arm: its best learning rate, in the mean over seeds."""
-    best: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(row["arm"] for row in rows):
-        for rate in sorted({row["learning_rate"] for row in rows}):
-            mine = [row for row in rows if (row["arm"], row["learning_rate"]) == (name, rate)]
-            if not mine:
-                continue
-            losses = [row["loss"] for row in mine]
-            found = {
-                **mine[0],
-                "loss": statistics.fmean(losses),
-                "perplexity": math.exp(statistics.fmean(losses)),
-                "spread": statistics.stdev(losses) if len(losses) > 1 else math.nan,
-                "curve": np.mean([row["losses"] for row in mine], axis=0).tolist(),
-            }
-            if name not in best or found["loss"] < best[name]["loss"]:
-                best[name] = found
-    central = best[CENTRALISED.name]["perplexity"]
-    return [
-        {
-            **row,
-            "of_centralised": row["perplexity"] / central,
-            # Clients are as many machines, among which the centralised batch is shared, too.
-            **{
-                name: row["cpu_seconds"] / CLIENTS + 8e6 * row["sent_mb"] / bandwidth
-                for name, bandwidth in BANDWIDTHS.items()
-            },
+def summarise(level: Level, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row an arm: its best rates, in the mean over seeds."""
+    found = {}
+    for arm in level.arms:
+        mine = [row for row in rows if row["arm"] == arm.name]
+        if not mine:
+            continue
+        best = best_of([row for row in mine if row["seed"] == 0])
+        rates = (best["learning_rate"], best["outer_rate"])
+        same = [row for row in mine if (row["learning_rate"], row["outer_rate"]) == rates]
+        perplexities = [math.exp(row["loss"]) for row in same]
+        found[arm.name] = {
+            **best,
+            "seeds": len(same),
+            "losses": [row["loss"] for row in same],
+            "perplexity": statistics.fmean(perplexities),
+            "spread": statistics.stdev(perplexities) if len(same) > 1 else math.nan,
+            "curve": [
+                statistics.fmean(losses)
+                for losses in zip(*(row["curve"] for row in same), strict=True)
+            ],
+            "sent_mb": best["sent_bytes"] / 1e6,
         }
-        for row in best.values()
-    ]
+    central, photon = found[CENTRALISED], found[PHOTON]
+    # Of a client; who averages at each step takes steps of that size, too.
+    step_seconds = photon["cpu_seconds"] / level.study.clients / photon["steps"]
+    for row in found.values():
+        row["of_centralised"] = row["perplexity"] / central["perplexity"]
+        row["fewer_bytes"] = central["sent_bytes"] / row["sent_bytes"]
+        workload = Workload(row["steps"] * step_seconds, row["exchanges"])
+        exchange = Exchange(
+            "parameter-server",
+            level.study.clients,
+            row["sent_bytes"] / row["exchanges"] / level.study.clients,
+        )
+        for name, bandwidth in BANDWIDTHS.items():
+            row[name] = workload.seconds(exchange, bandwidth) / 60
+    return list(found.values())
 
 
-def notes_of(shown: list[dict[str, Any]]) -> tuple[str, ...]:
+def notes_of(shown: list[dict[str, Any]]) -> list[str]:
     """Return what follows from the rows."""
     by_name = {row["arm"]: row for row in shown}
-    diloco, photon = by_name[DILOCO.name], by_name[PHOTON.name]
-    reached = [n for n, loss in enumerate(photon["curve"], 1) if loss <= diloco["loss"]]
+    photon = by_name[PHOTON]
     lines = [
-        f"Photon reaches DiLoCo's last loss ({diloco['loss']:.3f}) "
-        + (f"after {reached[0] / len(photon['curve']):.2f} of its tokens" if reached else "never")
+        _say_tokens_to(photon, by_name[name]) for name in (DILOCO, CENTRALISED) if name in by_name
     ]
-    for name in ("Photon int8", "Photon int4"):
+    for name in ("Photon int8", "Photon int4", "Photon bf16"):
         if name in by_name:
-            change = by_name[name]["perplexity"] / photon["perplexity"] - 1
-            lines.append(f"{name} changes its last perplexity by {change:+.2%}")
-    return tuple(lines)
-
-
-def compare_with_torch(module: str, data: str, num_steps: int = 100) -> str:
-    """Return how far training strays from plain torch's, on the same batches."""
-    torch.set_num_threads(1)
-    backend, plain = make_backend(load_artifact(Path(module))), Gpt(SIZE, 0)
-    examples = ShardClients(TokenShards(data), SIZE.context, 1).take("client-000", 0, 8 * num_steps)
-    training = LocalTraining(
-        batch_size=8, optimizer="adamw", learning_rate=1e-3, beta_2=0.95, clip_norm=1.0
-    )
-    ours = backend.train(training, examples, 0).metrics["loss"]
-    optimizer = torch.optim.AdamW(plain.parameters(), 1e-3, (0.9, 0.95), weight_decay=0.0)
-    losses = []
-    for batch in examples.batches(8, np.random.default_rng(0)):
-        scores = plain(torch.from_numpy(batch.inputs["ids"]))
-        loss = functional.cross_entropy(
-            scores.flatten(0, 1), torch.from_numpy(batch.targets).flatten()
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    start, found = Gpt(SIZE, 0).state_dict(), backend.parameters()
-    off = moved = 0.0
-    for name, each in plain.state_dict().items():
-        off += float(((torch.from_numpy(found[name]) - each) ** 2).sum())
-        moved += float(((each - start[name]) ** 2).sum())
-    return (
-        f"{num_steps} steps of AdamW beside plain torch: mean loss {ours:.6f} and "
-        f"{statistics.fmean(losses):.6f}; parameters differ by {math.sqrt(off / moved):.1e} of how "
-        "far they went"
-    )
-
-
-def measure(choices: Choices, data: str, workers: int) -> tuple[list[dict[str, Any]], str]:
-    """Return a row for each training, and how close to torch they are."""
-    quick = choices.quick
-    rounds = QUICK_ROUNDS if quick else ROUNDS
-    jobs = [
-        (arm, rate, seed)
-        for arm in (QUICK_ARMS if quick else ARMS)
-        for rate in (QUICK_RATES if quick else RATES)
-        for seed in range(QUICK_SEEDS if quick else SEEDS)
+            pairs = zip(by_name[name]["losses"], photon["losses"], strict=False)
+            changes = [math.exp(one - other) - 1 for one, other in pairs]
+            lines.append(
+                f"{name} changes its last perplexity by "
+                + ", ".join(f"{change:+.2%}" for change in changes)
+                + " (a seed each)"
+            )
+    parts = [
+        row for row in shown if row["arm"].startswith(CENTRALISED) and "batch" not in row["arm"]
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        module = str(Path(folder) / "model.hkt")
-        save_artifact(compile_gpt(SIZE, 0, LOCAL_BATCH * CLIENTS), Path(module))
-        close = compare_with_torch(module, data)
-        work = functools.partial(_train_job, rounds=rounds, data=data, module=module)
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            return list(pool.map(work, jobs)), close
+    for label, bandwidth in BANDWIDTHS.items():
+        share = photon[label] / by_name[CENTRALISED][label]
+        lines.append(
+            f"in the time that Photon takes at {bandwidth / 1e9:g} Gbps, averaging at each step "
+            f"gets through {min(share, 1):.3f} of the tokens{_perplexity_at(parts, share)}"
+        )
+    return lines
 
 
-def _train_job(
-    job: tuple[Arm, float, int], *, rounds: int, data: str, module: str
-) -> dict[str, Any]:
-    arm, rate, seed = job
-    return train(arm, rate, seed, rounds, data, module)
+def _say_tokens_to(photon: dict[str, Any], other: dict[str, Any]) -> str:
+    curve, wanted = photon["curve"], other["curve"][-1]
+    reached = [number for number, loss in enumerate(curve, 1) if loss <= wanted]
+    when = f"after {reached[0] / len(curve):.2f} of its tokens" if reached else "never"
+    return f"Photon reaches the last loss of {other['arm']} ({wanted:.3f}) {when}"
+
+
+def _perplexity_at(parts: list[dict[str, Any]], share: float) -> str:
+    """Return what completed runs say of one of a share of the tokens, between two of them."""
+    known = sorted((math.log(row["tokens"]), math.log(row["perplexity"])) for row in parts)
+    at = known[-1][0] + math.log(share)
+    for (start, low), (stop, high) in pairwise(known):
+        if start <= at <= stop:
+            found = low + (high - low) * (at - start) / (stop - start)
+            return f": perplexity {math.exp(found):.2f}, by runs of that length"
+    return ""
+
+
+def own_words(folder: Path) -> TokenShards:
+    """Return our own documents and code as bytes, of four kinds, for a rehearsal."""
+    kinds = {"docs": "docs/*.md", "runtime": "runtime/*.py", "compiler": "compiler/*.py"}
+    kinds["federated"] = "fl/*/*.py"
+    documents = {
+        name: [part for path in sorted(ROOT.glob(files)) for part in path.read_text().split("\n\n")]
+        for name, files in kinds.items()
+    }
+    return write_shards(folder, documents, lambda text: text.encode(), 257, end_of_text=256)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What runs read and write.
+
+    Attributes:
+        data: Folder of the text.
+        module: File of the compiled model; empty for torch's.
+        result: Where rows are written, if anywhere.
+    """
+
+    data: str = ""
+    module: str = ""
+    result: Path | None = None
+
+    def make_backend(self, size: GptSize) -> Backend:
+        """Return what trains: the compiled model, or torch's of this size."""
+        return make_backend(load_artifact(Path(self.module))) if self.module else TorchGpt(size)
+
+
+_backend: Backend | None = None
+"""Of this process, which makes it once."""
+
+
+def run_job(level: Level, job: Job, files: Files) -> dict[str, Any]:
+    """Return the row of a run."""
+    global _backend  # noqa: PLW0603 - kernels and programs are kept from run to run
+    torch.set_num_threads(1)
+    if _backend is None:
+        _backend = files.make_backend(level.study.size)
+    arm = next(each for each in level.arms if each.name == job.arm)
+    return train(level.study, arm, job, _backend, TokenShards(files.data))
+
+
+def measure(
+    level: Level, wanted: Sequence[str], files: Files, rows: list[dict[str, Any]], workers: int
+) -> list[dict[str, Any]]:
+    """Return all rows, having written each as soon as it was known.
+
+    Args:
+        level: What is measured.
+        wanted: Names of the arms that are run now.
+        files: What is read, and where rows are written.
+        rows: That are known already.
+        workers: Processes; 0 for this one.
+    """
+    rows = list(rows)
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if files.result is not None:
+            write_rows(question_of(level), rows, files.result, about())
+        print(f"{Job.of(row)}: loss {row['loss']:.4f}", flush=True)
+
+    def waiting_jobs() -> list[Job]:
+        return [job for job in next_jobs(level.arms, rows) if job.arm in wanted]
+
+    if not workers:
+        while jobs := waiting_jobs():
+            keep(run_job(level, jobs[0], files))
+        return rows
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        begun: dict[Future[dict[str, Any]], Job] = {}
+        while True:
+            for job in waiting_jobs():
+                if job not in begun.values():
+                    begun[pool.submit(run_job, level, job, files)] = job
+            if not begun:
+                return rows
+            done = next(as_completed(begun))
+            begun.pop(done)
+            keep(done.result())
+
+
+def known_rows(level: Level, path: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of a file to go on from; none if there is no file."""
+    if path is None or not path.exists():
+        return []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["question"] != question_of(level):
+        raise SystemExit(f"{path} answers {content['question']!r}; give another file")
+    rows: list[dict[str, Any]] = content["rows"]
+    return rows
+
+
+def question_of(level: Level) -> str:
+    """Return the title of the table."""
+    study = level.study
+    return (
+        f"held-out perplexity of {study.size}; {study.clients} clients of {study.local_batch} "
+        f"sequences, {study.rounds} rounds of {study.local_steps} steps"
+    )
+
+
+def about() -> dict[str, Any]:
+    """Return what figures depend on."""
+    return stamp((*PACKAGES, "tokenizers", "torch"))
+
+
+def averaging_note(level: Level, files: Files, num_steps: int = 20) -> str:
+    """Return how close the centralised arm is to averaging gradients at every step."""
+    torch.set_num_threads(1)
+    study, arm = level.study, level.arms[0]
+    training = replace(
+        training_of(study, arm, arm.rates[0]), warmup_steps=num_steps // 4, decay_steps=num_steps
+    )
+    texts = ShardClients(TokenShards(files.data), study.size.context, 1)
+    examples = texts.take("client-000", 0, training.batch_size * num_steps)
+    backend = files.make_backend(study.size)
+    distance = distance_from_averaging(backend, Gpt(study.size), training, examples, study.clients)
+    return (
+        f"{num_steps} steps with the whole batch end {distance:.1e} of their way from where torch "
+        f"ends that averages the gradients of {study.clients} workers at every step"
+    )
 
 
 def main() -> None:
     """Measure, and say what was found."""
     parser = make_parser(__doc__ or "")
     home = os.environ.get("HOCKET_DATA_DIR", "") or Path.home() / ".cache" / "hocket" / "data"
-    parser.add_argument("--data", type=Path, default=Path(home) / "shards", help="folder of shards")
-    parser.add_argument("--workers", type=int, default=2, help="trainings at once, of one thread")
+    parser.add_argument("--short", action="store_true", help="ten minutes on two cores")
+    parser.add_argument("--resume", action="store_true", help="go on from the rows of --json")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--torch", action="store_true", help="by torch alone, on a GPU if any")
+    parser.add_argument("--data", type=Path, default=Path(home) / "shards-512", help="of shards")
+    parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread")
     found = parser.parse_args()
-    if not (found.data / "manifest.json").exists():
-        print(f"no text in {found.data}: run `make photon-data` first; nothing is measured")
-        return
     choices = choices_of(found)
-    rows, close = measure(choices, str(found.data), found.workers)
-    shown = summarise(rows)
+    name = "quick" if found.quick else "short" if found.short else "full"
+    if found.torch and torch.cuda.is_available() and name == "full":
+        name = "gpu"
+    level = LEVELS[name]
+    wanted = found.arms or [arm.name for arm in level.arms]
+    with tempfile.TemporaryDirectory() as temporary:
+        files = Files(str(found.data), "", choices.json_path)
+        if found.quick:
+            files = replace(files, data=own_words(Path(temporary) / "shards").folder)
+        elif not (found.data / "manifest.json").exists():
+            print(f"no text in {found.data}: run `make photon-data` first; nothing is measured")
+            return
+        size, texts = level.study.size, TokenShards(files.data)
+        if texts.vocabulary > size.vocabulary:
+            raise SystemExit(f"{found.data} has {texts.vocabulary} tokens; the model is of {size}")
+        rows = known_rows(level, choices.json_path) if found.resume else []
+        if not found.torch:
+            files = replace(files, module=str(Path(temporary) / "model.hkt"))
+            most = level.study.local_batch * level.study.clients
+            save_artifact(compile_gpt(size, 0, most), Path(files.module))
+        # A rehearsal is over before other processes would have begun.
+        rows = measure(level, wanted, files, rows, 0 if found.quick else found.workers)
+        note = averaging_note(level, files)
+    if not {CENTRALISED, PHOTON} <= {row["arm"] for row in rows}:
+        print("there is nothing to compare with yet")
+        return
+    shown = summarise(level, rows)
     report(
-        f"held-out perplexity of {SIZE} at equal tokens; {CLIENTS} clients, {LOCAL_STEPS} steps",
+        question_of(level),
         rows,
         COLUMNS,
         choices,
         shown=shown,
-        notes=(close, *notes_of(shown)),
-        about=stamp((*PACKAGES, "tokenizers", "torch")),
+        notes=(note, *notes_of(shown)),
+        about=about(),
     )
 
 

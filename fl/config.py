@@ -220,7 +220,10 @@ class StrategySection(BaseModel):
 
 
 class TrainingSection(_Section):
-    """How devices train; see ``LocalTraining``."""
+    """How devices train; see ``LocalTraining``.
+
+    A schedule of the learning rate goes by the steps of all rounds, so it wants ``max_steps``.
+    """
 
     epochs: int = Field(default=1, ge=1)
     max_steps: int = Field(default=0, ge=0)
@@ -231,10 +234,20 @@ class TrainingSection(_Section):
     weight_decay: float = Field(default=0.0, ge=0)
     proximal_mu: float = Field(default=0.0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)
+    beta_1: float = Field(default=LocalTraining.beta_1, ge=0, lt=1)
+    beta_2: float = Field(default=LocalTraining.beta_2, ge=0, lt=1)
+    epsilon: float = Field(default=LocalTraining.epsilon, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    final_share: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _is_training(self) -> TrainingSection:
         self.as_training()
+        if (self.warmup_steps or self.decay_steps) and not self.max_steps:
+            raise ValueError(
+                "warmup-steps and decay-steps want max-steps, by which rounds are counted"
+            )
         return self
 
     def as_training(self) -> LocalTraining:

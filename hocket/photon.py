@@ -20,10 +20,12 @@ from hocket.fl.core.coordinator import Plan
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.observers import JsonLines
 from hocket.fl.core.store import FolderStore
-from hocket.fl.photon.config import PhotonConfig, load_photon_config
+from hocket.fl.engines.local import InProcessEngine
+from hocket.fl.photon.config import METRICS, PhotonConfig, load_photon_config
 from hocket.fl.photon.corpora import fetch, read_documents
 from hocket.fl.photon.server import PhotonServer, ledger_of
 from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
+from hocket.photon_launch import check_packages, make_engine, run_deployed, run_peers
 from hocket.photon_parts import PhotonClients, compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from hocket.fl.photon.ledger import Ledger
     from hocket.runtime.artifact import Artifact
 
-MODULE, FINAL, METRICS, STORE = "model.hkt", "final.hkt", "metrics.jsonl", "store"
+MODULE, FINAL, STORE, CURVES = "model.hkt", "final.hkt", "store", "tensorboard"
 """What a run leaves in its folder: the module that is trained, as it was and as it is in the end,
 a line of JSON a round, and checkpoints."""
 
@@ -92,7 +94,19 @@ def train_photon(
 
     if not isinstance(config, PhotonConfig):
         config = load_photon_config(config)
+    check_packages(config)
     artifact, clients = photon_clients(config)
+    if engine is None and (config.engine.address or config.engine.name == "peers"):
+        config.recipe(clients.data.context)
+        if devices is not None and devices.service:
+            raise ConfigError("clients are shared where this process is the run's server")
+        if config.engine.name == "peers":
+            run_peers(config, observers, resume=resume)
+        else:
+            run_deployed(config, observers, resume=resume)
+        # No round is left: this reads how it ended.
+        engine = InProcessEngine(clients, WallClock())
+        return train_photon(config, resume=True, engine=engine)
     recipe = config.recipe(clients.data.context)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(clients.num_threads)
@@ -106,7 +120,7 @@ def train_photon(
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, num_threads)
         if engine is None:
-            engine = stack.enter_context(contextlib.closing(_make_engine(config, clients)))
+            engine = stack.enter_context(contextlib.closing(make_engine(config, clients)))
         scheduler = stack.enter_context(
             device_scheduler(devices or DevicesSection(), config.run.rounds)
         )
@@ -130,7 +144,12 @@ def train_photon(
             progress = server.resume()
         else:
             progress = server.begin(backend.parameters())
-        told = [JsonLines(folder / METRICS, progress.reports), *observers]
+        told: list[Observer] = [JsonLines(folder / METRICS, progress.reports), *observers]
+        if section.tensorboard:
+            from hocket.fl.tensorboard import TensorBoard
+
+            curves = TensorBoard(folder / CURVES, progress.round)
+            told.append(stack.enter_context(contextlib.closing(curves)))
         told = list(observers_with(scheduler, told))
         progress = dataclasses.replace(server, observers=told).run(progress)
     return PhotonResult(
@@ -165,7 +184,15 @@ def photon_clients(config: PhotonConfig) -> tuple[Artifact, PhotonClients]:
         by_source=config.data.partition == "by-source",
         seed=config.data.seed,
     )
-    return artifact, PhotonClients(str(path), artifact.digest, data, str(folder / STORE))
+    return artifact, PhotonClients(
+        module=str(path),
+        digest=artifact.digest,
+        data=data,
+        store=str(folder / STORE),
+        is_secure=config.secure is not None,
+        num_machines=config.node.machines,
+        machine_scheme=config.node.scheme,
+    )
 
 
 def prepare_shards(
@@ -221,29 +248,6 @@ def _held_out_losses(backend: Backend, data: ShardClients, most: int) -> dict[st
         found[f"loss_{source}"] = result.metrics["loss"]
     loss = float(np.mean(list(found.values())))
     return {"loss": loss, "perplexity": math.exp(loss), **found}
-
-
-def _make_engine(config: PhotonConfig, clients: PhotonClients) -> Engine:
-    name, workers = config.engine.name, config.engine.workers
-    if name == "local" and not workers:
-        from hocket.fl.engines.local import InProcessEngine
-
-        return InProcessEngine(clients, WallClock())
-    if not workers:
-        raise ConfigError(f"engine: {name} wants 1 or more workers")
-    if name == "local":
-        from hocket.fl.engines.local import ProcessEngine
-
-        return ProcessEngine(clients, workers, WallClock())
-    try:
-        if name == "ray":
-            from hocket.fl.engines.ray import RayEngine
-
-            return RayEngine(clients, workers, WallClock())
-        from hocket.fl.engines.flower.simulation import FlowerSimulation
-    except ImportError as error:
-        raise ConfigError(f"engine: {name} is not installed: pip install hocket[{name}]") from error
-    return FlowerSimulation(clients, workers, WallClock())
 
 
 def _fingerprint(config: PhotonConfig, artifact: Artifact, shards: TokenShards) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import torch
+
 from hocket.fl.backends.attention_op import attention
 
 if TYPE_CHECKING:
-    import torch
-
     from hocket.fl.backends.onnx_ops.node import Compute
     from hocket.runtime.steps import AttentionStep
 
@@ -48,6 +48,11 @@ def attention_compute(step: AttentionStep, output_shape: tuple[int, ...]) -> Com
         mask: torch.Tensor | None,
         kv_lengths: torch.Tensor | None,
     ) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            # Of what autocast has made of them, which may be several types; ours takes one.
+            query, key, value = (
+                each.to(torch.get_autocast_dtype("cpu")) for each in (query, key, value)
+            )
         # Here and not in the operator: what the backward pass keeps must not be copied once more.
         query = query.reshape(parameters.query_shape).contiguous()
         key = key.reshape(parameters.key_shape).contiguous()

@@ -40,6 +40,7 @@ from hocket.fl.backends.training_graph import (
     with_steps,
 )
 from hocket.fl.core.backend import (
+    BF16,
     EVALUATE,
     FOOTPRINT,
     INPUT_GRADIENT,
@@ -122,6 +123,7 @@ class CompiledBackend:
             self._tensors[name].requires_grad_()
         self._generator = torch.Generator()
         self._programs: dict[Any, TrainingProgram] = {}
+        self._sizes: dict[Any, Sized] = {}
         self._heads: dict[str, ExitHead] = {}
         self._cuts: list[Cut] = []
         self._session: InferenceSession | None = None
@@ -202,7 +204,8 @@ class CompiledBackend:
             for batch in examples.batches(training.batch_size, order):
                 if training.max_steps and num_steps == training.max_steps:
                     break
-                found = self._differentiate(batch, is_training=True)
+                with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == BF16):
+                    found = self._differentiate(batch, is_training=True)
                 loss = found.loss.item()
                 if not math.isfinite(loss):
                     raise FederationError(
@@ -317,9 +320,7 @@ class CompiledBackend:
             raise ConfigError("there are no examples")
         self._batch_sizes.check(batch_size)
         first = self._filled(examples.take(slice(0, min(batch_size, len(examples)))))
-        shapes = {
-            spec.name: spec.shape for spec in size_for(self._artifact, first).signature.outputs
-        }
+        shapes = {spec.name: spec.shape for spec in self._size_for(first).signature.outputs}
         check_targets(self._task, examples.targets, shapes[self._output])
 
     def _check_fills(self, batch_size: int, examples: Examples) -> None:
@@ -334,6 +335,13 @@ class CompiledBackend:
 
     def _filled(self, batch: Examples) -> Examples:
         return filled(batch, self._batch_sizes.least, self._task.ignored)
+
+    def _size_for(self, whole: Examples) -> Sized:
+        """Return the artifact in the sizes of a batch, worked out once for each."""
+        key = tuple((name, each.dtype.str, each.shape) for name, each in whole.inputs.items())
+        if key not in self._sizes:
+            self._sizes[key] = size_for(self._artifact, whole)
+        return self._sizes[key]
 
     def _program(self, sized: Sized, *, is_training: bool) -> TrainingProgram:
         key = (sized.dims, is_training)
@@ -351,7 +359,7 @@ class CompiledBackend:
     def _differentiate(self, batch: Examples, *, is_training: bool) -> Measured:
         """Measure a batch and leave the gradients with the parameters."""
         whole = self._filled(batch)
-        program = self._program(size_for(self._artifact, whole), is_training=is_training)
+        program = self._program(self._size_for(whole), is_training=is_training)
         inputs = {name: as_input(array) for name, array in whole.inputs.items()}
         for name in self._trained:  # before the activations need room
             self._tensors[name].grad = None
@@ -363,7 +371,7 @@ class CompiledBackend:
 
     def _input_gradient(self, batch: Examples, name: str) -> tuple[NDArray[Any], int]:
         whole = self._filled(batch)
-        program = self._program(size_for(self._artifact, whole), is_training=False)
+        program = self._program(self._size_for(whole), is_training=False)
         inputs = {each: as_input(array) for each, array in whole.inputs.items()}
         wanted = inputs[name].requires_grad_()
         weights = {each: tensor.detach() for each, tensor in self._tensors.items()}

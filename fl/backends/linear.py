@@ -24,9 +24,17 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         x: ``[..., in]``.
         weight: ``[out, in]``, in any order in memory.
         bias: ``[out]``.
+
+    Under torch's autocast products are of bfloat16, as torch's own are.
     """
     is_large = x.numel() * weight.shape[0] >= _LEAST_MACS
-    if not (is_large and HAS_ONEDNN and x.dtype is torch.float32 is weight.dtype):
+    if not (is_large and HAS_ONEDNN and weight.dtype is torch.float32):
+        return functional.linear(x, weight, bias)
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
+        # Torch casts for its own functions alone.
+        x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+        bias = None if bias is None else bias.to(torch.bfloat16)
+    if x.dtype is not weight.dtype:
         return functional.linear(x, weight, bias)
     found: torch.Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return found

@@ -17,7 +17,7 @@ from hocket.fl.backends.memory_meter import MemoryMeter
 from hocket.fl.backends.optimizer import finish_step, make_optimizer
 from hocket.fl.backends.task import Task
 from hocket.fl.backends.training_graph import as_input
-from hocket.fl.core.backend import SPANS
+from hocket.fl.core.backend import FLOAT32, SPANS
 from hocket.fl.core.errors import CapabilityError, ConfigError, FederationError
 from hocket.fl.core.spans import Border
 
@@ -180,8 +180,10 @@ class CompiledSpans(CompiledBackend):
                 do in FedProphet's published code.
 
         Raises:
-            CapabilityError: The piece has nothing to train.
+            CapabilityError: The piece has nothing to train, or not in this precision.
         """
+        if training.precision != FLOAT32:
+            raise CapabilityError(f"{piece.span}: pieces are not trained in {training.precision}")
         owned = self.owned(piece.span)
         leaves = {name: self._tensors[name] for name in self._names if name in owned}
         leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}

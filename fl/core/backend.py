@@ -23,6 +23,8 @@ SPANS = "spans"
 """What backends may be able to do, as their ``capabilities`` name it."""
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+FLOAT32, BF16 = "float32", "bf16"
+PRECISIONS = (FLOAT32, BF16)
 
 
 _AT_LEAST_0 = (
@@ -60,6 +62,8 @@ class LocalTraining:
         first_step: Steps of the schedule that are over before the first one here: a server counts
             them over rounds.
         keep_optimizer: Whether what the optimizer has gathered is asked for, to go on with.
+        precision: One of ``PRECISIONS``: what products are computed in. Weights, their gradients
+            and the optimizer have the weights' type in any case.
 
     Raises:
         ConfigError: A number is out of range, or the optimizer is unknown.
@@ -82,10 +86,13 @@ class LocalTraining:
     final_share: float = 0.0
     first_step: int = 0
     keep_optimizer: bool = False
+    precision: str = FLOAT32
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")

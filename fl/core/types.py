@@ -121,6 +121,8 @@ class RoundReport:
         digest: Of the parameters after the round.
         seconds: How long it took.
         failures: What went wrong, one sentence each.
+        exchange_seconds: The least time that a reply took beyond the work that it is of, where
+            devices say how long they worked: what a model needs there and back. Else 0.
     """
 
     round: int
@@ -133,3 +135,4 @@ class RoundReport:
     digest: str
     seconds: float
     failures: tuple[str, ...] = ()
+    exchange_seconds: float = 0.0

@@ -21,29 +21,35 @@ FLOAT32, BF16, INT8, INT4 = "float32", "bf16", "int8", "int4"
 SCHEMES = (FLOAT32, BF16, INT8, INT4)
 """How updates may be sent."""
 
+MASKED = {8: "masked8", 16: "masked16", 32: "masked32"}
+"""How whole numbers without sign are sent that masks hide, by their bits: as they are."""
+
 BLOCKS = {INT8: 256, INT4: 64}
 """Numbers that share a scale."""
 
 _LARGEST = {INT8: 127, INT4: 7}
 _BF16_LARGEST = 0x7F7F
 _SCALE_BYTES = 2
+_UNSIGNED = {name: np.dtype(f"<u{bits // 8}") for bits, name in MASKED.items()}
 
 
-def encode(array: NDArray[np.float32], scheme: str) -> bytes:
+def encode(array: NDArray[Any], scheme: str) -> bytes:
     """Return the numbers of an array in a scheme.
 
     A whole number stands for itself times the scale of its block, a bfloat16 no smaller than the
     block's largest number by the largest whole number; so none is off by more than half a scale.
 
     Args:
-        array: float32, of any shape, finite.
-        scheme: One of ``SCHEMES``.
+        array: float32, of any shape, finite; whole numbers if they are masked.
+        scheme: One of ``SCHEMES`` or ``MASKED``.
 
     Raises:
         ConfigError: There is no such scheme.
         UpdateError: A number is not finite.
     """
     _check(scheme)
+    if scheme in _UNSIGNED:
+        return np.asarray(array).astype(_UNSIGNED[scheme], casting="safe").tobytes()
     flat = np.ascontiguousarray(array, np.float32).reshape(-1)
     if not np.isfinite(flat).all():
         raise UpdateError("an update to be sent holds numbers that are not finite")
@@ -63,8 +69,8 @@ def encode(array: NDArray[np.float32], scheme: str) -> bytes:
     return bits.astype("<u2").tobytes() + codes.tobytes()
 
 
-def decode(content: bytes, count: int, scheme: str) -> NDArray[np.float32]:
-    """Return so many numbers that ``encode`` made bytes of, float32 ``[count]``.
+def decode(content: bytes, count: int, scheme: str) -> NDArray[Any]:
+    """Return so many numbers that ``encode`` made bytes of, ``[count]``, of the type it was given.
 
     Raises:
         ConfigError: There is no such scheme.
@@ -73,6 +79,8 @@ def decode(content: bytes, count: int, scheme: str) -> NDArray[np.float32]:
     wanted = encoded_bytes(count, scheme)
     if len(content) != wanted:
         raise UpdateError(f"want {wanted} bytes of {count} numbers in {scheme}, got {len(content)}")
+    if scheme in _UNSIGNED:
+        return np.frombuffer(content, _UNSIGNED[scheme]).astype(_UNSIGNED[scheme].newbyteorder("="))
     if scheme == FLOAT32:
         return np.frombuffer(content, "<f4").astype(np.float32)
     if scheme == BF16:
@@ -91,6 +99,8 @@ def decode(content: bytes, count: int, scheme: str) -> NDArray[np.float32]:
 def encoded_bytes(count: int, scheme: str) -> int:
     """Return the bytes of so many numbers."""
     _check(scheme)
+    if scheme in _UNSIGNED:
+        return count * _UNSIGNED[scheme].itemsize
     if scheme in BLOCKS:
         scales = _SCALE_BYTES * -(-count // BLOCKS[scheme])
         return scales + (count if scheme == INT8 else -(-count // 2))
@@ -112,7 +122,7 @@ def compensated(
 
 
 def _check(scheme: str) -> None:
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES and scheme not in _UNSIGNED:
         raise ConfigError(f"scheme must be one of {SCHEMES}, got {scheme!r}")
 
 

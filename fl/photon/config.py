@@ -11,13 +11,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.photon.guard import Deadline, Guard
+from hocket.fl.photon.lattice import Secure
+from hocket.fl.photon.privacy import Privacy
 from hocket.fl.photon.recipe import SERVER_OPTIMIZERS, Recipe, local_training
 from hocket.fl.photon.sizes import SIZES, GptSize, find_size
+from hocket.fl.photon.wall_time import PARAMETER_SERVER
 
 if TYPE_CHECKING:
     import os
 
     from hocket.fl.core.server_optimizer import ServerOptimizer
+
+
+LOOPBACK = "loopback"
+"""Address of a SuperLink that is started here, with its SuperNodes."""
+
+ENGINES = ("local", "ray", "flower", "peers")
+"""Where clients may run."""
+
+METRICS = "metrics.jsonl"
+"""File of a line of JSON a round, in the folder of a run."""
 
 
 class _Section(BaseModel):
@@ -40,6 +53,7 @@ class RunSection(_Section):
         evaluate_every: Rounds from one evaluation to the next.
         keep_states: Rounds whose state is kept, the last ones.
         folder: Where checkpoints, metrics and the model go; from the file's own folder.
+        tensorboard: Whether to write curves for TensorBoard, too.
     """
 
     name: str = "photon"
@@ -48,6 +62,7 @@ class RunSection(_Section):
     evaluate_every: int = Field(default=1, ge=1)
     keep_states: int = Field(default=2, ge=1)
     folder: str = "runs/photon"
+    tensorboard: bool = False
 
 
 class ModelSection(_Section):
@@ -92,6 +107,7 @@ class TrainingSection(_Section):
         local_steps: Steps of a round.
         local_batch, global_batch, learning_rate, warmup_steps, decay_steps, final_share,
             weight_decay, keep_optimizer: As there.
+        dtype: What products are computed in; weights stay float32.
     """
 
     local_steps: int = Field(default=64, ge=1)
@@ -103,6 +119,7 @@ class TrainingSection(_Section):
     final_share: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     keep_optimizer: bool = False
+    dtype: Literal["float32", "bf16"] = "float32"
 
 
 class ServerSection(_Section):
@@ -133,13 +150,50 @@ class EngineSection(_Section):
     """Where clients run.
 
     Attributes:
-        name: Of the engine.
-        workers: Processes at once, of one thread each; 0 for this process alone, which only the
-            local engine can.
+        name: Of the engine; ``peers`` have no server.
+        workers: Processes at once, of one thread each, or SuperNodes of a deployment; 0 for this
+            process alone, which only the local engine can.
+        topology: How peers exchange.
+        address: Of Flower's SuperLink, HOST:PORT; ``loopback`` to start one here, with SuperNodes
+            and TLS. Empty for Flower's simulation.
+        certificate: File of the authority by which the SuperLink is known; from the file's own
+            folder. Empty for those that the machine trusts.
     """
 
-    name: Literal["local", "ray", "flower"] = "local"
+    name: Literal["local", "ray", "flower", "peers"] = "local"
     workers: int = Field(default=0, ge=0)
+    topology: Literal["all-reduce", "ring-all-reduce"] = "ring-all-reduce"
+    address: str = ""
+    certificate: str = ""
+
+
+class NodeSection(_Section):
+    """What a client is.
+
+    Attributes:
+        machines: Of each client; more than one make it a federation of its own.
+        scheme: How machines send updates to their node.
+    """
+
+    machines: int = Field(default=1, ge=1)
+    scheme: Literal["float32", "bf16", "int8", "int4"] = "float32"
+
+
+class SecureSection(_Section):
+    """Secret sums: the server sees no update of a single client. See ``lattice.Secure``."""
+
+    bits: Literal[8, 16, 32] = 16
+    threshold: float = Field(default=Secure.threshold, ge=0, le=1)
+    largest_change: float = Field(default=0.0, ge=0)
+
+
+class PrivacySection(_Section):
+    """Differential privacy of clients; see ``privacy.Privacy``."""
+
+    clip_norm: float = Field(gt=0)
+    noise_multiplier: float = Field(gt=0)
+    delta: float = Field(default=Privacy.delta, gt=0, lt=1)
+    noise_by: Literal["server", "clients"] = "server"
 
 
 class PhotonConfig(_Section):
@@ -151,6 +205,9 @@ class PhotonConfig(_Section):
     training: TrainingSection = TrainingSection()
     server: ServerSection = ServerSection()
     engine: EngineSection = EngineSection()
+    node: NodeSection = NodeSection()
+    secure: SecureSection | None = None
+    privacy: PrivacySection | None = None
 
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out: not how long, where, nor how often measured."""
@@ -199,6 +256,7 @@ class PhotonConfig(_Section):
                 given.final_share,
                 given.weight_decay,
                 keep_optimizer=given.keep_optimizer,
+                precision=given.dtype,
             ),
             local_steps=given.local_steps,
             context=context,
@@ -208,6 +266,9 @@ class PhotonConfig(_Section):
             scheme=server.scheme,
             guard=Guard(server.max_norm_ratio, server.min_cosine),
             deadline=Deadline(server.deadline_factor, first_seconds=server.first_deadline_seconds),
+            topology=self.engine.topology if self.engine.name == "peers" else PARAMETER_SERVER,
+            secure=None if self.secure is None else Secure(**self.secure.model_dump()),
+            privacy=None if self.privacy is None else Privacy(**self.privacy.model_dump()),
         )
 
     def _server_optimizer(self) -> ServerOptimizer:
@@ -251,7 +312,10 @@ def load_photon_config(path: str | os.PathLike[str]) -> PhotonConfig:
     home = path.resolve().parent
     run = config.run.model_copy(update={"folder": str(home / config.run.folder)})
     data = config.data.model_copy(update={"folder": str(home / config.data.folder)})
-    return config.model_copy(update={"run": run, "data": data})
+    engine = config.engine
+    if engine.certificate:
+        engine = engine.model_copy(update={"certificate": str(home / engine.certificate)})
+    return config.model_copy(update={"run": run, "data": data, "engine": engine})
 
 
 def _explain(error: ValidationError) -> str:

@@ -26,11 +26,13 @@ class Account:
         last_round: The last round whose update is in the model; what the client keeps from round
             to round is of this one. 0 for none.
         tokens: That it has trained on, of those in the model.
+        num_updates: That are in the model, of one round each.
     """
 
     cursor: int = 0
     last_round: int = 0
     tokens: int = 0
+    num_updates: int = 0
 
 
 @dataclass(frozen=True)

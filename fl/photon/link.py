@@ -51,8 +51,8 @@ def pack(
 
     Args:
         label: Whose it is.
-        arrays: float32, by name.
-        scheme: How its numbers are sent, one of ``compression.SCHEMES``.
+        arrays: float32, by name; whole numbers if they are masked.
+        scheme: How its numbers are sent, one of ``compression.SCHEMES`` or ``compression.MASKED``.
         chunk_bytes: Of a chunk, without its digest; the last has what is left.
 
     Raises:
@@ -80,8 +80,8 @@ def pack(
 
 
 def unpack(
-    packed: Parameters, label: Label, like: Mapping[str, NDArray[Any]]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    packed: Parameters, label: Label, like: Mapping[str, NDArray[Any]], wanted_scheme: str = ""
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield an update's arrays, one at a time, by name.
 
     All chunks are checked before the first array is yielded.
@@ -90,12 +90,17 @@ def unpack(
         packed: As it came.
         label: Whose it must be.
         like: Arrays of the names and shapes that it must have.
+        wanted_scheme: In which it must be; empty for any.
 
     Raises:
         UpdateError: It is damaged, incomplete, or of something else.
     """
     header, text = _read_header(packed, label, like)
     scheme, chunk_bytes = header["scheme"], header["chunk_bytes"]
+    if wanted_scheme not in ("", scheme):
+        raise UpdateError(
+            f"update of {label.device_id!r}: want it in {wanted_scheme}, got {scheme}"
+        )
     sizes = [encoded_bytes(like[name].size, scheme) for name in sorted(like)]
     num_chunks = -(-sum(sizes) // chunk_bytes)
     wanted = {HEADER, *(_chunk(number) for number in range(num_chunks))}

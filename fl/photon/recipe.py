@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.server_optimizer import Adaptive, ServerOptimizer, Sgd
 from hocket.fl.photon.compression import FLOAT32, SCHEMES
 from hocket.fl.photon.guard import Deadline, Guard
+from hocket.fl.photon.privacy import CLIENTS, Privacy
+from hocket.fl.photon.wall_time import PARAMETER_SERVER, RING, TOPOLOGIES
+
+if TYPE_CHECKING:
+    from hocket.fl.photon.lattice import Secure
 
 SERVER_OPTIMIZERS: dict[str, ServerOptimizer] = {
     # Photon's own: the plain mean.
@@ -33,6 +39,7 @@ def local_training(
     weight_decay: float = 0.0,
     *,
     keep_optimizer: bool = False,
+    precision: str = "float32",
 ) -> LocalTraining:
     """Return how a client trains, from what suits one machine with a large batch.
 
@@ -48,6 +55,7 @@ def local_training(
         weight_decay: Of AdamW.
         keep_optimizer: Whether clients keep its moments, twice their model in float32, from round
             to round. If not, any client can take any other's place.
+        precision: Of products, ``float32`` or ``bf16``.
 
     Raises:
         ConfigError: A number is out of range.
@@ -69,6 +77,7 @@ def local_training(
         decay_steps=round(decay_steps * stretch),
         final_share=final_share,
         keep_optimizer=keep_optimizer,
+        precision=precision,
     )
 
 
@@ -86,6 +95,11 @@ class Recipe:
         scheme: How updates are sent, one of ``compression.SCHEMES``.
         guard: Which updates are believed.
         deadline: How long a round waits.
+        topology: Who sends to whom, one of ``wall_time.TOPOLOGIES``: what is sent is counted by it.
+        secure: How the server learns sums alone; None if it sees every update. Updates are then
+            not sent in the scheme, and the guard has nothing to look at.
+        privacy: How much of a client may show; None for all. Every client then counts as one,
+            whatever it has trained on, and its length is cut instead of guarded.
 
     Raises:
         ConfigError: A number is out of range, or there is no such scheme.
@@ -100,6 +114,9 @@ class Recipe:
     scheme: str = FLOAT32
     guard: Guard = field(default_factory=Guard)
     deadline: Deadline = field(default_factory=Deadline)
+    topology: str = PARAMETER_SERVER
+    secure: Secure | None = None
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         for name in ("local_steps", "context"):
@@ -113,6 +130,18 @@ class Recipe:
             raise ConfigError(f"scheme must be one of {SCHEMES}, got {self.scheme!r}")
         if self.training.epochs != 1 or self.training.max_steps:
             raise ConfigError("epochs and max_steps are not for Photon; it has local_steps")
+
+        if self.topology not in TOPOLOGIES:
+            raise ConfigError(f"topology must be one of {TOPOLOGIES}, got {self.topology!r}")
+        is_open = self.secure is None and self.privacy is None
+        if self.topology != PARAMETER_SERVER and not is_open:
+            raise ConfigError("secret sums and noise want a server")
+        if self.topology == RING and self.scheme != FLOAT32:
+            raise ConfigError(f"around a ring go sums, whose scheme is {FLOAT32}")
+        if self.privacy is not None and self.privacy.noise_by == CLIENTS and self.secure is None:
+            raise ConfigError(
+                "noise by clients hides their sum, not each of them: the sums must be secret"
+            )
 
     @property
     def sequences(self) -> int:

@@ -10,17 +10,30 @@ import numpy as np
 
 from hocket.fl.core.coordinator import Checkpoints
 from hocket.fl.core.devices import DeviceRequest, FifoScheduler, gather
-from hocket.fl.core.errors import UpdateError
+from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.parameters import digest_of, num_bytes
 from hocket.fl.core.seeds import derive_seed, generator_for
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, RoundReport
 from hocket.fl.photon.aggregation import StreamingMean
-from hocket.fl.photon.client import CURSOR, DIGEST, JOB, LAST_ROUND, SCHEME, SEQUENCES
+from hocket.fl.photon.client import (
+    CLIP,
+    CURSOR,
+    DIGEST,
+    JOB,
+    LAST_ROUND,
+    SCHEME,
+    SECONDS,
+    SEQUENCES,
+)
 from hocket.fl.photon.guard import cosine_of, norm_of
 from hocket.fl.photon.ledger import Account, Ledger
 from hocket.fl.photon.link import Label, unpack, wire_bytes
+from hocket.fl.photon.privacy import SERVER, clipped
+from hocket.fl.photon.rounds import Round, train_metrics
+from hocket.fl.photon.subfederation import MACHINES
+from hocket.fl.photon.wall_time import PARAMETER_SERVER, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,39 +53,6 @@ LEDGER, OPTIMIZER, DIRECTION = "ledger", "optimizer", "direction"
 """What a state keeps beside parameters; the last two are before the names of arrays."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Round:
-    """A round as its replies come in.
-
-    Attributes:
-        number: From 1.
-        started: When it began.
-        learning: Sum of the learning rates of a client's steps.
-        tasks: By device, those that have not been answered.
-        mean: Of what was believed.
-        direction: Mean change of the round before; empty if there is none.
-        ledger: Before the round.
-        accounts, norms, arrivals, metrics, cosines: By device, of what was believed.
-        failures: What was not, a sentence each.
-        uploaded_bytes: On the wire, what was refused included.
-    """
-
-    number: int
-    started: float
-    learning: float
-    tasks: dict[str, ClientTask]
-    mean: StreamingMean
-    direction: Mapping[str, NDArray[Any]]
-    ledger: Ledger
-    accounts: dict[str, Account] = field(default_factory=dict)
-    norms: dict[str, float] = field(default_factory=dict)
-    arrivals: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    cosines: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    uploaded_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,26 +109,21 @@ class PhotonServer:
 
     def run_round(self, progress: Progress) -> Progress:
         """Run one round and return how far it has brought the run."""
-        number, state = progress.round + 1, progress.state
+        number, state, started = progress.round + 1, progress.state, self.clock.now()
         ledger = ledger_of(state)
         tasks = self._tasks(number, state.parameters, ledger)
-        current = _Round(
+        current = Round(
             number=number,
-            started=self.clock.now(),
+            started=started,
             learning=self._learning(ledger.steps),
             tasks={task.device_id: task for task in tasks},
-            mean=StreamingMean(state.parameters, max(1, len(tasks) * self.recipe.tokens)),
+            mean=StreamingMean(state.parameters, max(1, sum(map(self._tokens, tasks)))),
             direction=_group(state.kept, DIRECTION),
             ledger=ledger,
         )
         self._collect(current, tasks, state.parameters)
-        needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
-        has_quorum = len(current.accounts) >= needed
-        if not has_quorum:
-            current.failures.append(
-                f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
-            )
-        change = current.mean.mean() if has_quorum else {}
+        change = self._mean(current, tasks)
+        has_quorum = bool(change)
         state = self._next_state(state, current, len(tasks), change)
         report = RoundReport(
             round=number,
@@ -156,11 +131,13 @@ class PhotonServer:
             num_updates=len(current.accounts),
             num_failures=len(tasks) - len(current.accounts),
             has_quorum=has_quorum,
-            train_metrics=_train_metrics(current, ledger_of(state), change),
+            train_metrics=train_metrics(current, ledger_of(state), change)
+            | self._privacy_metrics(current, ledger_of(state)),
             evaluate_metrics=self._evaluate(number, state.parameters),
             digest=digest_of(state.parameters),
-            seconds=self.clock.now() - current.started,
+            seconds=self.clock.now() - started,
             failures=tuple(sorted(current.failures)),
+            exchange_seconds=max(0.0, min(current.exchanges, default=0.0)),
         )
         found = self.checkpoints.keep(progress, state, report)
         for observer in self.observers:
@@ -171,6 +148,10 @@ class PhotonServer:
         devices = sorted(self.engine.devices(), key=lambda device: device.device_id)
         if not devices:
             return []
+        machines = {device.device_id: int(device.attributes.get(MACHINES, 1)) for device in devices}
+        is_weighted = self.recipe.secure is None and self.recipe.privacy is None
+        if not is_weighted and len(set(machines.values())) > 1:
+            raise ConfigError("where no update is seen, or none may show, all weigh the same")
         request = DeviceRequest(self.plan.job, self.recipe.clients_per_round or len(devices))
         order = generator_for(self.plan.seed, "clients", number).permutation(len(devices))
         got = gather(self.scheduler, request, [devices[index] for index in order])
@@ -179,8 +160,9 @@ class PhotonServer:
             JOB: self.plan.job,
             DIGEST: digest_of(parameters),
             SCHEME: self.recipe.scheme,
-            SEQUENCES: self.recipe.sequences,
         }
+        if self.recipe.privacy is not None:
+            shared[CLIP] = self.recipe.privacy.clip_norm
         return [
             ClientTask(
                 round=number,
@@ -189,6 +171,7 @@ class PhotonServer:
                 seed=derive_seed(self.plan.seed, "train", number, name),
                 config={
                     **shared,
+                    SEQUENCES: self.recipe.sequences * machines[name],
                     CURSOR: ledger.account(name).cursor,
                     LAST_ROUND: ledger.account(name).last_round,
                 },
@@ -196,18 +179,54 @@ class PhotonServer:
             for name in sorted(device.device_id for device in got)
         ]
 
+    def _tokens(self, task: ClientTask) -> int:
+        return int(task.config[SEQUENCES]) * self.recipe.context
+
+    def _mean(
+        self, current: Round, tasks: Sequence[ClientTask]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Return the mean change; nothing if too few answered, or it stays hidden."""
+        needed = max(1, int(np.ceil(self.recipe.quorum * len(tasks))))
+        if len(current.accounts) < needed:
+            current.failures.append(
+                f"{len(current.accounts)} of {len(tasks)} updates came, {needed} are needed"
+            )
+            return {}
+        if current.secure is None:
+            mean = current.mean.mean()
+        else:
+            try:
+                mean = current.secure.mean(tasks)
+            except UpdateError as error:
+                current.failures.append(str(error))
+                return {}
+        privacy = self.recipe.privacy
+        if privacy is not None and privacy.noise_by == SERVER:
+            from hocket.fl.photon.noise import with_noise
+
+            mean = with_noise(mean, privacy.scale / len(current.accounts))
+        return mean
+
     def _learning(self, steps: int) -> float:
         training = replace(self.recipe.training, first_step=steps)
         return sum(training.learning_rate_at(step) for step in range(self.recipe.local_steps))
 
-    def _collect(
-        self, current: _Round, tasks: Sequence[ClientTask], parameters: Parameters
-    ) -> None:
+    def _collect(self, current: Round, tasks: Sequence[ClientTask], parameters: Parameters) -> None:
         if not tasks:
             return
         for observer in self.observers:
             observer.started(current.number, tasks)
         seconds = self.recipe.deadline.seconds(current.ledger.arrivals)
+        if self.recipe.secure is not None:
+            # Secrets take packages that other runs do without.
+            from hocket.fl.photon.secure_round import make_secure_round
+
+            current.secure = make_secure_round(
+                self.recipe, self.engine, parameters, len(tasks), current.learning, seconds
+            )
+            tasks = current.secure.prepare(tasks)
+            current.tasks = {task.device_id: task for task in tasks}
+            current.started = self.clock.now()
         for answer in self.engine.run(tasks, parameters, seconds):
             reply = answer
             if isinstance(reply, ClientUpdate):
@@ -221,7 +240,7 @@ class PhotonServer:
             for observer in self.observers:
                 observer.replied(reply)
 
-    def _take(self, current: _Round, reply: ClientUpdate, parameters: Parameters) -> None:
+    def _take(self, current: Round, reply: ClientUpdate, parameters: Parameters) -> None:
         """Add an update to the mean.
 
         Raises:
@@ -233,44 +252,66 @@ class PhotonServer:
             raise UpdateError(f"it is of round {reply.round}, and this is {current.number}")
         if name not in current.tasks:
             raise UpdateError("it has answered already, or was not asked")
-        del current.tasks[name]
-        if reply.num_examples != self.recipe.tokens:
-            raise UpdateError(
-                f"it was to train on {self.recipe.tokens} tokens, and says {reply.num_examples}"
-            )
+        task = current.tasks.pop(name)
+        wanted = self._tokens(task)
+        if reply.num_examples != wanted:
+            raise UpdateError(f"it was to train on {wanted} tokens, and says {reply.num_examples}")
         label = Label(self.plan.job, current.number, name)
-        change = dict(unpack(reply.parameters, label, parameters))
+        if current.secure is not None:
+            scheme = current.secure.lattice.scheme
+            current.secure.add(name, dict(unpack(reply.parameters, label, parameters, scheme)))
+        else:
+            change = dict(unpack(reply.parameters, label, parameters, self.recipe.scheme))
+            self._add(current, name, change, reply.num_examples)
+        before = current.ledger.account(name)
+        current.accounts[name] = Account(
+            cursor=before.cursor + int(task.config[SEQUENCES]),
+            last_round=current.number,
+            tokens=before.tokens + reply.num_examples,
+            num_updates=before.num_updates + 1,
+        )
+        current.arrivals[name] = self.clock.now() - current.started
+        metrics = dict(reply.metrics)
+        current.exchanges.append(current.arrivals[name] - metrics.pop(SECONDS, 0.0))
+        current.metrics[name] = metrics
+
+    def _add(
+        self, current: Round, name: str, change: dict[str, NDArray[Any]], num_tokens: int
+    ) -> None:
+        if self.recipe.privacy is not None:
+            # What clients may add has a bound, so nothing that is told need depend on it.
+            current.mean.add(clipped(change, self.recipe.privacy.clip_norm), 1)
+            return
         norm = norm_of(change) / current.learning
         cosine = cosine_of(change, current.direction) if current.direction else None
         objection = self.recipe.guard.objection(norm, cosine, current.ledger.norms)
         if objection:
             raise UpdateError(objection)
-        current.mean.add(change, reply.num_examples)
-        before = current.ledger.account(name)
-        current.accounts[name] = Account(
-            cursor=before.cursor + self.recipe.sequences,
-            last_round=current.number,
-            tokens=before.tokens + reply.num_examples,
-        )
+        current.mean.add(change, num_tokens)
         current.norms[name] = norm
-        current.arrivals[name] = self.clock.now() - current.started
-        current.metrics[name] = reply.metrics
         if cosine is not None:
             current.cosines[name] = cosine
 
     def _next_state(
         self,
         state: ServerState,
-        current: _Round,
+        current: Round,
         num_tasks: int,
         change: Mapping[str, NDArray[Any]],
     ) -> ServerState:
         """Return the state after a round; with no change, that of a round that does not count."""
+        up, down = current.uploaded_bytes, num_tasks * num_bytes(state.parameters)
+        if self.recipe.topology != PARAMETER_SERVER and up:
+            up = round(Exchange(self.recipe.topology, num_tasks, up / num_tasks).total_bytes)
+            down = 0
+        if current.secure is not None:
+            up += current.secure.uploaded_bytes
+            down += current.secure.downloaded_bytes
+            current.failures += [str(each) for each in current.secure.failures]
         ledger = replace(
             current.ledger,
-            uploaded_bytes=current.ledger.uploaded_bytes + current.uploaded_bytes,
-            downloaded_bytes=current.ledger.downloaded_bytes
-            + num_tasks * num_bytes(state.parameters),
+            uploaded_bytes=current.ledger.uploaded_bytes + up,
+            downloaded_bytes=current.ledger.downloaded_bytes + down,
         )
         if not change:
             return ServerState(state.parameters, {**state.kept, LEDGER: ledger.to_array()})
@@ -278,7 +319,7 @@ class PhotonServer:
         ledger = ledger.after_round(
             current.accounts,
             self.recipe.local_steps,
-            tuple(current.norms[name] for name in names),
+            tuple(current.norms[name] for name in names if name in current.norms),
             tuple(current.arrivals[name] for name in names),
         )
         optimizer = self.recipe.server_optimizer
@@ -291,9 +332,17 @@ class PhotonServer:
             for name, array in state.parameters.items()
         }
         kept = {f"{OPTIMIZER}/{name}": array for name, array in keeping.items()}
-        if self.recipe.guard.min_cosine > -1:
+        if self.recipe.guard.min_cosine > -1 and current.norms:
             kept |= {f"{DIRECTION}/{n}": array.astype(np.float32) for n, array in change.items()}
         return ServerState(moved, kept | {LEDGER: ledger.to_array()})
+
+    def _privacy_metrics(self, current: Round, after: Ledger) -> dict[str, float]:
+        privacy = self.recipe.privacy
+        if privacy is None:
+            return {}
+        multiplier = None if current.secure is None else current.secure.noise_multiplier
+        most = max((each.num_updates for each in after.accounts.values()), default=0)
+        return {"epsilon": privacy.epsilon(most, multiplier), "delta": privacy.delta}
 
     def _evaluate(self, number: int, parameters: Parameters) -> dict[str, float]:
         is_due = number % self.plan.evaluate_every == 0 or number == self.plan.num_rounds
@@ -310,31 +359,3 @@ def ledger_of(state: ServerState) -> Ledger:
 def _group(kept: Mapping[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:
     start = f"{group}/"
     return {name[len(start) :]: array for name, array in kept.items() if name.startswith(start)}
-
-
-def _train_metrics(
-    current: _Round, after: Ledger, change: Mapping[str, NDArray[Any]]
-) -> dict[str, float]:
-    names = sorted(current.metrics)
-    found = {
-        metric: float(np.mean([current.metrics[name][metric] for name in names]))
-        for metric in sorted({each for name in names for each in current.metrics[name]})
-        if all(metric in current.metrics[name] for name in names)
-    }
-    found |= {
-        "learning_rate_sum": current.learning,
-        "steps": float(after.steps),
-        "tokens": float(after.tokens),
-        "uploaded_bytes": float(after.uploaded_bytes),
-        "downloaded_bytes": float(after.downloaded_bytes),
-    }
-    if change:
-        found["mean_change_norm"] = norm_of(change)
-        found["change_norm"] = float(
-            np.mean([current.norms[name] for name in names]) * current.learning
-        )
-    if current.cosines:
-        found["cosine_with_last"] = float(
-            np.mean([current.cosines[n] for n in sorted(current.cosines)])
-        )
-    return found

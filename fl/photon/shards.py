@@ -7,6 +7,7 @@ one of them, and given to clients by their number: where a client stands is one 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -247,8 +248,7 @@ class ShardClients:
         at = cursor
         while at < cursor + count:
             epoch, first = divmod(at, total)
-            order = generator_for(self.seed, "epoch", device_id, epoch).permutation(total)
-            part = order[first : first + cursor + count - at]
+            part = _order(self.seed, device_id, epoch, total)[first : first + cursor + count - at]
             places.append(part)
             at += len(part)
         return self._read(owned, np.concatenate(places) if places else np.zeros(0, np.int64))
@@ -296,6 +296,12 @@ class ShardClients:
     def _examples(self, tokens: NDArray[np.int64]) -> Examples:
         inputs = {self.input_name: np.ascontiguousarray(tokens[:, :-1])}
         return Examples(inputs, np.ascontiguousarray(tokens[:, 1:]))
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, device_id: str, epoch: int, total: int) -> NDArray[np.int64]:
+    """Return the order of a client's epoch, which it reads a round at a time; not to be written."""
+    return generator_for(seed, "epoch", device_id, epoch).permutation(total)
 
 
 def _sequences_in(tokens: int, context: int) -> int:

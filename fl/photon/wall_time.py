@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from hocket.fl.core.errors import ConfigError
 
-TOPOLOGIES = ("parameter-server", "all-reduce", "ring-all-reduce")
+PARAMETER_SERVER, ALL_REDUCE, RING = "parameter-server", "all-reduce", "ring-all-reduce"
+TOPOLOGIES = (PARAMETER_SERVER, ALL_REDUCE, RING)
 BITS = 8
 
 

@@ -82,8 +82,14 @@ class FederatedAveraging:
         seed: int,
         kind: Kind,
     ) -> list[ClientTask]:
-        """Return a task for each device that is to train, or for a share that is to evaluate."""
+        """Return a task for each device that is to train, or for a share that is to evaluate.
+
+        A schedule of the learning rate goes on from round to round, by ``max_steps`` of each.
+        """
         del state
+        training = self.training
+        if training.warmup_steps or training.decay_steps:
+            training = replace(training, first_step=(round_number - 1) * training.max_steps)
         chosen = list(devices)
         if kind == "evaluate":
             generator = generator_for(seed, "evaluate", round_number)
@@ -95,7 +101,7 @@ class FederatedAveraging:
                 device_id=device.device_id,
                 kind=kind,
                 seed=derive_seed(seed, kind, round_number, device.device_id),
-                config=self.training.to_config(),
+                config=training.to_config(),
             )
             for device in chosen
         ]

@@ -1,24 +1,22 @@
 """``hocket photon``: language models trained from scratch by clients far apart."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hocket.commands.photon_rounds import Teller, told
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
     format_bytes,
-    log_console,
     plain_table,
     print_json,
     progress_bar,
 )
 
 if TYPE_CHECKING:
-    from hocket.fl.core.types import RoundReport
     from hocket.fl.photon.plan import Measured, RunPlan
 
 app = typer.Typer(
@@ -38,7 +36,7 @@ def train_command(
     engine: Annotated[
         str | None,
         typer.Option(
-            "--engine", help="Where clients run: local, ray, flower; else as in the file."
+            "--engine", help="Where clients run: local, ray, flower, peers; else as in the file."
         ),
     ] = None,
     workers: Annotated[
@@ -50,6 +48,31 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last round that is over.")
     ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Flower's SuperLink; `loopback` starts one here, with SuperNodes and TLS.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank", min=0, help="Be this one of the peers, which other machines are the rest of."
+        ),
+    ] = None,
+    meet: Annotated[
+        str | None,
+        typer.Option("--meet", metavar="tcp://HOST:PORT", help="Of peer 0, where peers meet."),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write curves for TensorBoard, too.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the losses: PNG, SVG or PDF."),
+    ] = None,
     service: Annotated[
         str,
         typer.Option("--service", metavar="URL", help="Where other runs ask for clients, too."),
@@ -65,27 +88,43 @@ def train_command(
 
     - `hocket photon data --folder shards --sources essays,python --vocabulary 2048`
     - `hocket photon train photon.toml --engine local --workers 2`
-    - `hocket photon train photon.toml --resume --rounds 100`
+    - `hocket photon train photon.toml --resume --rounds 100 --plot losses.svg`
+    - `hocket photon train photon.toml --engine flower --address loopback --workers 2`
     """
     from hocket.fl.config import DevicesSection
-    from hocket.fl.photon.config import EngineSection, load_photon_config
+    from hocket.fl.photon.config import ENGINES, load_photon_config
     from hocket.photon import train_photon
 
+    if engine not in {None, *ENGINES}:
+        raise typer.BadParameter(f"want one of {', '.join(ENGINES)}, got {engine!r}")
+    if (rank is None) != (meet is None):
+        raise typer.BadParameter("--rank and --meet go together")
+    if plot is not None:
+        from hocket.plotting import check_can_draw, picture_format
+
+        check_can_draw()
+        picture_format(plot)
     found = load_photon_config(config)
-    if engine is not None or workers is not None:
-        if engine not in {None, "local", "ray", "flower"}:
-            raise typer.BadParameter(f"want local, ray or flower, got {engine!r}")
-        chosen = {"name": engine or found.engine.name}
-        chosen["workers"] = found.engine.workers if workers is None else workers  # type: ignore[assignment]
-        found = found.model_copy(update={"engine": EngineSection.model_validate(chosen)})
-    if rounds is not None:
-        found = found.model_copy(update={"run": found.run.model_copy(update={"rounds": rounds})})
-    result = train_photon(
-        found,
-        resume=resume,
-        observers=[_Teller(found.run.rounds)],
-        devices=DevicesSection(service=service),
+    place = {"name": engine, "workers": workers, "address": address}
+    length = {"rounds": rounds, "tensorboard": tensorboard or None}
+    found = found.model_copy(
+        update={
+            "engine": found.engine.model_copy(update=_given(place)),
+            "run": found.run.model_copy(update=_given(length)),
+        }
     )
+    observers = [Teller(found.run.rounds)]
+    if rank is not None and meet is not None:
+        from hocket.photon_peers import run_peer
+
+        result = run_peer(found, rank, meet, observers, resume=resume)
+    else:
+        devices = DevicesSection(service=service)
+        result = train_photon(found, resume=resume, observers=observers, devices=devices)
+    if plot is not None:
+        from hocket.photon_plotting import curve_of, draw_curves
+
+        draw_curves([curve_of(found.run.name, result.reports)], plot)
     last = result.reports[-1]
     if json_output:
         print_json(
@@ -100,7 +139,7 @@ def train_command(
         )
         return
     console = answer_console()
-    console.print(_told(last, found.run.rounds, None))
+    console.print(told(last, found.run.rounds, None))
     console.print(
         f"{result.ledger.tokens:,} tokens, {format_bytes(result.ledger.uploaded_bytes)} up, "
         f"{format_bytes(result.ledger.downloaded_bytes)} down; the model is {result.model}"
@@ -161,45 +200,30 @@ def data_command(
     answer_console().print(table)
 
 
-class _Teller:
-    """Says on stderr how rounds go."""
+@app.command("plot")
+def plot_command(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Of runs, each with its metrics.")
+    ],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="A PNG, SVG or PDF.")
+    ] = Path("losses.svg"),
+) -> None:
+    """Draw the perplexity of runs, by tokens and by bytes sent.
 
-    def __init__(self, num_rounds: int) -> None:
-        self._num_rounds = num_rounds
-        self._console = log_console()
-        self._before: RoundReport | None = None
-        self._started = time.monotonic()
+    **Examples**
 
-    def started(self, round_number: int, tasks: Any) -> None:
-        """Note when."""
-        del round_number, tasks
-        self._started = time.monotonic()
+    - `hocket photon plot runs/centralised runs/photon -o losses.svg`
+    """
+    from hocket.photon_plotting import draw_curves, read_curve
 
-    def replied(self, reply: Any) -> None:
-        """Do nothing: rounds are told when they are over."""
-
-    def finished(self, report: "RoundReport") -> None:
-        """Say what came of it."""
-        self._console.print(_told(report, self._num_rounds, self._before))
-        for sentence in report.failures:
-            self._console.print(f"  {sentence}", style="dim")
-        self._before = report
+    draw_curves([read_curve(folder) for folder in folders], output)
+    answer_console().print(str(output))
 
 
-def _told(report: "RoundReport", num_rounds: int, before: "RoundReport | None") -> str:
-    found = {**report.train_metrics, **report.evaluate_metrics}
-    parts = [
-        f"round {report.round}/{num_rounds}",
-        f"{report.num_updates}/{report.num_tasks} clients",
-    ]
-    if "loss" in found:
-        parts.append(f"loss {found['loss']:.3f}")
-    if "server_perplexity" in found:
-        parts.append(f"held-out perplexity {found['server_perplexity']:.2f}")
-    if before is not None:
-        new = found["tokens"] - before.train_metrics["tokens"]
-        parts.append(f"{new / report.seconds:,.0f} tokens/s")
-    return ", ".join(parts)
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.command("plan")

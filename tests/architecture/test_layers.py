@@ -148,6 +148,16 @@ TABLE = (
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
     Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
+    # Masks and noise that nobody can draw again, and a kept accountant for what they hide.
+    Row(
+        "hocket.fl.photon.secure_sum",
+        ("hocket.fl.core", "hocket.fl.photon"),
+        ("numpy", "cryptography", "Crypto"),
+    ),
+    Row("hocket.fl.photon.noise", (), ("numpy", "cryptography")),
+    Row("hocket.fl.photon.privacy", ("hocket.fl.core", "hocket.fl.photon"), ("numpy", "opacus")),
+    # Collectives.
+    Row("hocket.fl.photon.peers", ("hocket.fl.core", "hocket.fl.photon"), ("numpy", "torch")),
     Row("hocket.fl.photon.config", ("hocket.fl.core", "hocket.fl.photon"), ("pydantic",)),
     Row("hocket.fl.engines.local", ("hocket.fl.core",), ("pebble",)),
     Row("hocket.fl.config", ("hocket.fl.core",), ("pydantic",)),
@@ -160,6 +170,7 @@ TABLE = (
     Row("hocket.fl.tensorboard", ("hocket.fl.core",), ("torch",)),
     Row("hocket.fl.engines.ray", ("hocket.fl.core",), ("ray",)),
     Row("hocket.fl.engines.flower", ("hocket.fl.core",), ("numpy", "flwr")),
+    Row("hocket.fl.engines.flower.certificates", ("hocket.fl.core",), ("cryptography",)),
     Row("hocket.backend", EVERYTHING, ("numpy", "onnx")),
     Row("hocket.verification", EVERYTHING, ("numpy", "onnxruntime")),
     Row("hocket.benchmarking", EVERYTHING, ("numpy", "onnxruntime")),
@@ -175,6 +186,9 @@ TABLE = (
     Row("hocket.venn_plotting", EVERYTHING, ("matplotlib", "numpy")),
     # How many threads torch has is the process's, not a model's.
     Row("hocket.photon", EVERYTHING, ("numpy", "torch")),
+    Row("hocket.photon_app", EVERYTHING, ("flwr",)),
+    Row("hocket.photon_peers", EVERYTHING, ("torch",)),
+    Row("hocket.photon_plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),

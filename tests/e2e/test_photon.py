@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.photon_text import write_config, write_text
 from typer.testing import CliRunner
 
 import hocket
@@ -18,63 +19,17 @@ from hocket.cli import app
 from hocket.fl.core.errors import ConfigError, FederationError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.photon.config import load_photon_config
-from hocket.fl.photon.shards import write_shards
+from hocket.fl.photon.privacy import Privacy
 from hocket.photon import photon_clients, train_photon
 from hocket.photon_parts import make_backend
 from hocket.runtime.artifact import load_artifact
-
-CONFIG = """
-[run]
-name = "test"
-rounds = 3
-folder = "FOLDER"
-
-[model]
-layers = 1
-width = 16
-heads = 2
-context = 16
-
-[data]
-folder = "shards"
-clients = 2
-partition = "by-source"
-
-[training]
-local-steps = 4
-local-batch = 4
-global-batch = 8
-learning-rate = 0.01
-warmup-steps = 2
-decay-steps = 40
-keep-optimizer = true
-
-[server]
-optimizer = "diloco"
-scheme = "int4"
-"""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photon")
-    generator = np.random.default_rng(0)
-    texts = {
-        name: ["".join(generator.choice(list(letters), 90)) for _ in range(60)]
-        for name, letters in (("vowels", "aeiou "), ("others", "bcdfgh "))
-    }
-    write_shards(folder / "shards", texts, lambda text: list(text.encode()), 128, end_of_text=0)
+    write_text(folder)
     return folder
-
-
-def write_config(home: Path, name: str, *changes: tuple[str, str]) -> Path:
-    text = CONFIG.replace("FOLDER", name)
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path = home / f"{name}.toml"
-    path.write_text(text)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +105,40 @@ def test_other_processes_train_the_same_model(home: Path, whole: Path, engine: s
     )
     assert answer.exit_code == 0, answer.output
     assert json.loads(answer.stdout)["digest"] == rounds_of(whole)[1]["digest"]
+
+
+def test_masks_leave_no_trace_in_the_model(home: Path) -> None:
+    """They are drawn anew in each run, and the models are the same to the last bit."""
+    section = "\n[secure]\nbits = 16\n"
+    found = [
+        train_photon(write_config(home, name, more=section)) for name in ("masked", "masked-again")
+    ]
+    assert found[0].digest == found[1].digest
+    losses = [each["evaluate_metrics"]["server_loss"] for each in rounds_of(home / "masked")]
+    assert losses[2] < losses[1] < losses[0] < math.log(128)
+
+
+def test_noise_is_told_by_its_epsilon(home: Path) -> None:
+    section = '\n[privacy]\nclip-norm = 0.5\nnoise-multiplier = 2.0\nnoise-by = "clients"\n'
+    both = section + "\n[secure]\nbits = 32\n"
+    found = [train_photon(write_config(home, name, more=both)) for name in ("noisy", "noisier")]
+    assert found[0].digest != found[1].digest
+    spent = [each["train_metrics"]["epsilon"] for each in rounds_of(home / "noisy")]
+    assert spent[0] < spent[1] < spent[2]
+    assert spent[2] == pytest.approx(Privacy(0.5, 2.0).epsilon(3), rel=1e-6)
+    assert "loss" not in rounds_of(home / "noisy")[0]["train_metrics"]
+    with pytest.raises(ConfigError, match="sums must be secret"):
+        train_photon(write_config(home, "open", more=section))
+
+
+def test_nodes_of_two_machines_train(home: Path) -> None:
+    """Each reads twice the text, and its link is passed once."""
+    curves = ("rounds = 3", "rounds = 3\ntensorboard = true")
+    found = train_photon(write_config(home, "nodes", curves, more="\n[node]\nmachines = 2\n"))
+    assert list((home / "nodes" / "tensorboard").glob("events.out.tfevents.*"))
+    assert found.ledger.tokens == 3 * 2 * 2 * 4 * 4 * 16
+    losses = [each["evaluate_metrics"]["server_loss"] for each in rounds_of(home / "nodes")]
+    assert losses[2] < losses[1] < losses[0] < math.log(128)
 
 
 def test_a_run_goes_on_for_more_rounds(home: Path, whole: Path) -> None:

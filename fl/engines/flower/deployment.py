@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from hocket.fl.core.types import Setting
+    from hocket.fl.engines.flower.certificates import Certificates
 
 _logger = logging.getLogger(__name__)
 
@@ -85,11 +86,15 @@ class DeployedApp:
 
 
 @contextmanager
-def deploy(num_nodes: int) -> Iterator[str]:
+def deploy(num_nodes: int, certificates: Certificates | None = None) -> Iterator[str]:
     """Run a SuperLink and SuperNodes on this machine, and yield the SuperLink's address.
 
-    They listen on the loopback device alone, without encryption, and are stopped on the way out,
-    whatever happens; only killing this process with no time to do it leaves them.
+    They listen on the loopback device alone, and are stopped on the way out, whatever happens; only
+    killing this process with no time to do it leaves them.
+
+    Args:
+        num_nodes: SuperNodes.
+        certificates: Of the SuperLink, for TLS; without, nothing is encrypted.
 
     Raises:
         ConfigError: There are to be no nodes, or Flower is not installed.
@@ -105,24 +110,40 @@ def deploy(num_nodes: int) -> Iterator[str]:
         log = folder / "superlink.log"
         # Otherwise it would install the app's dependencies from the network.
         link = ["flower-superlink", "--disable-runtime-dependency-installation"]
+        trusting = ["--insecure"]
+        if certificates is None:
+            link.append("--insecure")
+        else:
+            trusting = ["--root-certificates", str(certificates.authority)]
+            link += ["--ssl-ca-certfile", str(certificates.authority)]
+            link += ["--ssl-certfile", str(certificates.certificate)]
+            link += ["--ssl-keyfile", str(certificates.key)]
         process = stack.enter_context(_running(link, ports[0], environment, log))
         for number, port in enumerate(ports[1:]):
             node = [
                 *("flower-supernode", "--superlink", address),
                 *("--node-config", f"partition-id={number} num-partitions={num_nodes}"),
+                *trusting,
             ]
             stack.enter_context(_running(node, port, environment, folder / f"{number}.log"))
         _wait_for(process, ports[0], log)
         yield address
 
 
-def run_app(app: DeployedApp, address: str, echo: Callable[[str], None] = _logger.info) -> None:
+def run_app(
+    app: DeployedApp,
+    address: str,
+    echo: Callable[[str], None] = _logger.info,
+    authority: Path | None = None,
+) -> None:
     """Run apps on a SuperLink, and wait for their end.
 
     Args:
         app: To run.
         address: Of the SuperLink, ``HOST:PORT``; with TLS unless it is on this machine.
         echo: Called with each line of the ServerApp's log.
+        authority: Certificate by which the SuperLink's is known; None for no TLS on this machine,
+            and for the authorities that this machine trusts elsewhere.
 
     Raises:
         FederationError: It did not start or did not complete; the message ends with its log.
@@ -130,7 +151,7 @@ def run_app(app: DeployedApp, address: str, echo: Callable[[str], None] = _logge
     with tempfile.TemporaryDirectory(prefix="hocket-flower-") as name:
         folder = Path(name)
         _write_project(app, folder / "app")
-        _write_connection(address, folder)
+        _write_connection(address, folder, authority)
         environment = _environment(folder)
         lines: deque[str] = deque(maxlen=_NUM_LOG_LINES)
         run_id = ""
@@ -176,7 +197,7 @@ def _running(
     command: Sequence[str], port: int, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of Flower's servers, in a group with the processes that it starts."""
-    place = ("--insecure", "--host", _LOOPBACK, "--port", str(port))
+    place = ("--host", _LOOPBACK, "--port", str(port))
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - Flower's own command
             [_script(command[0]), *command[1:], *place],
@@ -235,16 +256,16 @@ def _write_project(app: DeployedApp, folder: Path) -> None:
     (folder / "federation_apps.py").write_text("".join(imports), encoding="utf-8")
 
 
-def _write_connection(address: str, home: Path) -> None:
+def _write_connection(address: str, home: Path, authority: Path | None) -> None:
     host = address.rpartition(":")[0]
     if not host:
         raise ConfigError(f"engine.address: want HOST:PORT of a SuperLink, got {address!r}")
-    is_local = host in _LOCAL_HOSTS
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = {_toml(address)}\n'
-        f"insecure = {_toml(is_local)}\n",
-        encoding="utf-8",
-    )
+    lines = ['[superlink]\ndefault = "here"\n\n[superlink.here]', f"address = {_toml(address)}"]
+    if authority is None:
+        lines.append(f"insecure = {_toml(host in _LOCAL_HOSTS)}")
+    else:
+        lines.append(f"root-certificates = {_toml(str(authority.resolve()))}")
+    (home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _toml(value: Setting) -> str:

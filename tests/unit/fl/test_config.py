@@ -95,6 +95,8 @@ def test_a_file_says_what_it_says() -> None:
         ({"training__learning_rate": 0.0}, "training.learning-rate: .*got 0.0"),
         ({"training__optimizer": "lion"}, "training.optimizer: .*got 'lion'"),
         ({"training__optimizer": "adam"}, "training: momentum is for sgd"),
+        ({"training__warmup_steps": 5}, "training: warmup-steps and decay-steps want max-steps"),
+        ({"training__beta_1": 1.0}, "training.beta-1: .*got 1.0"),
         ({"strategy__name": 3}, "strategy.name: .*string, got 3"),
         ({"device_classes": [{"name": "a", "share": 0.5}]}, "device-classes: .*not 1 together"),
         (
@@ -186,6 +188,8 @@ def test_what_does_not_change_the_result_is_not_of_the_essence(changes: dict[str
         {"data__alpha": 1.0},
         {"strategy__fraction_train": 0.25},
         {"training__clip_norm": 1.0},
+        {"training__beta_2": 0.95},
+        {"training__max_steps": 8, "training__decay_steps": 80, "training__final_share": 0.1},
     ],
 )
 def test_what_changes_the_result_is_of_the_essence(changes: dict[str, Any]) -> None:

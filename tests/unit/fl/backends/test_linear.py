@@ -52,3 +52,24 @@ def test_a_weight_that_is_not_trained_gets_no_gradient() -> None:
     linear(x, weight).sum().backward()
     assert weight.grad is None
     torch.testing.assert_close(x.grad, torch.full((64, 128), 160.0))
+
+
+@pytest.mark.parametrize("has_bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("rows", [2, 64], ids=["small", "large"])
+def test_autocast_makes_products_of_bfloat16(rows: int, has_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(size, generator=generator) for size in ((rows, 128), (160, 128)))
+    bias = torch.randn(160, generator=generator) if has_bias else None
+    gradient = torch.randn(rows, 160, generator=generator)
+    found = []
+    for function in (linear, functional.linear):
+        leaves = [each.clone().requires_grad_() for each in (x, weight, bias) if each is not None]
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(*leaves)
+        assert y.dtype is torch.bfloat16
+        y.backward(gradient.to(y.dtype))
+        assert all(leaf.grad is not None and leaf.grad.dtype is torch.float32 for leaf in leaves)
+        found.append([y, *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        # Sums of 160 products, whose order is another, rounded to 8 bits.
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=0.25)

@@ -118,6 +118,13 @@ def test_losses_and_gradients_of_a_piece_are_torchs(name: str, convexity: float)
     np.testing.assert_allclose(spans.losses(piece, value, targets)[0], found, rtol=1e-6)
 
 
+def test_pieces_are_not_trained_in_bfloat16() -> None:
+    start, stop = BLOCKS["vit"]
+    spans, settings = new_spans("vit", stop), LocalTraining(precision="bf16")
+    with pytest.raises(CapabilityError, match="not trained in bf16"):
+        spans.train_piece(Piece(start, (Exit(stop, convexity=0.01),)), settings, seed=0)
+
+
 @pytest.mark.parametrize("keeps", [False, True], ids=["zeroed", "kept"])
 @pytest.mark.parametrize("name", ["resnet", "vit"])
 def test_steps_of_a_piece_are_torchs_and_leave_all_else_alone(name: str, keeps: bool) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hocket.fl.core.aggregation import mean_metrics, mean_parameters
+from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.parameters import (
     check_alike,
@@ -234,3 +235,16 @@ def test_shares_are_kept(count: int, fraction: float) -> None:
     tasks = strategy.configure(state, 1, devices, 0, "evaluate")
     assert abs(len(tasks) - fraction * count) <= 0.5
     assert len({task.device_id for task in tasks}) == len(tasks)
+
+
+def test_a_schedule_goes_on_from_round_to_round() -> None:
+    """Learning rates of all rounds together are those of one training as long."""
+    training = LocalTraining(max_steps=3, warmup_steps=4, decay_steps=12, final_share=0.1)
+    strategy = FederatedAveraging(training=training)
+    state = strategy.initialize({"w": np.zeros(2, np.float32)})
+    rates = []
+    for number in range(1, 5):
+        (task,) = strategy.configure(state, number, [Device("one")], 0, "train")
+        told = LocalTraining.from_config(task.config)
+        rates += [told.learning_rate_at(step) for step in range(told.max_steps)]
+    assert rates == [training.learning_rate_at(step) for step in range(12)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,9 +19,13 @@ from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.store import MemoryStore
 from hocket.fl.engines.local import InProcessEngine
 from hocket.fl.photon.client import PhotonClient
+from hocket.fl.photon.config import load_photon_config
 from hocket.fl.photon.gpt import Gpt
 from hocket.fl.photon.recipe import Recipe
 from hocket.fl.photon.server import PhotonServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BATCH = 4
 RECIPE = LocalTraining(
@@ -63,35 +68,71 @@ def test_a_schedule_goes_on_where_the_server_says() -> None:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
-def test_training_is_that_of_plain_torch() -> None:
-    num_steps = 12
+def test_a_hundred_steps_are_those_of_plain_torch() -> None:
+    """AdamW with decay, gradients that are clipped in some steps, a schedule that ends."""
+    num_steps = 100
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.01, warmup_steps=10, decay_steps=num_steps)
     examples, backend, module = draw_examples(BATCH * num_steps), tiny_backend(), Gpt(TINY, 1)
-    result = backend.train(RECIPE, examples, 5)
+    start = {name: each.detach().clone() for name, each in module.named_parameters()}
+    result = backend.train(recipe, examples, 5)
     optimizer = torch.optim.AdamW(
-        module.parameters(), RECIPE.learning_rate, (0.9, 0.95), weight_decay=0.0
+        module.parameters(), recipe.learning_rate, (0.9, 0.95), weight_decay=recipe.weight_decay
     )
-    schedule, losses = torch_schedule(optimizer), []
-    for batch in examples.batches(BATCH, np.random.default_rng(5)):
+    losses, norms = [], []
+    for step, batch in enumerate(examples.batches(BATCH, np.random.default_rng(5))):
         scores = module(torch.from_numpy(batch.inputs["ids"]))
         loss = functional.cross_entropy(
             scores.flatten(0, 1), torch.from_numpy(batch.targets).flatten()
         )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), RECIPE.clip_norm)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(step)
         optimizer.step()
-        schedule.step()
         losses.append(loss.item())
+    assert min(norms) < recipe.clip_norm < max(norms)
+    assert losses[-1] < losses[0] - 0.5
     assert result.num_steps == num_steps
     assert result.metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
     found = backend.parameters()
-    wanted = {name: each.detach().numpy() for name, each in module.named_parameters()}
-    assert found.keys() == wanted.keys()
-    for name, array in wanted.items():
+    assert found.keys() == start.keys()
+    off = moved = 0.0
+    for name, each in module.named_parameters():
+        reached = each.detach().numpy()
+        off += float(((found[name] - reached) ** 2).sum())
+        moved += float(((reached - start[name].numpy()) ** 2).sum())
         # Adam divides gradients by their size, so that rounding tells in small ones.
-        np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=2e-4, err_msg=name)
-    assert losses[-1] < losses[0]
+        np.testing.assert_allclose(found[name], reached, rtol=0, atol=2e-3, err_msg=name)
+    assert off**0.5 < 1e-3 * moved**0.5
+
+
+def test_products_of_bfloat16_train_as_under_the_autocast_of_torch() -> None:
+    num_steps = 60
+    recipe = dataclasses.replace(RECIPE, decay_steps=num_steps, precision="bf16")
+    examples, module = draw_examples(BATCH * num_steps), Gpt(TINY, 1)
+    halves, whole = tiny_backend(), tiny_backend()
+    result = halves.train(recipe, examples, 5)
+    exact = whole.train(dataclasses.replace(recipe, precision="float32"), examples, 5)
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
+    losses = []
+    for step, batch in enumerate(examples.batches(BATCH, np.random.default_rng(5))):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = module(torch.from_numpy(batch.inputs["ids"]))
+        loss = functional.cross_entropy(
+            scores.flatten(0, 1).float(), torch.from_numpy(batch.targets).flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate_at(step)
+        optimizer.step()
+        losses.append(loss.item())
+    assert result.metrics["loss"] == pytest.approx(np.mean(losses), rel=0.01)
+    assert result.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.01)
+    assert result.metrics["loss"] != exact.metrics["loss"]
+    assert losses[-1] < losses[0] - 0.5
+    assert {array.dtype for array in halves.parameters().values()} == {np.dtype(np.float32)}
 
 
 def test_an_optimizer_goes_on_with_what_it_has_gathered() -> None:
@@ -129,10 +170,16 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"beta_2": 1.0}, {"final_share": 1.5}, {"warmup_steps": -1}, {"decay_steps": 4}],
+    [
+        {"beta_2": 1.0},
+        {"final_share": 1.5},
+        {"warmup_steps": -1},
+        {"decay_steps": 4},
+        {"precision": "int8"},
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, float | str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         LocalTraining(**{**RECIPE.to_config(), **wrong})  # type: ignore[arg-type]
 
@@ -184,3 +231,14 @@ def test_averaging_each_step_is_training_on_all_batches_at_once() -> None:
     for name, array in backend.parameters().items():
         assert (array != start[name]).any()
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def test_a_file_says_what_products_are_computed_in(tmp_path: Path) -> None:
+    path = tmp_path / "photon.toml"
+    path.write_text('[model]\nsize = "1M"\n[training]\ndtype = "bf16"\n', encoding="utf-8")
+    assert load_photon_config(path).recipe(16).training.precision == "bf16"
+    path.write_text('[model]\nsize = "1M"\n', encoding="utf-8")
+    assert load_photon_config(path).recipe(16).training.precision == "float32"
+    path.write_text('[model]\nsize = "1M"\n[training]\ndtype = "fp8"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"training\.dtype"):
+        load_photon_config(path)
