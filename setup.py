@@ -53,6 +53,8 @@ PRIVACY = ["cryptography>=44,<51", "opacus>=1.5,<2", "pycryptodome>=3.20,<4"]
 RAY = ["ray>=2.40,<3"]
 # It brings the Ray that its simulation goes with. How it is started changes between minor versions.
 FLOWER = ["flwr[simulation]>=1.41,<1.42"]
+# Attacks that others keep, for `hocket prophet evaluate`.
+ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # `hocket venn serve`, and what asks it.
 SERVICE = [
     "httptools>=0.6,<1",
@@ -63,8 +65,6 @@ SERVICE = [
     "uvicorn>=0.34,<1",
     "uvloop>=0.21,<1; sys_platform != 'win32'",
 ]
-# Attacks that others keep, for `hocket prophet evaluate`.
-ROBUSTNESS = ["foolbox>=3.3.4,<4", "pyautoattack>=0.2,<0.3"]
 # Data sets that others package, spread over devices.
 DATA = ["flwr-datasets>=0.5,<1", "scikit-learn>=1.5,<2"]
 # Models of others, exported for `bench/model_coverage.py`.
@@ -94,9 +94,9 @@ DEV = [
     *FLOWER,
     *PRIVACY,
     *RAY,
+    *ROBUSTNESS,
     *STORE,
     *SERVICE,
-    *ROBUSTNESS,
     *TENSORBOARD,
     *ZOO,
 ]
@@ -135,8 +135,8 @@ setup(
         "privacy": PRIVACY,
         "store": STORE,
         "ray": RAY,
-        "service": SERVICE,
         "robustness": ROBUSTNESS,
+        "service": SERVICE,
         "tensorboard": TENSORBOARD,
         "flower": FLOWER,
         "zoo": ZOO,

@@ -320,6 +320,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="ten minutes on two cores")
     parser.add_argument("--resume", action="store_true", help="go on from the rows of --json")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--seeds", type=int, help="runs of each arm that is swept, with its best")
     parser.add_argument("--torch", action="store_true", help="by torch alone, on a GPU if any")
     parser.add_argument("--data", type=Path, default=Path(home) / "shards-512", help="of shards")
     parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread")
@@ -329,6 +330,9 @@ def main() -> None:
     if found.torch and torch.cuda.is_available() and name == "full":
         name = "gpu"
     level = LEVELS[name]
+    if found.seeds:
+        arms = (arm if arm.like else replace(arm, num_seeds=found.seeds) for arm in level.arms)
+        level = replace(level, arms=tuple(arms))
     wanted = found.arms or [arm.name for arm in level.arms]
     with tempfile.TemporaryDirectory() as temporary:
         files = Files(str(found.data), "", choices.json_path)

@@ -96,7 +96,7 @@ class Arm:
 
 
 CENTRALISED, PHOTON, DILOCO = "centralised", "Photon", "DiLoCo"
-RATES, OUTER_RATES = (4e-3, 2e-3, 8e-3), (0.7, 0.4)
+RATES, OUTER_RATES = (4e-3, 2e-3, 1e-3, 8e-3), (0.7, 0.4)
 """What is tried, the likeliest first: of steps, and of DiLoCo's server."""
 
 
@@ -156,7 +156,7 @@ LEVELS = {
         ),
     ),
     "short": Level(
-        Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of(RATES[:2], OUTER_RATES[:1], 1))
+        Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of(RATES[:3], OUTER_RATES[:1], 1))
     ),
     "full": Level(
         Study(_SMALL, 4, 2, 64, 160, 8, 128),

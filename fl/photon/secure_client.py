@@ -46,7 +46,7 @@ KEYS, SHARES, UPDATE, REVEAL = "keys", "shares", "update", "reveal"
 """The tasks of a secure round."""
 
 KEPT = "secrets"
-_SECRETS, _USED, _PUBLIC, _SEALED = "secrets", "used", "public", "sealed"
+_SECRETS, _NEEDED, _USED, _PUBLIC = "secrets", "needed", "used", "public"
 
 
 @dataclass
@@ -91,12 +91,15 @@ class SecureClient:
         """Return a change under masks, and what is lost of it.
 
         Raises:
-            UpdateError: Masks of this round have been used: two changes under one mask would tell
-                how they differ.
+            UpdateError: Masks of this round have been used, and two changes under one mask would
+                tell how they differ; or too few would hide it.
         """
         config, kept = task.config, self._recall(task)
+        peers = str(config[PEERS]).split(",")
         if _USED in kept:
             raise UpdateError(f"{task}: the masks of this round have been used")
+        if _NEEDED not in kept or len(peers) < kept[_NEEDED]:
+            raise UpdateError(f"{task}: too few would hide its change: {peers}")
         lattice = Lattice(float(config[STEP]), int(config[LARGEST]), int(config[BITS]))
         numbers = lattice.round(change, is_private=CLIP in config)
         values = lattice.values(numbers)
@@ -112,7 +115,7 @@ class SecureClient:
             lattice.wrap(numbers),
             Secrets.from_array(kept[_SECRETS]),
             task.device_id,
-            _publics(kept, str(config[PEERS]).split(",")),
+            _publics(kept, peers),
             _context(task),
         )
         self._keep(task, {**kept, _USED: np.ones(1, np.uint8)})
@@ -129,23 +132,25 @@ class SecureClient:
         return {_PUBLIC: secrets.public().to_array()}
 
     def _share(self, task: ClientTask, parameters: Parameters) -> Parameters:
-        kept = self._recall(task)
+        kept, needed = self._recall(task), int(task.config[THRESHOLD])
         shown = {f"{_PUBLIC}/{name}": array for name, array in parameters.items()}
         sealed = share_out(
             Secrets.from_array(kept[_SECRETS]),
             task.device_id,
             _publics(shown, parameters),
-            int(task.config[THRESHOLD]),
+            needed,
             _context(task),
         )
         # Who would take part in a round twice, with other clients, would give shares of both.
         if len(kept) > 1:
             raise UpdateError(f"{task}: its shares have been handed round already")
-        self._keep(task, {_SECRETS: kept[_SECRETS], **shown})
+        self._keep(task, {_SECRETS: kept[_SECRETS], _NEEDED: np.array([needed]), **shown})
         return {name: np.frombuffer(content, np.uint8) for name, content in sealed.items()}
 
     def _reveal(self, task: ClientTask, parameters: Parameters) -> Parameters:
         kept, me = self._recall(task), task.device_id
+        if _NEEDED not in kept:
+            raise UpdateError(f"{task}: its shares have not been handed round")
         peers = str(task.config[PEERS]).split(",")
         found = reveal(
             Secrets.from_array(kept[_SECRETS]),
@@ -153,7 +158,8 @@ class SecureClient:
             _publics(kept, peers),
             {name: parameters[f"{name}/{me}"].tobytes() for name in peers},
             str(task.config[SURVIVORS]).split(","),
-            int(task.config[THRESHOLD]),
+            # As it was when shares were made, whatever is said now.
+            int(kept[_NEEDED][0]),
             _context(task),
         )
         # Asked a second time, it would give the other half of what must not come together.

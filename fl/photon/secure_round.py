@@ -134,7 +134,6 @@ class SecureRound:
             PHASE: REVEAL,
             PEERS: ",".join(self._publics),
             SURVIVORS: ",".join(survivors),
-            THRESHOLD: self.threshold,
         }
         alive = [task for task in tasks if task.device_id in set(survivors)]
         given = self._ask(alive, settings, self._sealed)

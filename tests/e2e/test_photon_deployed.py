@@ -22,7 +22,11 @@ from hocket.fl.photon.config import load_photon_config
 from hocket.photon import photon_clients, train_photon
 from hocket.photon_launch import run_deployed
 
-TWO = ("rounds = 3", "rounds = 2")
+CHANGES = (
+    ("rounds = 3", "rounds = 2"),
+    # After a round of one client alone, another kind of text points elsewhere.
+    ('scheme = "int4"', 'scheme = "int4"\nmin-cosine = -1.0'),
+)
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -62,12 +66,12 @@ def test_a_killed_supernode_costs_its_round_and_the_run_goes_on(
     pytest.importorskip("flwr")
     monkeypatch.setenv("PYTHONPATH", TESTS)
     write_text(tmp_path)
-    config = load_photon_config(write_config(tmp_path, "here", TWO))
+    config = load_photon_config(write_config(tmp_path, "here", *CHANGES))
     _, clients = photon_clients(config)
     with contextlib.closing(InProcessEngine(Failing(clients), WallClock())) as engine:
         wanted = train_photon(config, engine=engine)
     section = '\n[engine]\nname = "flower"\nworkers = 2\naddress = "loopback"\n'
-    config = load_photon_config(write_config(tmp_path, "deployed", TWO, more=section))
+    config = load_photon_config(write_config(tmp_path, "deployed", *CHANGES, more=section))
     # The module is compiled once.
     (tmp_path / "deployed").mkdir()
     for name in ("model.hkt", "model.hkt.json"):

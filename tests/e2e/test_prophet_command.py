@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from support.prophet_federation import write_prophet
 from typer.testing import CliRunner, Result
 
 from hocket import cli
-from hocket.fl.config import parse_bytes
+from hocket.federation import prepare_federation
+from hocket.fl.config import load_config, parse_bytes
 from hocket.fl.core.backend import Span
 
 runner = CliRunner()
@@ -139,6 +141,18 @@ def test_a_file_without_the_section_is_for_another_command(config: Path, tmp_pat
 def test_memory_has_to_be_a_size(memory: str, config: Path) -> None:
     message = refusal_of("plan", config.parent / "digits.onnx", "--memory", memory)
     assert "--memory" in message
+
+
+def test_the_guide_s_file_is_one(config: Path, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "fedprophet.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    own = config.read_text(encoding="utf-8")
+    path = tmp_path / "guide.toml"
+    path.write_text(own[: own.index("[strategy]")] + block, encoding="utf-8")
+    loaded = load_config(path, {"model.onnx": str(config.parent / "digits.onnx")})
+    strategy: Any = prepare_federation(loaded).strategy
+    assert strategy.budget_bytes == 60_000_000
+    assert strategy.settings.input_radius == 0.1
 
 
 def test_sizes_are_read_with_their_units() -> None:

@@ -17,7 +17,17 @@ from hocket.fl.photon.client import PhotonClient
 from hocket.fl.photon.lattice import Secure
 from hocket.fl.photon.noise import SecretNoise
 from hocket.fl.photon.privacy import Privacy
-from hocket.fl.photon.secure_client import KEYS, PHASE, REVEAL, SHARES, UPDATE, SecureClient
+from hocket.fl.photon.secure_client import (
+    KEYS,
+    PEERS,
+    PHASE,
+    REVEAL,
+    SHARES,
+    SURVIVORS,
+    THRESHOLD,
+    UPDATE,
+    SecureClient,
+)
 from hocket.fl.photon.server import ledger_of
 
 # Where there is next to no noise, Opacus would like to try smaller orders.
@@ -150,6 +160,31 @@ def test_masks_are_used_once_and_shares_given_once() -> None:
     assert "keeps no secrets of this round" in twice[2]
 
 
+def test_a_server_that_lowers_the_threshold_learns_nothing() -> None:
+    """What a client goes by is how many were needed when it handed its shares round."""
+    made = server(secure=FINE, num_rounds=1)
+    client = engine_of(made).client
+    real, refused = client.run, []
+
+    def ask_greedily(task: ClientTask, parameters: Any) -> ClientUpdate:
+        me = task.device_id
+        if task.config[PHASE] == UPDATE and me == "client-0":
+            with pytest.raises(UpdateError) as raised:
+                real(dataclasses.replace(task, config={**task.config, PEERS: me}), parameters)
+            refused.append(str(raised.value))
+        if task.config[PHASE] == REVEAL and me == "client-0":
+            greedy = {**task.config, SURVIVORS: me, THRESHOLD: 1}
+            with pytest.raises(UpdateError) as raised:
+                real(dataclasses.replace(task, config=greedy), parameters)
+            refused.append(str(raised.value))
+        return real(task, parameters)
+
+    client.run = ask_greedily  # type: ignore[method-assign]
+    assert run(made).reports[0].has_quorum
+    assert "too few would hide its change" in refused[0]
+    assert "gives no shares for a sum of ['client-0']" in refused[1]
+
+
 def test_a_secure_client_sends_nothing_without_masks() -> None:
     made = server(num_rounds=1)
     client = SecureClient(PhotonClient(Averages(), Counting(), MemoryStore()))
@@ -227,8 +262,10 @@ def test_a_servers_noise_is_of_the_stated_scale(secure: Secure | None) -> None:
     assert not {"used", "change_norm", "cosine_with_last"} & found.reports[-1].train_metrics.keys()
 
 
-def test_what_is_too_long_is_clipped_and_not_refused() -> None:
-    found = run(server(privacy=Privacy(1e-3, 1e-9), num_rounds=1))
+@pytest.mark.parametrize("secure", [None, FINE], ids=["seen", "secret"])
+def test_what_is_too_long_is_clipped_and_not_refused(secure: Secure | None) -> None:
+    """By the client itself, where the server sees no length."""
+    found = run(server(privacy=Privacy(1e-3, 1e-9), secure=secure, num_rounds=1))
     assert found.reports[0].num_updates == 4
     start = Averages().parameters()
     moved = np.sqrt(
