@@ -1,12 +1,8 @@
 """How far from the best possible are policies, on instances small enough to be solved exactly?
 
-One round; all jobs are there from the start. The optimum knows which devices will check in, so
-nothing that does not see the future reaches it. Device types are as frequent as among
-AI-Benchmark's phone models; 200 check-ins before tell of supply.
-
-- random: five jobs of any class, 2 to 6 devices each: 200 instances;
-- in-turns: six jobs whose classes take turns, 2 to 8 devices each: what the published planner was
-  measured on at 1.065, 60 instances.
+One round; five jobs of any class, 2 to 6 devices each, all there from the start. The optimum knows
+which devices will check in, so nothing that does not see the future reaches it. Device types are as
+frequent as among AI-Benchmark's phone models; 200 check-ins before tell of supply.
 
 Columns: mean over instances of the sum of completion times over the optimum's, and the worst. The
 published planner may hand out devices that are not eligible; where it does, here the smallest
@@ -40,14 +36,13 @@ if TYPE_CHECKING:
 
 QUESTION = "how far from the optimum are policies, on small instances?"
 
-NUM_INSTANCES = {"random": 200, "in-turns": 60}
+NUM_INSTANCES = 200
 NUM_BEFORE = 200
 WORK_LIMIT = 30.0
 
 LIVE = ("random", "fifo", "srsf", "venn", "lookahead", "foresight")
 
 COLUMNS = {
-    "family": "",
     "policy": "",
     "instances": "",
     "proved": "",
@@ -63,19 +58,14 @@ class Instance:
     """Jobs, and the check-ins before and after they came.
 
     Args:
-        family: ``random`` or ``in-turns``.
         seed: The same gives the same instance.
     """
 
-    def __init__(self, family: str, seed: int) -> None:
+    def __init__(self, seed: int) -> None:
         models, self.eligible = phone_models()
         generator = np.random.default_rng(seed)
-        if family == "random":
-            self.demands = generator.integers(2, 7, 5)
-            self.groups = generator.integers(0, len(CLASSES), 5)
-        else:
-            self.demands = generator.integers(2, 9, 6)
-            self.groups = np.arange(6) % len(CLASSES)
+        self.demands = generator.integers(2, 7, 5)
+        self.groups = generator.integers(0, len(CLASSES), 5)
         types = models[generator.integers(0, models.size, NUM_BEFORE + 100)].astype(np.int64)
         self.before = types[:NUM_BEFORE]
         self.after = self._enough(types[NUM_BEFORE:])
@@ -146,19 +136,15 @@ class Instance:
 
 def measure(choices: Choices) -> list[dict[str, Any]]:
     """Return a row an instance: the optimum, and what each policy makes of it."""
-    numbers = {"random": 5} if choices.quick else NUM_INSTANCES
     rows = _read_rows(choices.json_path)
-    for family, count in numbers.items():
-        for seed in range(count):
-            instance = Instance(family, seed)
-            is_new = (family, seed) not in rows
-            if is_new:
-                exact = _solve(instance)
-                rows[family, seed] = {"row": "instance", "family": family, "seed": seed, **exact}
-            totals = {name: instance.total_of(name, seed) for name in (*LIVE, "published")}
-            rows[family, seed] |= totals
-            if is_new:
-                _write_rows(list(rows.values()), choices)
+    for seed in range(5 if choices.quick else NUM_INSTANCES):
+        instance = Instance(seed)
+        is_new = seed not in rows
+        if is_new:
+            rows[seed] = {"row": "instance", "seed": seed, **_solve(instance)}
+        rows[seed] |= {name: instance.total_of(name, seed) for name in (*LIVE, "published")}
+        if is_new:
+            _write_rows(list(rows.values()), choices)
     return list(rows.values())
 
 
@@ -173,11 +159,11 @@ def _solve(instance: Instance) -> dict[str, Any]:
     return {"optimum": exact.total, "is_proved": exact.is_optimal}
 
 
-def _read_rows(path: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
+def _read_rows(path: Path | None) -> dict[int, dict[str, Any]]:
     if path is None or not path.exists():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {(row["family"], row["seed"]): row for row in rows if row["row"] == "instance"}
+    return {row["seed"]: row for row in rows if row["row"] == "instance"}
 
 
 def _write_rows(rows: list[dict[str, Any]], choices: Choices) -> None:
@@ -187,23 +173,20 @@ def _write_rows(rows: list[dict[str, Any]], choices: Choices) -> None:
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a family and policy."""
+    """Return a row a policy."""
     summary = []
-    for family in dict.fromkeys(row["family"] for row in rows):
-        mine = [row for row in rows if row["family"] == family]
-        for policy in (*LIVE, "published"):
-            ratios = np.array([row[policy] / row["optimum"] for row in mine])
-            summary.append(
-                {
-                    "row": "summary",
-                    "family": family,
-                    "policy": policy,
-                    "instances": len(mine),
-                    "proved": sum(row["is_proved"] for row in mine),
-                    "mean_ratio": float(ratios.mean()),
-                    "worst_ratio": float(ratios.max()),
-                }
-            )
+    for policy in (*LIVE, "published"):
+        ratios = np.array([row[policy] / row["optimum"] for row in rows])
+        summary.append(
+            {
+                "row": "summary",
+                "policy": policy,
+                "instances": len(rows),
+                "proved": sum(row["is_proved"] for row in rows),
+                "mean_ratio": float(ratios.mean()),
+                "worst_ratio": float(ratios.max()),
+            }
+        )
     return summary
 
 

@@ -75,4 +75,4 @@ def read_token(path: str | os.PathLike[str] | None) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"devices: token-file: {error}") from error
+        raise ConfigError(f"the token cannot be read: {error}") from error

@@ -156,10 +156,11 @@ class Service:
     async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
         token = self.gate.identify(request.headers.get("authorization"))
         token.needs(endpoint.role)
+        self.gate.charge(token, 1, time.monotonic())
         key = _key_of(request)
         operation = _parse(endpoint.operation, await _read_body(request))
         cost = cost_of(operation)
-        self.gate.charge(token, cost, time.monotonic())
+        self.gate.charge(token, cost - 1, time.monotonic())
         caller = Caller(token.name, "operator" in token.roles)
         answer = await self.commits.ask(partial(self._act, caller, operation, key), cost)
         return Response(answer, media_type="application/json")

@@ -70,6 +70,7 @@ class GroupCommit:
         self._cost = 0
         self._has_work = asyncio.Event()
         self._is_open = True
+        self._is_broken = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._group: list[_Pending] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,7 +90,10 @@ class GroupCommit:
         self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._tick())]
 
     async def stop(self) -> None:
-        """Answer what waits, take nothing more, and close the journal."""
+        """Answer what waits, take nothing more, and close the journal.
+
+        If it is broken, what is in memory is left behind: a restart goes on from the disk.
+        """
         self._is_open = False
         self._has_work.set()
         run, tick = self._tasks
@@ -98,7 +102,10 @@ class GroupCommit:
             await tick
         await run
         self._thread.shutdown()
-        self._journal.close()
+        if self._is_broken:
+            self._journal.abandon()
+        else:
+            self._journal.close()
 
     async def ask(self, act: Callable[[float], bytes], cost: int = 1) -> bytes:
         """Return what a question is answered, once that is on disk.
@@ -157,7 +164,7 @@ class GroupCommit:
 
     def _break(self) -> None:
         """Refuse what waits, and all that comes."""
-        self._is_open = False
+        self._is_open, self._is_broken = False, True
         for each in (*self._group, *self._pending):
             _answer(each.answer, OverloadedError("the service cannot write, and stops"))
         self._group = []
@@ -169,7 +176,9 @@ class GroupCommit:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if self._is_open and self._journal.manager.next_due <= self._clock():
-                await self.ask(lambda now: self._journal.perform(now, _CLOCK, Tick()))
+                # Where too much waits, whatever is asked lets time pass, too.
+                with contextlib.suppress(OverloadedError):
+                    await self.ask(lambda now: self._journal.perform(now, _CLOCK, Tick()))
 
 
 def _attempt(act: Callable[[], bytes]) -> bytes | RefusedError:

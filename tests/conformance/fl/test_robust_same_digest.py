@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.prophet_federation import write_prophet
+from support.prophet_federation import SHORT, write_prophet
 
 import hocket
 from hocket.federation import FederationResult
 from hocket.fl.config import load_config
+from hocket.runtime.artifact import load_artifact
 
 ENGINES = {
     "ray": {"engine.name": "ray", "engine.workers": 1},
@@ -24,7 +25,12 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prophet(tmp_path_factory.mktemp("prophet"), rounds=4, section='pool = "cifar"')
+    settings = SHORT.replace("rounds-per-stage = 1", "rounds-per-stage = 2")
+    folder = tmp_path_factory.mktemp("prophet")
+    path = write_prophet(folder, rounds=3, settings=settings, section='pool = "cifar"')
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("fraction-train = 0.5", "fraction-train = 1.0"), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +39,9 @@ def wanted(config: Path) -> FederationResult:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_four_rounds_give_one_model(
+def test_three_rounds_give_one_model(
     engine: str, config: Path, wanted: FederationResult, tmp_path: Path
 ) -> None:
-    """One round trains each of two modules, two between these measure what the first has become."""
     ray = pytest.importorskip("ray")
     ray.shutdown()  # of other tests, with other settings
     overrides = {**ENGINES[engine], "federation.folder": str(tmp_path)}
@@ -44,13 +49,15 @@ def test_four_rounds_give_one_model(
     assert found.digest == wanted.digest
     assert [report.digest for report in found.reports] == [each.digest for each in wanted.reports]
     for report, like in zip(found.reports, wanted.reports, strict=True):
-        assert (report.failures, report.num_updates) == ((), 3)
+        assert (report.failures, report.num_updates) == ((), 6)
         assert report.train_metrics == like.train_metrics
     assert found.model.read_bytes() == wanted.model.read_bytes()
 
 
-def test_the_rounds_train_one_module_after_the_other(wanted: FederationResult) -> None:
-    first, scored, measured, second = wanted.reports
-    assert first.digest == scored.digest == measured.digest != second.digest
-    moved = ["displacement" in each.train_metrics for each in wanted.reports]
-    assert moved == [False, False, True, False]
+def test_two_rounds_train_and_one_scores(wanted: FederationResult) -> None:
+    first, second, scored = wanted.reports
+    assert first.digest != second.digest == scored.digest
+    # Some devices have memory and time for the second module, too, and train both.
+    start = load_artifact(wanted.folder / "model.hkt").weights["head.weight"]
+    end = load_artifact(wanted.folder / "final.hkt").weights["head.weight"]
+    assert (start != end).any()

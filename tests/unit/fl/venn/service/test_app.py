@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.venn_service import URL, HandClock, ServiceHere
 
+from hocket.fl.venn.service import app
 from hocket.fl.venn.service.app import ENDPOINTS, MAX_BODY_BYTES
 from hocket.fl.venn.service.tokens import make_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 @pytest.fixture
@@ -89,6 +92,17 @@ def test_bodies_have_a_limit(here: ServiceHere) -> None:
     assert here.handle_request(request).status_code == 413
     lying = {"content-length": "-5"}
     assert http.post("/v1/check-ins", content=b"{}", headers=lying).status_code == 413
+
+
+def test_bodies_have_a_time(here: ServiceHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.0)
+    request = httpx.Request("POST", f"{URL}/v1/register", content=never_ending())
+    (response,) = here.together(request)
+    assert response.status_code == 408
 
 
 @pytest.mark.parametrize(
@@ -185,8 +199,9 @@ def test_a_token_has_its_rate(tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {secret}"}
     body = {"devices": [{"device": f"d{number}"} for number in range(10)]}
     assert http.post("/v1/check-ins", json=body, headers=headers).status_code == 200
-    response = http.post("/v1/check-ins", json=body, headers=headers)
-    assert response.status_code == 429
+    for content in (json.dumps(body).encode(), b"nonsense"):
+        response = http.post("/v1/check-ins", content=content, headers=headers)
+        assert response.status_code == 429, "before it is read"
     assert 1 <= int(response.headers["retry-after"]) <= 2
     here.stop()
 
