@@ -9,7 +9,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+# More than the two cores there are: tests of deployments wait for most of their time.
+JOBS ?= 3
 BIN := $(VENV)/bin
 LAYERS := hwmodels runtime compiler fl
 CODE := hocket $(LAYERS) bench examples tests

@@ -52,7 +52,7 @@ def test_run_says_what_came_of_it(config: Path) -> None:
     assert found["rounds"][-1]["digest"] == found["digest"]
     assert set(found["rounds"][0]) == {
         "round", "num_tasks", "num_updates", "num_failures", "has_quorum", "train_metrics",
-        "evaluate_metrics", "digest", "seconds", "failures",
+        "evaluate_metrics", "digest", "seconds", "exchange_seconds", "failures",
     }  # fmt: skip
     assert Path(found["module"]) == config.parent / "runs" / "final.hkt"
     again = federate("run", config)
