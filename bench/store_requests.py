@@ -290,7 +290,7 @@ def main() -> None:
         rows += found_rows
         notes.append(note)
     if find_redis() is None:
-        notes.append("no Redis: `make redis` unpacks it")
+        notes.append("no Redis: pip install redis, and `make redis` unpacks the server")
     title = (__doc__ or "").splitlines()[0]
     packages = (*PACKAGES, "obstore")
     report(title, rows, COLUMNS, choices, notes=tuple(notes), about=stamp(packages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -43,7 +44,12 @@ def object_server(folder: Path) -> Iterator[str]:
 
 
 def find_redis() -> Path | None:
-    """Return Redis' server, as installed or as `make redis` unpacks it; None if there is none."""
+    """Return Redis' server, as installed or as `make redis` unpacks it; None if there is none.
+
+    None, too, without the package that talks to it, which the extra `bench` brings.
+    """
+    if importlib.util.find_spec("redis") is None:
+        return None
     found = shutil.which("redis-server")
     cache = os.environ.get("HOCKET_DATA_DIR") or Path.home() / ".cache/hocket/data"
     unpacked = Path(cache) / "redis/usr/bin/redis-server"
