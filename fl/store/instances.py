@@ -14,16 +14,17 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from multiprocessing.reduction import send_handle
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
 from hocket.fl.core.errors import FederationError, StoreError
 from hocket.fl.store import layout
 from hocket.fl.store.instance import ERRORS, serve
-from hocket.fl.store.slots import Slot, Slots
+from hocket.fl.store.slots import Slot, Slots, map_slot
 from hocket.fl.store.workloads.workload import Answer
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
@@ -307,15 +308,19 @@ class Instances:
                 for key, held in zip(keys, contents, strict=True)
             ]
             _say(connection, run=workload, facts=facts, contents=places)
-            said = json.loads(self._receive(instance))
-            arrays = self._receive(instance) if said.get("has_arrays") else b""
+            self._wait_for(instance)
+            said = json.loads(connection.recv_bytes())
+            arrays: mmap.mmap | None = None
+            if said.get("num_bytes"):
+                self._wait_for(instance)
+                arrays = map_slot(recv_handle(connection), said["num_bytes"])
         except (OSError, EOFError) as error:
             raise InstanceLostError(f"instance {instance.process.pid}: {error}") from error
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
-        return Answer(said["values"], layout.view(arrays, workload) if arrays else {})
+        return Answer(said["values"], {} if arrays is None else layout.view(arrays, workload))
 
-    def _receive(self, instance: _Instance) -> bytes:
+    def _wait_for(self, instance: _Instance) -> None:
         ready = wait([instance.connection, instance.process.sentinel], self._request_seconds)
         if not ready:
             raise FederationError(
@@ -324,7 +329,6 @@ class Instances:
         # What it said before it died is still to be read.
         if instance.connection not in ready and not instance.connection.poll():
             raise InstanceLostError(f"instance {instance.process.pid} died")
-        return instance.connection.recv_bytes()
 
     def _take_instance(self) -> _Instance:
         with self._changed:
