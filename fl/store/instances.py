@@ -318,7 +318,9 @@ class Instances:
             raise InstanceLostError(f"instance {instance.process.pid}: {error}") from error
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
-        return Answer(said["values"], {} if arrays is None else layout.view(arrays, workload))
+        return Answer(
+            said["values"], {} if arrays is None else layout.view(memoryview(arrays), workload)
+        )
 
     def _wait_for(self, instance: _Instance) -> None:
         ready = wait([instance.connection, instance.process.sentinel], self._request_seconds)

@@ -18,7 +18,6 @@ import numpy as np
 from hocket.fl.core.errors import StoreError
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
@@ -148,7 +147,7 @@ def _layer(name: str, entry: Mapping[str, Any], begin: int, num_bytes: int, orig
     return Layer(dtype, tuple(shape), begin + start, begin + end)
 
 
-def view(content: bytes | memoryview | mmap.mmap, origin: str) -> dict[str, NDArray[Any]]:
+def view(content: bytes | memoryview, origin: str) -> dict[str, NDArray[Any]]:
     """Return read-only arrays over an object, which is not copied.
 
     Raises:
