@@ -8,7 +8,6 @@ import signal
 import statistics
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from hocket.fl.store.workloads.workload import Question
 from hocket.store_parts import open_round_store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hocket.fl.store.round_store import RoundStore
 
 JOB, SIZE, DEVICES, ROUNDS, CLIENTS = "job", 20_000, 6, 4, 2

@@ -15,13 +15,13 @@ from hocket.fl.store.access import MODEL, SERVER, UPDATE
 from hocket.fl.store.pricing import Demand, aggregator_bill, load_prices, serverless_bill
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.workload import Question
-from store.aggregators import Aggregator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hocket.fl.store.pricing import Bill
     from hocket.fl.store.round_store import RoundStore
+    from store.aggregators import Aggregator
 
 # Numbers of float32 in an update.
 MODELS = {"tiny": 50_000, "vit-tiny": 5_717_416, "resnet-18": 11_191_262, "gpt-125m": 124_439_808}
