@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hocket.fl.venn.policies import Policy
-    from hocket.fl.venn.service.tokens import Token
+    from hocket.fl.service.tokens import Token
 
 URL = "http://service"
 

@@ -27,7 +27,7 @@ from hocket.fl.venn.service.answers import (
     Recorded,
     Status,
 )
-from hocket.fl.venn.service.errors import (
+from hocket.fl.service.errors import (
     ConflictError,
     ForbiddenError,
     InvalidError,

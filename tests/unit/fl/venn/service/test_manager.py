@@ -6,7 +6,7 @@ import pytest
 
 from hocket.fl.venn.policies import POLICIES
 from hocket.fl.venn.service.answers import Assignments, Cohort, Recorded, Status
-from hocket.fl.venn.service.errors import ConflictError, ForbiddenError, InvalidError, RefusedError
+from hocket.fl.service.errors import ConflictError, ForbiddenError, InvalidError, RefusedError
 from hocket.fl.venn.service.manager import KEPT_JOBS, Caller, ResourceManager
 from hocket.fl.venn.service.operations import (
     AskDevices,
