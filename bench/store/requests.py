@@ -11,7 +11,7 @@ import numpy as np
 
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
-from hocket.fl.store.access import MODEL, SERVER, UPDATE
+from hocket.fl.store.access import MODEL, SERVER, UPDATE, WINDOW_ROUNDS
 from hocket.fl.store.pricing import Demand, aggregator_bill, load_prices, serverless_bill
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.workload import Question
@@ -45,14 +45,12 @@ class Case:
     Attributes:
         model: Whose size updates have.
         num_rounds: Put in all.
-        num_asked: Of the last rounds of which is asked.
-        num_shared: Of the last rounds that aggregators have, too.
+        num_asked: Of the last rounds, of which is asked.
     """
 
     model: str
     num_rounds: int
     num_asked: int
-    num_shared: int
 
     @property
     def num_bytes(self) -> int:
@@ -100,32 +98,40 @@ def draw_rounds(case: Case) -> Iterator[tuple[int, dict[str, Any], Any]]:
         yield number, updates, model
 
 
-def asked_device(case: Case, number: int) -> str:
-    """Return the device of a round with the longest history that aggregators have all of."""
+def history_of(case: Case, number: int) -> tuple[str, list[int]]:
+    """Return the device of which is asked in a round, and the rounds in which it took part."""
     drawn = draw_devices(case)[:number]
-    first = case.num_rounds - case.num_shared
+    rounds = {
+        device: [each for each, devices in enumerate(drawn, start=1) if device in devices]
+        for device in drawn[-1]
+    }
+    # FLStore's devices took part in up to seven of fifty rounds, most in two.
+    device = max(rounds, key=lambda each: (min(len(rounds[each]), 3), each))
+    return device, rounds[device]
 
-    def rounds_of(device: str) -> list[int]:
-        return [each for each, devices in enumerate(drawn, start=1) if device in devices]
 
-    known = [device for device in drawn[-1] if rounds_of(device)[0] > first]
-    return max(known, key=lambda device: (len(rounds_of(device)), device))
+def shared_rounds(case: Case) -> set[int]:
+    """Return the rounds that aggregators have, too: all that is asked for."""
+    asked = range(case.num_rounds - case.num_asked + 1, case.num_rounds + 1)
+    read = {number for last in asked for number in range(last - WINDOW_ROUNDS + 1, last + 1)}
+    read |= {number for last in asked for number in history_of(case, last)[1]}
+    # Changes are from the model of the round before.
+    return read | {number - 1 for number in read}
 
 
 def run_rounds(store: RoundStore, case: Case, peers: Mapping[str, Aggregator]) -> Measured:
     """Put rounds everywhere, and ask everything of the last ones as they come."""
     found = Measured()
-    is_warm = False
+    is_warm, shared = False, shared_rounds(case)
     for number, updates, model in draw_rounds(case):
         entries = {
             Key(case.model, number, device, UPDATE): array for device, array in updates.items()
         }
         shares = dict.fromkeys(entries, 1 / A_ROUND)
         entries[Key(case.model, number, SERVER, MODEL)] = model
-        is_shared = number >= case.num_rounds - case.num_shared
         for key, array in entries.items():
             parents = shares if key.kind == MODEL else {}
-            _put(store, peers if is_shared else {}, key, array, parents, found.puts)
+            _put(store, peers if number in shared else {}, key, array, parents, found.puts)
         if number > case.num_rounds - case.num_asked:
             if not is_warm:
                 # Kernels are loaded and instances started before anything is measured.
@@ -161,7 +167,7 @@ def _ask_all(
     store: RoundStore, peers: Mapping[str, Aggregator], case: Case, number: int, found: Measured
 ) -> None:
     """Ask each workload of everybody in turns."""
-    question = Question(case.model, number, asked_device(case, number))
+    question = Question(case.model, number, history_of(case, number)[0])
     for name in WORKLOADS:
         started = time.perf_counter()
         store.ask(name, question)

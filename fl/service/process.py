@@ -69,6 +69,8 @@ class Process:
         )
         self._server = uvicorn.Server(config)
         socket = config.bind_socket()
+        # Whoever comes before the loop runs waits for it.
+        socket.listen(config.backlog)
         scheme = "http" if certificate is None else "https"
         name = f"[{self._host}]" if ":" in self._host else self._host
         ready(f"{scheme}://{name}:{socket.getsockname()[1]}")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Role = Literal["device", "job", "reader", "writer", "operator"]
-"""Of the device scheduler, ``device`` checks in and reports, ``job`` has jobs of its own; of the store,
-``reader`` gets and asks, ``writer`` puts; ``operator`` may do all."""
+"""Of the device scheduler, ``device`` checks in and reports, ``job`` has jobs of its own; of the
+store, ``reader`` gets and asks, ``writer`` puts; ``operator`` may do all."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -137,6 +137,11 @@ class Gate:
     def __init__(self, tokens: Mapping[str, Token] | None) -> None:
         self._tokens = tokens
         self._buckets: dict[str, _Bucket] = {}
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether nobody may ask without one."""
+        return self._tokens is not None
 
     def identify(self, authorization: str | None) -> Token:
         """Return the token of an ``Authorization`` header.

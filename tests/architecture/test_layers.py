@@ -234,7 +234,7 @@ def find_breaches(imports: list[Import]) -> list[str]:
 
 def _may_import(row: Row, item: Import) -> bool:
     wing, other = _wing_of_fl(item.importer), _wing_of_fl(item.target)
-    if wing and other and wing != other and other != "service":
+    if wing and other and other not in (wing, "service"):
         return other == "core"
     if any(_is_within(item.target, scope) for scope in (row.scope, *row.may)):
         return True

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hocket.fl.venn.policies import POLICIES
 from hocket.fl.service.errors import ConflictError, UnknownError
+from hocket.fl.venn.policies import POLICIES
 from hocket.fl.venn.service.errors import JournalError
 from hocket.fl.venn.service.journal import Journal
 from hocket.fl.venn.service.manager import Caller
