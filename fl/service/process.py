@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -48,7 +49,7 @@ class Process:
         self._server: uvicorn.Server | None = None
 
     def run(self, app: Any, ready: Callable[[str], None] = lambda _: None) -> None:
-        """Serve.
+        """Serve, in the main thread.
 
         Args:
             app: An ASGI application.
@@ -74,7 +75,13 @@ class Process:
         scheme = "http" if certificate is None else "https"
         name = f"[{self._host}]" if ":" in self._host else self._host
         ready(f"{scheme}://{name}:{socket.getsockname()[1]}")
-        self._server.run(sockets=[socket])
+        # The server ends by raising the signal again that it was stopped by: what the caller has
+        # open would stay so.
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            self._server.run(sockets=[socket])
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def stop(self) -> None:
         """End once requests in progress are answered."""

@@ -1,7 +1,7 @@
 """The store over HTTP, as an ASGI application.
 
-Who asks is known by a token before anything is read. A body is never read beyond its limit, and goes
-to disk as it comes: slow senders hold no memory. So much is done at once, and so much may wait.
+Who asks is known by a token before anything is read. A body is never read beyond its limit, and
+goes to disk as it comes: slow senders hold no memory. So much is done at once, so much may wait.
 """
 
 from __future__ import annotations
