@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,28 @@ from threadpoolctl import threadpool_limits
 from hocket.fl.core.errors import ConfigError, StoreError, UpdateError
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
+from hocket.fl.store.access import MODULE
 from hocket.fl.store.slots import map_slot, open_nameless
 from hocket.fl.store.workloads import WORKLOADS
+from hocket.fl.store.workloads.models import ModelWorkload
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
+    from hocket.fl.store.workloads.models import MakeModel, Model
     from hocket.fl.store.workloads.workload import Answer
 
 ERRORS = {error.__name__: error for error in (ConfigError, StoreError, UpdateError)}
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, make_model: str = "") -> None:
     """Answer what comes down a pipe until it is closed.
+
+    Args:
+        connection: The pipe.
+        make_model: Where to find what makes models, as ``package.module:name``; empty for nothing.
 
     Messages: ``{"attach": slot, "num_bytes": n}``, followed by a descriptor; ``{"detach": slot}``;
     ``{"run": workload, "facts": ..., "contents": [[key, slot, num_bytes], ...]}``, answered by
@@ -36,6 +45,7 @@ def serve(connection: Connection) -> None:
     and ``n`` is not 0, or by ``{"error": ..., "message": ...}``.
     """
     slots: dict[int, mmap.mmap] = {}
+    models = Models(make_model)
     with threadpool_limits(1):
         # Says that it is there, which is what a cold start is timed by.
         connection.send_bytes(b"{}")
@@ -50,16 +60,47 @@ def serve(connection: Connection) -> None:
                 # Unmapped when the last array over it is gone.
                 del slots[message["detach"]]
             else:
-                _answer(connection, _run(message, slots))
+                _answer(connection, _run(message, slots, models))
 
 
-def _run(message: dict[str, Any], slots: dict[int, mmap.mmap]) -> Answer | Exception:
+class Models:
+    """Models of modules, of which the last one is kept: to make one takes longer than to run it.
+
+    Args:
+        make_model: Where to find what makes them; empty for nothing.
+    """
+
+    def __init__(self, make_model: str) -> None:
+        self._make_model = make_model
+        self._last: tuple[str, Model] | None = None
+
+    def run(
+        self, workload: str, facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]
+    ) -> Answer:
+        """Return what a workload comes to, with a model if it wants one.
+
+        Raises:
+            ConfigError, StoreError, UpdateError: The work failed.
+        """
+        work = WORKLOADS[workload]
+        if not isinstance(work, ModelWorkload) or not self._make_model or not work.compute_with:
+            return work.compute(facts, contents)
+        digest = facts[MODULE]
+        if self._last is None or self._last[0] != digest:
+            make: MakeModel = pkgutil.resolve_name(self._make_model)
+            self._last = (digest, make(contents[0][1]))
+        return work.compute_with(facts, contents[1:], self._last[1])
+
+
+def _run(
+    message: dict[str, Any], slots: dict[int, mmap.mmap], models: Models
+) -> Answer | Exception:
     contents = [
         (Key.parse(key), memoryview(slots[slot])[:num_bytes])
         for key, slot, num_bytes in message["contents"]
     ]
     try:
-        return WORKLOADS[message["run"]].compute(message["facts"], contents)
+        return models.run(message["run"], message["facts"], contents)
     except tuple(ERRORS.values()) as error:
         return error
 

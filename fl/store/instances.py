@@ -90,6 +90,8 @@ class Instances:
         idle_seconds: After which one is stopped, at the next request's end.
         request_seconds: After which a request has failed, and its instance is killed.
         now: The time in seconds, ever growing.
+        make_model: Where instances find what makes models, as ``package.module:name``; empty for
+            nothing.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class Instances:
         idle_seconds: float = 300.0,
         request_seconds: float = 120.0,
         now: Callable[[], float] = time.monotonic,
+        make_model: str = "",
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self._slots = Slots(capacity_bytes)
         self._most, self._idle_seconds = most, idle_seconds
         self._request_seconds, self._now = request_seconds, now
+        self._make_model = make_model
         self._held: dict[Key, _Held] = {}
         self._idle: list[_Instance] = []
         self._alive: list[_Instance] = []
@@ -357,7 +361,7 @@ class Instances:
 
     def _start(self) -> _Instance:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=serve, args=(theirs, self._make_model), daemon=True)
         process.start()
         theirs.close()
         instance = _Instance(process, ours)

@@ -247,7 +247,7 @@ def test_the_page_shows_how_the_store_does(
         stats = http.get("/v1/stats").json()
         for text in ("of entries read were in memory", "robust-mean", "clustering", "USD"):
             assert text in shown
-        assert page.evaluate("document.getElementById('hit-rate').textContent").endswith(" %")
+        assert page.evaluate("document.getElementById('hit-rate').textContent").endswith("\u00a0%")
         alive = page.evaluate("document.getElementById('instances').textContent")
         assert alive == str(stats["instances"]["num_instances"])
         bars = page.evaluate("document.querySelectorAll('#chart rect').length")

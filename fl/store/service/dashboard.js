@@ -14,15 +14,15 @@ function make(tag, text, parent, className) {
 }
 
 function share(value) {
-  return value === null ? "–" : `${(100 * value).toFixed(value === 1 ? 0 : 1)} %`;
+  return value === null ? "–" : `${(100 * value).toFixed(value === 1 ? 0 : 1)} %`;
 }
 
 function time(seconds) {
   if (seconds === null) return "–";
-  if (seconds >= 3600) return `${(seconds / 3600).toFixed(1)} h`;
-  if (seconds >= 1) return `${seconds.toPrecision(3)} s`;
+  if (seconds >= 3600) return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds >= 1) return `${seconds.toPrecision(3)} s`;
   const ms = 1000 * seconds;
-  return ms >= 0.1 ? `${ms.toPrecision(3)} ms` : `${Math.round(1000 * ms)} µs`;
+  return ms >= 0.1 ? `${ms.toPrecision(3)} ms` : `${Math.round(1000 * ms)} µs`;
 }
 
 function size(bytes) {
@@ -32,12 +32,12 @@ function size(bytes) {
     bytes /= 1000;
     place += 1;
   }
-  return `${place ? bytes.toPrecision(3) : bytes} ${units[place]}`;
+  return `${place ? bytes.toPrecision(3) : bytes} ${units[place]}`;
 }
 
 function money(cost) {
   const total = cost.a_month.total;
-  return `${total < 1 ? total.toPrecision(2) : total.toFixed(2)} ${cost.currency}`;
+  return `${total < 1 ? total.toPrecision(2) : total.toFixed(2)} ${cost.currency}`;
 }
 
 function showTiles(found) {
@@ -106,15 +106,15 @@ function showFacts(found) {
   facts.replaceChildren();
   for (const [name, value] of [
     ["Held in memory", `${size(instances.held_bytes)} of ${size(instances.capacity_bytes)}`],
-    ["Kept for good", `${size(kept.bytes)}, ${kept.entries} entries of ${kept.jobs} jobs`],
+    ["Kept for good", `${size(kept.bytes)}, ${kept.entries} entries; jobs: ${kept.jobs}`],
     ["Answered from statistics", `${requests.from_statistics} of ${requests.count}`],
     ["Instances lost", `${instances.num_lost}; ${instances.num_retries} requests run again`],
     ["Cold starts", `${instances.num_cold_starts}, ${time(instances.cold_start_seconds)} in all`],
     ["Busy", time(instances.busy_seconds)],
     ["Waiting", `${service.waiting}; ${service.refused} were turned away`],
-    ["Functions, a month", `${cost.a_month.functions.toPrecision(3)} ${cost.currency}`],
-    ["Calls, a month", `${cost.a_month.calls.toPrecision(3)} ${cost.currency}`],
-    ["Storage, a month", `${cost.a_month.storage.toPrecision(3)} ${cost.currency}`],
+    ["Functions, a month", `${cost.a_month.functions.toPrecision(3)} ${cost.currency}`],
+    ["Calls, a month", `${cost.a_month.calls.toPrecision(3)} ${cost.currency}`],
+    ["Storage, a month", `${cost.a_month.storage.toPrecision(3)} ${cost.currency}`],
     ["Prices of", cost.prices_of],
   ]) {
     make("dt", name, facts);
