@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hocket.fl.core.errors import FederationError, StoreError
 from hocket.fl.store import layout
+from hocket.fl.store.cache import ATTEMPTS, InstanceLostError, Usage, died_too_often
 from hocket.fl.store.instance import ERRORS, serve
 from hocket.fl.store.slots import Slot, Slots, map_slot
 from hocket.fl.store.workloads.workload import Answer
@@ -31,12 +32,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.store import Key
 
-ATTEMPTS = 5
 START_SECONDS = 60.0
-
-
-class InstanceLostError(FederationError):
-    """An instance has died; what it was asked for can be asked of another."""
 
 
 @dataclass(eq=False)
@@ -55,34 +51,8 @@ class _Held:
     is_dropped: bool = False
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What instances have done.
-
-    Attributes:
-        num_instances: That are alive.
-        num_requests: That were answered.
-        num_lost: Instances that died.
-        num_retries: Requests that were run again for it.
-        num_cold_starts: Requests that waited for a new instance.
-        cold_start_seconds: How long they did, in all.
-        busy_seconds: In which instances worked, in all.
-        held_bytes, shared_bytes: Of entries, and of the memory they are in.
-    """
-
-    num_instances: int
-    num_requests: int
-    num_lost: int
-    num_retries: int
-    num_cold_starts: int
-    cold_start_seconds: float
-    busy_seconds: float
-    held_bytes: int
-    shared_bytes: int
-
-
 class Instances:
-    """Holds entries and runs work on them. For several threads at once.
+    """Holds entries and runs work on them, as a ``Cache`` does.
 
     Args:
         capacity_bytes: Of the memory that entries are held in.
@@ -119,11 +89,7 @@ class Instances:
         self._context.set_forkserver_preload(["hocket.fl.store.instance"])
 
     def hold(self, key: Key, content: bytes | memoryview) -> bool:
-        """Hold an entry, in the place of what was held under its key.
-
-        Returns:
-            Whether there was room.
-        """
+        """Hold an entry, in the place of what was held under its key."""
         with self._changed:
             self._drop(key)
             slot = self._slots.take(len(content))
@@ -168,18 +134,7 @@ class Instances:
         keys: Sequence[Key],
         read: Callable[[Key], bytes | memoryview],
     ) -> Answer:
-        """Run work on entries in an instance, and again in another if that one dies.
-
-        Args:
-            workload: By name.
-            facts: Of its plan.
-            keys: Of its plan.
-            read: Gives the bytes of an entry that is not held; they are held for this request.
-
-        Raises:
-            ConfigError, StoreError, UpdateError: The work itself failed.
-            FederationError: Instances died of it time and again, or it took too long.
-        """
+        """Run work on entries in an instance, and again in another if that one dies."""
         with self._pinned(keys, read) as contents:
             for attempt in range(ATTEMPTS):
                 try:
@@ -191,10 +146,7 @@ class Instances:
                 with self._changed:
                     self._counts["requests"] += 1
                 return answer
-        raise FederationError(
-            f"{workload}: {ATTEMPTS} instances died of it, one after the other; "
-            "is there too little memory?"
-        )
+        raise died_too_often(workload)
 
     def usage(self) -> Usage:
         """Return what instances have done so far."""

@@ -156,7 +156,9 @@ class Tailored:
     P4      metrics of the last rounds                  those of older ones
     ======  ==========================================  =======================================
 
-    Modules and examples are held from when a class has read them. An entry is in memory as long as some class holds it. Where that is too much, what was loaded
+    Modules and examples are held from when a class has read them.
+
+    An entry is in memory as long as some class holds it. Where that is too much, what was loaded
     ahead for P3 goes first, then older rounds, then the newest: metrics, which are small, last.
     A class that nobody has asked for in some rounds holds nothing until somebody asks again.
 

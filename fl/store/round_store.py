@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.store.cache import Cache
     from hocket.fl.store.catalog import Catalog, Entry, Statistics
     from hocket.fl.store.history import History
-    from hocket.fl.store.instances import Instances
     from hocket.fl.store.workloads.workload import Answer, Question
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RoundStore:
     """
 
     history: History
-    instances: Instances
+    instances: Cache
     policy: Policy | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)

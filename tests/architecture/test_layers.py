@@ -138,6 +138,11 @@ TABLE = (
         ("hocket.fl.core",),
         ("cachetools", "ml_dtypes", "numba", "numpy", "obstore", "sklearn", "threadpoolctl"),
     ),
+    Row(
+        "hocket.fl.store.ray_instances",
+        ("hocket.fl.core", "hocket.fl.store"),
+        ("numpy", "ray", "threadpoolctl"),
+    ),
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     # What services share is no wing of its own: the two that are served may know it.

@@ -1,7 +1,7 @@
 """Work that runs models: what a round's model says, who is good at what, and who is broken.
 
-A compiled module and examples are entries like any other, so that they, too, lie in memory where the
-work is. Who runs modules is handed in: this wing knows none.
+A compiled module and examples are entries like any other, so that they, too, lie in memory where
+the work is. Who runs modules is handed in: this wing knows none.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ def test_module_and_examples_stay_in_memory(filled: Filled) -> None:
 
 def test_what_cannot_be_run_is_explained(filled: Filled) -> None:
     store = filled.store
+    store.ingest(Key("other", 1, "d0", UPDATE), {"w": np.ones(3, np.float32)})
     with pytest.raises(ConfigError, match="there is no other/00000000/server/module"):
-        store.ingest(Key("other", 1, "d0", UPDATE), {"w": np.ones(3, np.float32)})
         store.ask("inference", Question("other", 1, "d0"))
     store.put(Key("other", 0, SERVER, MODULE), b"no module")
     examples = {"examples": f"{JOB}/00000000/server/examples"}
@@ -142,10 +142,9 @@ def test_what_cannot_be_run_is_explained(filled: Filled) -> None:
     with pytest.raises(ConfigError, match="has no parameters w"):
         store.ask("inference", Question("other", 1, "d0", {**examples, **module}))
     store.put(Key("other", 0, SERVER, EXAMPLES), save({"wrong": np.ones((2, 3), np.float32)}))
+    wrong = Question(JOB, options={"examples": "other/00000000/server/examples"})
     with pytest.raises(ConfigError, match="takes others"):
-        store.ask(
-            "inference", Question(JOB, options={"examples": "other/00000000/server/examples"})
-        )
+        store.ask("inference", wrong)
 
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(3, 6), st.integers(1, 4), st.integers(1, 8))))
