@@ -196,7 +196,7 @@ def test_what_was_loaded_ahead_is_not_held_if_it_was_put_anew(
         found = read(history, entry)
         if entry.key == key:
             monkeypatch.undo()
-            store.ingest(key, changed)
+            store.put(key, layout.encode(changed))
             store.delete(Key("job", 2, "b", UPDATE))
         return found
 
