@@ -108,6 +108,7 @@ setup(
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
         "hocket.fl.store.prices": ["*.toml"],
+        "hocket.fl.store.service": ["*.html", "*.css", "*.js"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
         "hocket.hwmodels": ["targets/*.toml"],

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 from support.federation import Clients, SoftmaxRegression, StandingClock, UnmakeableClients
+from support.ray_cluster import share_cluster
 
 from hocket.fl.core.client import ClientFactory
 from hocket.fl.core.clock import WallClock
@@ -18,20 +19,6 @@ from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate, Kind, Reply
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
-
-
-def share_cluster() -> None:
-    """Start a cluster that all tests share, as it takes seconds to start."""
-    import ray
-
-    if not ray.is_initialized():
-        path = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            runtime_env={"env_vars": path},
-        )
 
 
 def ray_engine(clients: ClientFactory) -> Engine:
