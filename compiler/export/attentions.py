@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from hocket.hwmodels.dtypes import DType
 from hocket.runtime.kernels.generator import generate_source
-from hocket.runtime.kernels.plan import OPERANDS, kernel_form, make_arguments, plan_reals
+from hocket.runtime.kernels.plan import (
+    OPERANDS,
+    SCRATCH_ALIGNMENT,
+    kernel_form,
+    make_arguments,
+    plan_reals,
+)
 from hocket.runtime.kernels.schedule import plan_kernel
 from hocket.runtime.sharing import is_worth_sharing
 
@@ -68,6 +74,10 @@ class ExportedAttention:
     counter_bytes: int
     max_workers: int
     numbers: tuple[int, ...]
+
+    def scratch_bytes(self, num_workers: int) -> int:
+        """Return the bytes of scratch for a number of threads, as the library itself does."""
+        return SCRATCH_ALIGNMENT + self.shared_bytes + num_workers * self.worker_bytes
 
 
 def plan_attentions(

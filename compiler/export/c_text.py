@@ -72,7 +72,7 @@ def header_text(
         f"{{{', '.join(f'{_num_bytes(attention, name)}u' for name in BUFFERS)}}}"
         for attention in attentions
     )
-    least = max((_scratch_bytes(attention, 1) for attention in attentions), default=0)
+    least = max((attention.scratch_bytes(1) for attention in attentions), default=0)
     lines += [
         "",
         f"/* Bytes of {', '.join(BUFFERS)} of each. */",
@@ -164,6 +164,3 @@ def _num_bytes(attention: ExportedAttention, name: str) -> int:
     operand = attention.operands.get(name)
     return 0 if operand is None else operand.num_bytes
 
-
-def _scratch_bytes(attention: ExportedAttention, num_workers: int) -> int:
-    return 64 + attention.shared_bytes + num_workers * attention.worker_bytes
