@@ -1,4 +1,4 @@
-"""The attention of a module as an exported library has it: kernels, sizes, and numbers for calls."""
+"""The attention of a module as an exported library has it: kernels, sizes, numbers for calls."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ def c_source(name: str, prefix: str, **parts: str) -> str:
     return text.replace(_NAMES_IN_C, prefix).replace(_NAMES_IN_C.upper(), prefix.upper())
 
 
-def header_text(
-    prefix: str, about: Sequence[str], attentions: Sequence[ExportedAttention]
-) -> str:
+def header_text(prefix: str, about: Sequence[str], attentions: Sequence[ExportedAttention]) -> str:
     """Return the C header of a library.
 
     Args:
@@ -142,8 +140,8 @@ def _entry(prefix: str, attention: ExportedAttention) -> list[str]:
     shape = attention.output_shape
     return [
         *fields,
-        f"     .worker_bytes = {attention.worker_bytes}, "
-        f".shared_bytes = {attention.shared_bytes}, .counter_bytes = {attention.counter_bytes},",
+        f"     .worker_bytes = {attention.worker_bytes}, .shared_bytes = {attention.shared_bytes},",
+        f"     .counter_bytes = {attention.counter_bytes},",
         f"     .max_workers = {attention.max_workers},",
         f"     .output_rank = {len(shape)}, .output_shape = {{{', '.join(map(str, shape))}}},",
         f"     .numbers = {{{', '.join(numbers)}}}}},",
@@ -163,4 +161,3 @@ def _comment(number: int, attention: ExportedAttention) -> list[str]:
 def _num_bytes(attention: ExportedAttention, name: str) -> int:
     operand = attention.operands.get(name)
     return 0 if operand is None else operand.num_bytes
-

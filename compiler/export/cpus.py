@@ -34,7 +34,9 @@ MACHINES = {
     machine.name: machine
     for machine in (
         Machine("x86_64", "x86_64-unknown-linux-gnu", "", f"x86_64-linux-gnu.{GLIBC}", "x86_64"),
-        Machine("aarch64", "aarch64-unknown-linux-gnu", "", f"aarch64-linux-gnu.{GLIBC}", "generic"),
+        Machine(
+            "aarch64", "aarch64-unknown-linux-gnu", "", f"aarch64-linux-gnu.{GLIBC}", "generic"
+        ),
         Machine(
             "armv7",
             "armv7-unknown-linux-gnueabihf",
@@ -81,9 +83,7 @@ class ExportCpu:
     @property
     def kernel_features(self) -> CpuFeatures:
         """What kernels must know of it."""
-        return CpuFeatures(
-            self.name, self.lanes, self.registers, extensions=self.extensions
-        )
+        return CpuFeatures(self.name, self.lanes, self.registers, extensions=self.extensions)
 
 
 _X86_V2 = ("popcnt", "sse3", "ssse3", "sse4.1", "sse4.2")

@@ -128,9 +128,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     found = digest_files(folder)
     for name in sorted(found.keys() | manifest["files"].keys()):
         if found.get(name) != manifest["files"].get(name):
-            raise ExportError(
-                f"{folder / name}: is not what was exported; export the module again"
-            )
+            raise ExportError(f"{folder / name}: is not what was exported; export the module again")
     return manifest
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hocket.compiler.export.cpus import ExportCpu
     from hocket.runtime.kernels.source import KernelSource
 
+# Numba carries no types of its own.
+_numba: Any = compiler
 _PICKLED_EXCEPTION = re.compile(r"ptr @\.const\.picklebuf\.\w+")
 
 
@@ -71,27 +73,28 @@ class _Codegen(AOTCPUCodegen):
         return module
 
 
-@global_compiler_lock
 def _compile(source: KernelSource, cpu: ExportCpu, machine: Any, symbol: str) -> Any:
+    """Return LLVM's module of a kernel, in which nothing but its function is seen."""
     names: dict[str, Any] = {"__name__": "hocket_kernel"}
     exec(compile(source.plain_text, "<kernel>", "exec"), names)  # noqa: S102 (our own text)
-    flags = compiler.Flags()
+    flags = _numba.Flags()
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
     flags.error_model = "numpy"
     context = cpu_target.target_context.subtarget(
         _internal_codegen=_Codegen(cpu, machine), aot_mode=True
     )
-    compiled = compiler.compile_extra(
-        cpu_target.typing_context,
-        context,
-        names[ENTRY_NAME],
-        (types.intp,) * 3,
-        types.void,
-        flags,
-        locals={},
-    )
-    library = compiled.library
-    library.finalize()
+    with global_compiler_lock:
+        compiled = _numba.compile_extra(
+            cpu_target.typing_context,
+            context,
+            names[ENTRY_NAME],
+            (types.intp,) * 3,
+            types.void,
+            flags,
+            locals={},
+        )
+        library = compiled.library
+        library.finalize()
     # Where Python would raise, Numba names a pickled exception: of use to Python alone.
     text = _PICKLED_EXCEPTION.sub("ptr null", library.get_llvm_str())
     module = llvm.parse_assembly(text)

@@ -55,11 +55,10 @@ class _Writer:
         self._artifact = artifact
         self._tensors = tensors
         self._hosts = [
-            ir.from_proto(onnx.ModelProto.FromString(model.content)) for model in artifact.host_models
+            ir.from_proto(onnx.ModelProto.FromString(model.content))
+            for model in artifact.host_models
         ]
-        self._values = {
-            spec.name: _value(tensors[spec.name]) for spec in artifact.signature.inputs
-        }
+        self._values = {spec.name: _value(tensors[spec.name]) for spec in artifact.signature.inputs}
         self._initializers: dict[str, ir.Value] = {}
         self._nodes: list[ir.Node] = []
         self._opsets = {"": 17, DOMAIN: 1}
@@ -101,6 +100,7 @@ class _Writer:
             for place, value in enumerate(node.inputs):
                 if value is not None:
                     node.replace_input_with(place, outer(value))
+        _keep_additions(nodes)
         self._nodes += nodes
         for name, value in zip(step.outputs, made, strict=True):
             self._name_output(name, outer(value))
@@ -120,12 +120,13 @@ class _Writer:
 
     def _branch(self, step: HostStep) -> ir.Graph:
         """Return the graph of a host step: a branch, or the model itself if it has no turns."""
-        graph = self._hosts[step.model].graph
+        graph: ir.Graph = self._hosts[step.model].graph
         if not self._artifact.host_models[step.model].turn:
             return graph
         for node in graph:
             if node.op_type == "If" and node.outputs[0].name in step.model_outputs:
-                return node.attributes["then_branch"].as_graph()
+                branch: ir.Graph = node.attributes["then_branch"].as_graph()
+                return branch
         raise AssertionError(f"host model {step.model} has no turn for {step.name!r}")
 
     def _initializer(self, value: ir.Value) -> ir.Value:
@@ -153,6 +154,23 @@ class _Writer:
         self._values[name] = value
 
 
+def _keep_additions(nodes: Sequence[ir.Node]) -> None:
+    """Write additions that are normalised as sums, which onnxruntime leaves as they are.
+
+    Its fused skip-and-normalise kernel takes longer than the two, see
+    ``runtime.host.SLOW_FUSIONS``: a fifth of a model's time here. A session of ours turns that
+    rewrite off; the session that this model will have is not ours. With two inputs, Sum is Add.
+    """
+    for node in nodes:
+        if node.op_type != "Add" or node.domain:
+            continue
+        readers = {use.node.op_type for use in node.outputs[0].uses()}
+        # Sum takes no integers, which are never normalised, but may well be averaged.
+        is_floating = "LayerNormalization" in readers or node.outputs[0].dtype in _FLOATING
+        if readers & _NORMALIZERS and is_floating:
+            node.op_type = "Sum"
+
+
 def _all_nodes(nodes: Sequence[ir.Node]) -> list[ir.Node]:
     """Return nodes and those in their branches and bodies."""
     found = []
@@ -168,13 +186,14 @@ def _all_nodes(nodes: Sequence[ir.Node]) -> list[ir.Node]:
 
 
 def _value(spec: TensorSpec) -> ir.Value:
-    return ir.Value(
-        name=spec.name, type=ir.TensorType(_dtype(spec)), shape=ir.Shape(spec.shape)
-    )
+    return ir.Value(name=spec.name, type=ir.TensorType(_dtype(spec)), shape=ir.Shape(spec.shape))
 
 
 def _dtype(spec: TensorSpec) -> ir.DataType:
     return ir.DataType[_ONNX_NAMES.get(spec.dtype.name, spec.dtype.name)]
 
 
+# LayerNormalization, also as it is written out.
+_NORMALIZERS = frozenset({"LayerNormalization", "ReduceMean"})
+_FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
 _ONNX_NAMES = {"FLOAT32": "FLOAT", "FLOAT64": "DOUBLE"}

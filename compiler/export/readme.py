@@ -70,10 +70,11 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
         *(f"- output {_described(spec)}" for spec in manifest["outputs"]),
     ]
     if estimate is not None:
+        milliseconds = f"{estimate['seconds'] * 1e3:.3g} ms"
         lines += [
             "",
-            f"All attention together is predicted to take {estimate['seconds'] * 1e3:.3g} ms on "
-            f"`{manifest['target']}`, the machine that the module was compiled for. That is "
+            f"All attention together is predicted to take {milliseconds} on",
+            f"`{manifest['target']}`, the machine that the module was compiled for. That is",
             "simulated, not measured.",
         ]
     return "\n".join((*lines, ""))
