@@ -42,9 +42,11 @@ def c_source(name: str, prefix: str, **parts: str) -> str:
         parts: Text to put where the file has ``@part@``.
     """
     text = (resources.files(__package__) / "c" / name).read_text(encoding="utf-8")
+    text = text.replace(_NAMES_IN_C, prefix).replace(_NAMES_IN_C.upper(), prefix.upper())
+    # Last, as they may have such names themselves.
     for part, content in parts.items():
         text = text.replace(f"@{part}@", content)
-    return text.replace(_NAMES_IN_C, prefix).replace(_NAMES_IN_C.upper(), prefix.upper())
+    return text
 
 
 def header_text(prefix: str, about: Sequence[str], attentions: Sequence[ExportedAttention]) -> str:

@@ -15,25 +15,19 @@ import numba
 import onnx_ir
 
 from hocket.compiler.errors import ExportError
-from hocket.compiler.export.attentions import plan_attentions
-from hocket.compiler.export.c_text import c_source, header_text, kernel_symbol, tables_text
+from hocket.compiler.export.c_text import c_source
 from hocket.compiler.export.cpus import MACHINES, find_cpu, find_machine
+from hocket.compiler.export.library import KINDS, build_library
 from hocket.compiler.export.manifest import (
     MANIFEST,
     digest_files,
     load_manifest,
     make_manifest,
 )
-from hocket.compiler.export.objects import compile_kernel
 from hocket.compiler.export.onnx_model import build_onnx_model
 from hocket.compiler.export.readme import BUILD_LINE, about_lines, readme_text
-from hocket.compiler.export.toolchain import (
-    archive,
-    check_toolchain,
-    compile_c,
-    link_shared,
-    toolchain_version,
-)
+from hocket.compiler.export.toolchain import check_toolchain, toolchain_version
+from hocket.runtime.steps import AttentionStep
 
 if TYPE_CHECKING:
     import os
@@ -43,9 +37,6 @@ if TYPE_CHECKING:
     from hocket.runtime.artifact import Artifact
     from hocket.runtime.signature import TensorSpec
     from hocket.runtime.steps import Step
-
-KINDS = ("library", "onnxruntime")
-"""Forms of export: a C library, or a model with a library of operators for onnxruntime."""
 
 # A protobuf file holds no more than 2 GiB; beyond this, weights lie beside it.
 _MOST_WEIGHT_BYTES = 1_500_000_000
@@ -138,58 +129,32 @@ def _write(
     folder: Path,
 ) -> dict[str, Any]:
     """Write all files of an export and return its manifest."""
-    names = {step.name for step in artifact.attention_steps}
-    attentions, sources = plan_attentions(
-        [step for step in steps if step.name in names],  # type: ignore[misc]
+    prefix = _prefix(artifact.model_name)
+    attentions = build_library(
+        [step for step in steps if isinstance(step, AttentionStep)],
         tensors,
         cpu,
+        folder,
+        kind=kind,
+        prefix=prefix,
+        about=about_lines(artifact, cpu),
     )
-    prefix = _prefix(artifact.model_name)
-    signature = artifact.signature
     manifest = make_manifest(
         artifact,
         attentions,
+        tensors,
         cpu,
         kind=kind,
         prefix=prefix,
         dims=dims,
-        signature={
-            "inputs": [tensors[spec.name] for spec in signature.inputs],
-            "outputs": [tensors[spec.name] for spec in signature.outputs],
-        },
         versions={
-            "hocket": artifact.producer.rpartition(" ")[2],
             "llvmlite": llvmlite.__version__,
             "numba": numba.__version__,
             "zig": toolchain_version(),
         },
     )
-    header = header_text(prefix, about_lines(manifest), attentions)
-    machine = MACHINES[cpu.machine]
-    with tempfile.TemporaryDirectory(prefix="hocket-export-") as temporary:
-        work = Path(temporary)
-        (work / f"{prefix}.h").write_text(header, encoding="utf-8")
-        tables = tables_text(prefix, attentions, cpu, len(sources))
-        (work / "tables.h").write_text(tables, encoding="utf-8")
-        (work / "cpu.h").write_text(c_source("cpu.h", prefix), encoding="utf-8")
-        objects = []
-        for index, source in enumerate(sources):
-            objects.append(work / f"kernel_{index}.o")
-            symbol = kernel_symbol(prefix, index)
-            objects[-1].write_bytes(compile_kernel(source, cpu, symbol))
-        files = ("library", "onnxruntime") if kind == "onnxruntime" else ("library",)
-        for name in files:
-            (work / f"{name}.c").write_text(c_source(f"{name}.c", prefix), encoding="utf-8")
-            objects.append(work / f"{name}.o")
-            compile_c(work / f"{name}.c", objects[-1], machine)
-        if kind == "library":
-            link_shared(objects, folder / f"lib{prefix}.so", machine)
-            archive(objects, folder / f"lib{prefix}.a")
-        else:
-            link_shared(objects, folder / f"lib{prefix}_onnxruntime.so", machine)
     if kind == "library":
         build = f" *     {BUILD_LINE.format(prefix=prefix)}"
-        (folder / f"{prefix}.h").write_text(header, encoding="utf-8")
         example = c_source("example.c", prefix, build=build)
         (folder / "example.c").write_text(example, encoding="utf-8")
     else:
@@ -197,7 +162,8 @@ def _write(
         weights = sum(array.nbytes for array in artifact.weights.values())
         beside = "model.onnx.data" if weights > _MOST_WEIGHT_BYTES else None
         onnx_ir.save(model, folder / "model.onnx", external_data=beside)
-    (folder / "README.md").write_text(readme_text(manifest), encoding="utf-8")
+    readme = readme_text(manifest, about_lines(artifact, cpu))
+    (folder / "README.md").write_text(readme, encoding="utf-8")
     manifest["files"] = digest_files(folder)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest

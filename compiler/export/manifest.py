@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hocket.compiler.export.attentions import ExportedAttention
     from hocket.compiler.export.cpus import ExportCpu
     from hocket.runtime.artifact import Artifact
+    from hocket.runtime.signature import TensorSpec
 
 MANIFEST = "manifest.json"
 FORMAT_NAME = "hocket-export"
@@ -46,12 +47,12 @@ _KEYS = {
 def make_manifest(
     artifact: Artifact,
     attentions: Sequence[ExportedAttention],
+    tensors: Mapping[str, TensorSpec],
     cpu: ExportCpu,
     *,
     kind: str,
     prefix: str,
     dims: Mapping[str, int],
-    signature: Mapping[str, Sequence[Any]],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the manifest of an export, as a JSON object, as yet without its files.
@@ -59,11 +60,11 @@ def make_manifest(
     Args:
         artifact: The module that is exported.
         attentions: Its attention.
+        tensors: Its tensors, in the sizes that are exported.
         cpu: The CPU that it is exported for.
         kind: The form of export.
         prefix: What names in C begin with.
         dims: Sizes of the module's open dimensions.
-        signature: Specifications of ``inputs`` and ``outputs``, in these sizes.
         versions: Of what made it.
     """
     # What was planned is for the module's own sizes.
@@ -80,8 +81,8 @@ def make_manifest(
         "cpu": cpu.name,
         "features": list(cpu.features),
         "prefix": prefix,
-        "inputs": [spec.to_json() for spec in signature["inputs"]],
-        "outputs": [spec.to_json() for spec in signature["outputs"]],
+        "inputs": [tensors[spec.name].to_json() for spec in artifact.signature.inputs],
+        "outputs": [tensors[spec.name].to_json() for spec in artifact.signature.outputs],
         "attention": [_attention_to_json(each, is_planned=is_planned) for each in attentions],
         "target": artifact.target.name,
         "estimate": artifact.estimate.to_json() if is_planned else None,

@@ -55,7 +55,7 @@ class _Codegen(AOTCPUCodegen):
     def __init__(self, cpu: ExportCpu, machine: Any) -> None:
         self._triple = MACHINES[cpu.machine].llvm_triple
         self._machine = machine
-        super().__init__("hocket")
+        super().__init__("hocket")  # type: ignore[no-untyped-call]
 
     def _init(self, llvm_module: Any) -> None:
         # Numba makes an engine that runs code here; what it needs of it is the layout of data.
@@ -68,7 +68,7 @@ class _Codegen(AOTCPUCodegen):
         self._opt_level = 0
 
     def _create_empty_module(self, name: str) -> Any:
-        module = super()._create_empty_module(name)
+        module = super()._create_empty_module(name)  # type: ignore[no-untyped-call]
         module.triple = self._triple
         return module
 

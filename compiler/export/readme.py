@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from hocket.compiler.export.cpus import ExportCpu
+    from hocket.runtime.artifact import Artifact
 
 BUILD_LINE = "cc -std=c11 -O2 example.c -o example -L. -l{prefix} -Wl,-rpath,'$ORIGIN'"
 """Builds the example beside the library, on the device."""
@@ -47,8 +50,13 @@ Any onnxruntime from 1.17 on will do. The attention shares the session's threads
 """
 
 
-def readme_text(manifest: Mapping[str, Any]) -> str:
-    """Return the page of an export, in Markdown."""
+def readme_text(manifest: Mapping[str, Any], about: Sequence[str]) -> str:
+    """Return the page of an export, in Markdown.
+
+    Args:
+        manifest: The manifest of the export.
+        about: Lines for its top, see ``about_lines``.
+    """
     prefix = manifest["prefix"]
     words = {
         "prefix": prefix,
@@ -60,7 +68,7 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# {manifest['model_name']} for {manifest['cpu']}",
         "",
-        *(f"- {line}" for line in about_lines(manifest)),
+        *(f"- {line}" for line in about),
         "",
         use.rstrip(),
         "",
@@ -80,14 +88,14 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
     return "\n".join((*lines, ""))
 
 
-def about_lines(manifest: Mapping[str, Any]) -> list[str]:
+def about_lines(artifact: Artifact, cpu: ExportCpu) -> list[str]:
     """Return in some lines what an export is of and for."""
-    features = ", ".join(manifest["features"]) or f"nothing but {manifest['machine']}"
     return [
-        f"{manifest['model_name']}: {len(manifest['attention'])} attention(s)",
-        f"for {manifest['cpu']} ({manifest['machine']}, Linux); needs {features}",
-        f"made by {manifest['producer']} from the module of digest",
-        f"{manifest['module_digest']}",
+        f"{artifact.model_name}, {len(artifact.attention_steps)} attention(s)",
+        f"for {cpu.name} ({cpu.machine}, Linux)",
+        f"needs {', '.join(cpu.features) or 'nothing that such a machine may lack'}",
+        f"made by {artifact.producer}",
+        f"from module {artifact.digest}",
     ]
 
 

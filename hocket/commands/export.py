@@ -81,7 +81,8 @@ def export_command(
     - `hocket export model.hkt --triple aarch64-linux-gnu --format library -o pi5-c`
     - `hocket inspect pi5`
     """
-    from hocket.compiler.export.driver import KINDS, export_artifact
+    from hocket.compiler.export.driver import export_artifact
+    from hocket.compiler.export.library import KINDS
     from hocket.runtime.artifact import load_artifact
 
     if form not in KINDS:

@@ -4,20 +4,29 @@
  *
  * A file "-" is a NULL. Sizes are those of the files, also wrong ones. Prints the code and what it
  * means; writes the output if the code is 0. The workers take their turns in one thread. OUTPUT
- * must be there, and as large as the output.
+ * must be there, and as large as the output. Every array ends at a page that must not be touched.
  */
+
+#define _DEFAULT_SOURCE
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "hocket_model.h"
 
+/* Memory that ends where a page begins that nobody may touch. */
 static unsigned char *reserve(size_t bytes) {
-    void *memory = aligned_alloc(64, (bytes + 64) / 64 * 64);
-    if (memory == NULL)
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (bytes + page - 1) / page * page;
+    unsigned char *memory = mmap(NULL, room + page, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory + room, page, PROT_NONE) != 0)
         exit(100);
-    return memset(memory, 0xff, (bytes + 64) / 64 * 64);
+    memset(memory, 0xff, room);
+    return memory + room - bytes;
 }
 
 static unsigned char *read_file(const char *path, size_t *bytes) {
