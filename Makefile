@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data redis emulators install test check format types unit fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data redis emulators install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,7 +91,10 @@ types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
 	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard hocket/*) $(LAYERS)) $(TYPES)/hocket/
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev data emulators ## the tests alone, with coverage
+unit: $(VENV)/.installed-dev data emulators ## the tests alone
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+unit-coverage: $(VENV)/.installed-dev data emulators ## the tests, and which lines they reach: takes half as long again
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
 
 fuzz: $(VENV)/.installed-dev data ## the property tests on examples that no run has had before

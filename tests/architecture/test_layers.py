@@ -133,6 +133,7 @@ TABLE = (
         ("numpy", "onnx", "onnx_ir"),
     ),
     Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
+    Row("hocket.fl.core.sections", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
     Row(
         "hocket.fl.sim",

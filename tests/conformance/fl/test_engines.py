@@ -132,11 +132,13 @@ def test_no_tasks_are_no_replies(make_engine: Make) -> None:
 
 @pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
 def test_a_process_that_ends_takes_only_its_task_with_it(make_engine: Make) -> None:
-    engine = make_engine(Clients(wrong={"device-02:1": "exit"}))
+    # Of two workers both end, and each has the next task before anyone knows.
+    ending = ["device-01", "device-02"]
+    engine = make_engine(Clients(wrong={f"{name}:1": "exit" for name in ending}))
     replies = by_device(engine.run(tasks_for(engine), SoftmaxRegression().parameters()))
     failed = [name for name, each in replies.items() if isinstance(each, ClientFailure)]
-    assert failed == ["device-02"]
-    assert "its process ended" in str(replies["device-02"])
+    assert sorted(failed) == ending
+    assert all("its process ended" in str(replies[name]) for name in ending)
 
 
 @pytest.mark.parametrize("make_engine", ISOLATING, indirect=True)
