@@ -12,12 +12,12 @@ import pytest
 from support.attention_reference import attend, random_operands
 from support.exports import (
     CASES,
-    Runner,
     build,
     empty_output,
     make_runner,
     native_cpu,
     operands_by_name,
+    start_command,
 )
 from support.kernel_strategies import make_parameters
 
@@ -45,30 +45,20 @@ if os.environ.get("HOCKET_ALL_CPUS") == "1":
         if name == "native" or CPUS[name].machine != "x86_64"
     }
 
-RUNS = [(cpu, case) for cpu, cases in CPUS_BY_CASES.items() for case in cases]
 
-
-@pytest.fixture(scope="module")
-def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    name: str = request.param
+@pytest.mark.parametrize("name", CPUS_BY_CASES)
+def test_exported_attention_gives_the_right_numbers(name: str, tmp_path: Path) -> None:
     cpu = native_cpu() if name == "native" else name
-    folder: Path = tmp_path_factory.mktemp(name)
-    build(folder, cpu, [make_parameters(**CASES[case]) for case in CPUS_BY_CASES[name]])
-    return make_runner(folder, CPUS[cpu].machine)
-
-
-@pytest.mark.parametrize(("runner", "case"), RUNS, indirect=["runner"])
-def test_an_exported_attention_gives_the_right_numbers(
-    request: pytest.FixtureRequest, runner: Runner, case: str
-) -> None:
-    cpu = request.node.callspec.params["runner"]
-    number = CPUS_BY_CASES[cpu].index(case)
-    parameters = make_parameters(**CASES[case])
-    operands = random_operands(parameters, seed=number)
-    expected = attend(parameters, operands)
-    for workers in (1, 3):
-        code, message, output = runner.run(
-            number, operands_by_name(operands), empty_output(parameters), workers
-        )
-        assert (code, message) == (0, "done")
-        expected.check(output)
+    start_command(CPUS[cpu].machine)  # skips, before the work
+    all_parameters = [make_parameters(**CASES[case]) for case in CPUS_BY_CASES[name]]
+    build(tmp_path, cpu, all_parameters)
+    runner = make_runner(tmp_path, CPUS[cpu].machine)
+    for number, parameters in enumerate(all_parameters):
+        operands = random_operands(parameters, seed=number)
+        expected = attend(parameters, operands)
+        for workers in (1, 3):
+            code, message, output = runner.run(
+                number, operands_by_name(operands), empty_output(parameters), workers
+            )
+            assert (code, message) == (0, "done")
+            expected.check(output)

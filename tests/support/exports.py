@@ -162,9 +162,7 @@ def make_runner(folder: Path, machine: str, name: str = "run") -> Runner:
 
     Skips the test where the machine is another and there is no emulator for it.
     """
-    prefix: list[str] = []
-    if machine != "x86_64":
-        prefix = emulator(machine)
+    prefix = start_command(machine)
     source = RUNNER.read_text(encoding="utf-8")
     source = source.replace("hocket_model", PREFIX).replace("HOCKET_MODEL", PREFIX.upper())
     (folder / f"{name}.c").write_text(source, encoding="utf-8")
@@ -180,8 +178,10 @@ def make_runner(folder: Path, machine: str, name: str = "run") -> Runner:
     return Runner((*prefix, str(folder / name)), folder)
 
 
-def emulator(machine: str) -> list[str]:
-    """Return the command that runs programs of another machine, or skip the test."""
+def start_command(machine: str) -> list[str]:
+    """Return what starts programs of a machine here, or skip the test."""
+    if machine == "x86_64":
+        return []
     library, (program, *options) = EMULATED[machine]
     data = Path(os.environ.get("HOCKET_DATA_DIR", "~/.cache/hocket/data")).expanduser()
     unpacked = data / "emulators" / "usr"
