@@ -416,7 +416,7 @@ def _key(text: str) -> Any:
 
 
 def _size(text: str, name: str) -> int:
-    from hocket.fl.config import parse_bytes
+    from hocket.fl.core.sections import parse_bytes
 
     try:
         return parse_bytes(int(text) if text.isdecimal() else text)
