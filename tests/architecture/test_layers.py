@@ -97,9 +97,34 @@ TABLE = (
     ),
     Row(
         "hocket.compiler.export",
-        (ARTIFACT, "hocket.runtime.kernels"),
+        (
+            "hocket.compiler.errors",
+            "hocket.hwmodels.dtypes",
+            ARTIFACT,
+            "hocket.runtime.cpu",
+            "hocket.runtime.kernels",
+            "hocket.runtime.sharing",
+            "hocket.runtime.signature",
+            "hocket.runtime.steps",
+        ),
         ("numpy", "llvmlite", "numba"),
-        is_planned=True,
+    ),
+    # A module becomes one ONNX model again.
+    Row(
+        "hocket.compiler.export.onnx_model",
+        (ARTIFACT, "hocket.compiler.export", "hocket.runtime.signature", "hocket.runtime.steps"),
+        ("onnx", "onnx_ir"),
+    ),
+    Row(
+        "hocket.compiler.export.driver",
+        (
+            "hocket.compiler.errors",
+            "hocket.compiler.export",
+            ARTIFACT,
+            "hocket.runtime.signature",
+            "hocket.runtime.steps",
+        ),
+        ("llvmlite", "numba", "onnx_ir"),
     ),
     Row(
         "hocket.compiler.driver",
