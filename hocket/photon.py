@@ -149,6 +149,8 @@ def train_photon(
             progress = server.resume()
         else:
             progress = server.begin(backend.parameters())
+            if recorder is not None:
+                recorder.model(0, backend.parameters(), {})
         told: list[Observer] = [JsonLines(folder / METRICS, progress.reports), *observers]
         if section.tensorboard:
             from hocket.fl.tensorboard import TensorBoard
