@@ -179,6 +179,11 @@ def make_runner(folder: Path, machine: str, cpu: str = "", name: str = "run") ->
     return Runner((*prefix, str(folder / name)), folder)
 
 
+def data_folder() -> Path:
+    """Return the folder in which ``make`` keeps what it downloads."""
+    return Path(os.environ.get("HOCKET_DATA_DIR") or "~/.cache/hocket/data").expanduser()
+
+
 def start_command(machine: str, cpu: str = "") -> list[str]:
     """Return what starts programs of a machine here, or skip the test.
 
@@ -189,8 +194,7 @@ def start_command(machine: str, cpu: str = "") -> list[str]:
     if machine == "x86_64" and not cpu:
         return []
     library, (program, *options) = EMULATED[machine]
-    data = Path(os.environ.get("HOCKET_DATA_DIR", "~/.cache/hocket/data")).expanduser()
-    unpacked = data / "emulators" / "usr"
+    unpacked = data_folder() / "emulators" / "usr"
     found = shutil.which(program) or shutil.which(program, path=str(unpacked / "bin"))
     roots = [root for root in (Path("/usr"), unpacked) if (root / library / "lib").is_dir()]
     if found is None or (machine != "x86_64" and not roots):
