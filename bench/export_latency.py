@@ -48,7 +48,7 @@ COLUMNS = {
 }
 LENGTHS = (128, 256, 512, 1024)
 POSITIONS = 512
-LEAST_RUNS = 5
+LEAST_RUNS, QUICK_RUNS = 31, 5
 
 
 def main() -> int:
@@ -101,6 +101,7 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
         {name: functools.partial(session.run, None, feeds) for name, session in runs.items()},
         clock=time.process_time if threads == 1 else time.perf_counter,
         seconds=2.0 if choices.quick else 30.0,
+        least_runs=QUICK_RUNS if choices.quick else LEAST_RUNS,
     )
     medians = {name: statistics.median(found) * 1e3 for name, found in times.items()}
     least = {name: min(found) * 1e3 for name, found in times.items()}
@@ -119,12 +120,15 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
 
 
 def _time_in_turns(
-    runs: Mapping[str, Callable[[], object]], clock: Callable[[], float], seconds: float
+    runs: Mapping[str, Callable[[], object]],
+    clock: Callable[[], float],
+    seconds: float,
+    least_runs: int,
 ) -> dict[str, list[float]]:
     """Return the time of each run, one of each after the other, again and again."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["exported"]) < LEAST_RUNS:
+    while time.perf_counter() < end or len(times["exported"]) < least_runs:
         for name, run in runs.items():
             run()  # what the one before left in caches and threads is no longer there
             start = clock()
