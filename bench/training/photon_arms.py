@@ -118,13 +118,13 @@ def main_arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds
 
     Args:
         rates: Learning rates to try for those that are swept.
-        outer_rates: Of DiLoCo's server to try.
+        outer_rates: Of DiLoCo's server to try, each with the first two of the rates.
         seeds: Runs of each with the best rates.
     """
     return [
         Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
         Arm(PHOTON, rates=rates, num_seeds=seeds),
-        Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
+        Arm(DILOCO, server="diloco", rates=rates[:2], outer_rates=outer_rates, num_seeds=seeds),
         # What is different in the link alone takes over the rate; so do parts of a run.
         Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
     ]
