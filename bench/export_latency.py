@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import onnx
 import onnxruntime
@@ -83,7 +82,7 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
     module = hocket.compile(model, dims=dims, num_threads=threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = module.export(folder / "export", "x86_64-linux-gnu", cpu=_cpu())
+        manifest = module.export(folder / "export", "x86_64-linux-gnu", cpu="native")
         library = folder / "export" / f"lib{manifest['prefix']}_onnxruntime.so"
         exported = _session((folder / "export" / "model.onnx").read_bytes(), threads, library)
     runs = {
@@ -166,14 +165,6 @@ def _repeat_positions(model: onnx.ModelProto, length: int) -> None:
         else:
             continue
         tensor.CopyFrom(numpy_helper.from_array(longer, tensor.name))
-
-
-def _cpu() -> str:
-    """Return the name that the CPU at hand is exported for by."""
-    present = llvm.get_host_cpu_features()
-    if present.get("avx512dq") and present.get("avx512vl"):
-        return "x86-64-v4"
-    return "x86-64-v3" if present.get("avx2") and present.get("fma") else "x86-64-v2"
 
 
 if __name__ == "__main__":

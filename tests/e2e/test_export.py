@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.exports import native_cpu
 from support.modules import tiny_artifact, tiny_feeds
 from support.onnx_models import attention_op_model, random_feeds
 from support.tiny_encoder import make_tiny_encoder
 
 import hocket
+from hocket.compiler.export.cpus import native_cpu
 from hocket.compiler.export.driver import export_artifact
 
 X86 = "x86_64-linux-gnu"
