@@ -125,8 +125,8 @@ SECTIONS = (
     Section(
         export_latency,
         "An exported model in stock onnxruntime",
-        "Timed in turns in one process: the sentence encoder exported for this CPU, our own session "
-        "on the module it is from, and onnxruntime on the original file. Ratios are of medians and "
+        "Timed in turns in one process: the sentence encoder exported for this CPU, our session on "
+        "the module that it is from, and onnxruntime on the file. Ratios are of medians and "
         "of the fastest runs; with one thread, time is what the process had of its core.",
     ),
     Section(
