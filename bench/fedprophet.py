@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from adversarial.memory import measured_bytes
-from adversarial.methods import JOINT, METHODS, Setting, make_method
+from adversarial.methods import JOINT, MAIN, METHODS, Setting, make_method
 from adversarial.models import ARCHITECTURES, INPUT, SGD, compile_architecture
 from adversarial.times import NETWORK_BYTES_PER_SECOND, RoundTimes
 from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
@@ -98,10 +98,11 @@ class Size:
 
 FULL = Size(
     models=("vgg", "vit"),
-    methods=METHODS,
-    joint_rounds=16,
+    methods=MAIN,
+    joint_rounds=20,
     settings=CascadeSettings(
-        rounds_per_stage=16,
+        rounds_per_stage=20,
+        later_rounds=6,
         warm_up=0,
         patience=4,
         settle=1,
@@ -124,9 +125,11 @@ FULL = Size(
 SHORT = replace(
     FULL,
     models=("vgg",),
-    methods=("jfat", "fedprophet"),
+    methods=MAIN[:3],
     joint_rounds=8,
-    settings=replace(FULL.settings, rounds_per_stage=8, patience=2, learning_rate_decay=0.8),
+    settings=replace(
+        FULL.settings, rounds_per_stage=8, later_rounds=3, patience=2, learning_rate_decay=0.8
+    ),
     num_test_images=300,
     num_auto_images=0,
     seeds=(0,),
@@ -152,7 +155,7 @@ QUICK = Size(
 def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     """Return a row: a federation from beginning to end, and what its model withstands."""
     began = time.monotonic()
-    reference = compile_architecture(name)
+    reference = compile_architecture(name, seed=seed)
     whole = reference.whole_footprint()
     budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
     pools = _pools(Trained(whole.peak_bytes, whole.flops / 6, whole.weight_bytes), budget)

@@ -112,6 +112,7 @@ def workload(
     macs = _macs(footprint)
     frozen_macs = sum(_macs(each) for each in frozen)
     is_training = wanted.work == "train"
+    is_through = is_training and wanted.begins < wanted.stage
     return Workload(
         num_parameters=footprint.gradient_bytes / ELEMENT_BYTES,
         num_features=footprint.activation_bytes / ELEMENT_BYTES,
@@ -121,7 +122,9 @@ def workload(
         attack_steps=wanted.steps if is_training and wanted.is_adversarial else 0,
         peak_bytes=footprint.peak_bytes,
         frozen_macs=frozen_macs,
-        num_frozen_batches=training.max_steps if frozen else 0,
+        through_macs=frozen_macs if is_through else 0.0,
+        through_parameters=is_through * sum(each.weight_bytes for each in frozen) / ELEMENT_BYTES,
+        num_frozen_batches=training.max_steps if frozen and not is_through else 0,
         evaluation_macs=_PASSES * wanted.measure_steps * (frozen_macs + macs),
         sent_bytes=footprint.gradient_bytes if is_training else 0,
         received_bytes=footprint.weight_bytes + sum(each.weight_bytes for each in frozen),

@@ -1,0 +1,170 @@
+"""Attacks through modules that are not trained, of which one at a time is in memory.
+
+What each module is given is kept on the way forward. What it computes for itself is computed again
+on the way back, so an attack on the input of a deep model takes the memory of its largest module,
+and for that one forward pass more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hocket.fl.core.backend import Span
+from hocket.fl.core.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from hocket.fl.core.backend import LocalTraining
+    from hocket.fl.core.spans import Piece, Spans
+    from hocket.fl.fat.partition import CascadeModule
+    from hocket.hwmodels.machine import HardwareModel
+
+_FLOAT_BYTES = 4
+
+
+class FrozenModules:
+    """The modules before a piece: gradients of the piece's loss by what the first of them is given.
+
+    It can be attacked in the place of the model. While a meter counts, a module is given half as
+    many examples at a time whenever more do not fit, and no more than that from then on.
+
+    Args:
+        spans: The model.
+        modules: From its input to where pieces begin; none where they begin at the input.
+    """
+
+    def __init__(self, spans: Spans, modules: Sequence[CascadeModule]) -> None:
+        self._spans, self._modules = spans, tuple(modules)
+        self._most: dict[str, int] = {}
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The modules, as a meter takes them."""
+        return tuple(Span(each.start, each.stop, is_frozen=True) for each in self._modules)
+
+    def features(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Return what a piece behind the modules is given."""
+        for module in self._modules:
+            inputs = self._pass(module, inputs)
+        return inputs
+
+    def losses(
+        self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the loss of each example, and the scores of the piece's last exit."""
+        features = self.features(inputs)
+        losses, scores = self._in_parts(
+            f"losses {piece.start}",
+            len(features),
+            lambda part: self._spans.losses(piece, features[part], targets[part]),
+        )
+        return losses, scores
+
+    def gradient(
+        self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the loss of each example and its gradient by the input; as in evaluation."""
+        values = [inputs]
+        for module in self._modules:
+            values.append(self._pass(module, values[-1]))
+        losses, slope = self._last(piece, values.pop(), targets)
+        for module in reversed(self._modules):
+            slope = self._back(module, values.pop(), slope)
+        return losses, slope
+
+    def _last(
+        self, piece: Piece, features: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], ...]:
+        return self._in_parts(
+            f"gradient {piece.start}",
+            len(features),
+            lambda part: self._spans.gradient(piece, features[part], targets[part]),
+        )
+
+    def _pass(self, module: CascadeModule, inputs: NDArray[Any]) -> NDArray[Any]:
+        (found,) = self._in_parts(
+            f"pass {module.start}",
+            len(inputs),
+            lambda part: (self._spans.features(module.start, module.stop, inputs[part]),),
+        )
+        return found
+
+    def _back(
+        self, module: CascadeModule, inputs: NDArray[Any], slope: NDArray[Any]
+    ) -> NDArray[Any]:
+        (found,) = self._in_parts(
+            f"back {module.start}",
+            len(inputs),
+            lambda part: (
+                self._spans.pull_back(module.start, module.stop, inputs[part], slope[part]),
+            ),
+        )
+        return found
+
+    def _in_parts(
+        self, what: str, count: int, compute: Callable[[slice], tuple[NDArray[Any], ...]]
+    ) -> tuple[NDArray[Any], ...]:
+        """Return what is computed of all examples, of as many at a time as fit."""
+        most, start = self._most.get(what, count), 0
+        found = []
+        while start < count:
+            try:
+                found.append(compute(slice(start, start + most)))
+            except BudgetError:
+                if most == 1:
+                    raise
+                most //= 2
+                self._most[what] = most
+            else:
+                start += most
+        if len(found) == 1:
+            return found[0]
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def peak_at_input(
+    spans: Spans,
+    machine: HardwareModel,
+    training: LocalTraining,
+    modules: Sequence[CascadeModule],
+    piece: Piece,
+    budget_bytes: int = 0,
+) -> int:
+    """Return the most bytes that it takes to train a piece against attacks on the model's input.
+
+    While a frozen module is differentiated the piece's weights and its optimizer are there, and
+    what each frozen module is given of a batch. The module takes as many examples at a time as the
+    budget has room for, one at least.
+
+    Args:
+        spans: The model.
+        machine: Where it is trained.
+        training: How.
+        modules: The frozen ones, in order.
+        piece: What is trained.
+        budget_bytes: That a device has; 0 for as much as it takes.
+    """
+    shapes = {border.name: border.shape for border in spans.borders()}
+    trained = spans.footprint(machine, training, piece.span)
+    given = [math.prod(shapes[module.stop]) for module in modules]
+    kept = trained.weight_bytes + trained.optimizer_bytes
+    kept += _FLOAT_BYTES * training.batch_size * sum(given)
+    peaks = [trained.peak_bytes]
+    for module in modules:
+        span = Span(module.start, module.stop, is_attacked=True, is_frozen=True)
+        count = training.batch_size
+        while True:
+            part = replace(training, batch_size=count)
+            peak = kept + spans.footprint(machine, part, span).peak_bytes
+            if peak <= budget_bytes or not budget_bytes or count == 1:
+                break
+            count //= 2
+        peaks.append(peak)
+    return max(peaks)
