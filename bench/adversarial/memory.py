@@ -10,19 +10,23 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from adversarial.models import INPUT_SHAPE, compile_architecture
 from hocket.fl.fat.attack import L2, Attack, Linf
+from hocket.fl.fat.cascade import SLACK
 from hocket.fl.fat.evaluation import attack_piece
 from hocket.fl.fat.frozen import FrozenModules
 from hocket.memory_probe import peak_bytes, start_counting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from hocket.fl.backends.spans import CompiledSpans
     from hocket.fl.core.backend import LocalTraining
     from hocket.fl.fat.cascade import Attacked
@@ -61,6 +65,45 @@ def measured_bytes(
     return measured
 
 
+@dataclass
+class Watched:
+    """A model in pieces that says what the process has at most while a piece runs.
+
+    All weights are in this process. So those of the piece that is trained, and of a frozen module
+    while it runs, are added to what there is more of than before.
+
+    Attributes:
+        spans: The model.
+        weight_bytes: Of each module, by the name of its start.
+        trained_bytes: Of the weights of the one that is trained.
+        most: The most there was.
+    """
+
+    spans: CompiledSpans
+    weight_bytes: Mapping[str, int]
+    trained_bytes: int
+    before: int = 0
+    most: int = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return a method of the model that watches."""
+        method = getattr(self.spans, name)
+        is_frozen = name in ("features", "pull_back")
+
+        def watched(*args: Any) -> Any:
+            visiting = self.weight_bytes[args[0]] if is_frozen else 0
+            return self.watch(lambda: method(*args), visiting)
+
+        return watched
+
+    def watch(self, run: Callable[[], Any], visiting: int = 0) -> Any:
+        """Run something and count."""
+        start_counting()
+        found = run()
+        self.most = max(self.most, peak_bytes() - self.before + self.trained_bytes + visiting)
+        return found
+
+
 @dataclass(frozen=True)
 class Case:
     """What is trained.
@@ -79,7 +122,7 @@ class Case:
     budget_bytes: int
     attack: Attacked
 
-    def train(self, number: int) -> None:
+    def train(self, number: int, watched: Watched) -> None:
         """Attack and train a module for two steps."""
         spans, piece = self.spans, self.cascade.piece(number, number)
         generator = np.random.default_rng(0)
@@ -90,38 +133,38 @@ class Case:
         inputs = generator.uniform(0, 1, shape).astype(np.float32)
         targets = generator.integers(0, 10, len(inputs))
         ball = L2(1.0, is_positive=True) if start else Linf(8 / 255)
-        frozen, attack = FrozenModules(spans, modules), Attack(2, keep="last")
+        frozen, attack = FrozenModules(watched, modules), Attack(2, keep="last")
         steps = spans.train_piece(piece, self.training, 0)
-        meter = spans.meter(piece, len(inputs), self.budget_bytes, frozen.spans)
+        limit_bytes = int(SLACK * self.budget_bytes)
+        meter = spans.meter(piece, len(inputs), limit_bytes, frozen.spans)
         with meter if modules else contextlib.nullcontext():
             for _ in range(2):
                 moved = attack_piece(frozen, piece, attack, ball, inputs, targets, generator)
-                steps.step(frozen.features(moved), targets)
+                watched.watch(partial(steps.step, frozen.features(moved), targets))
 
 
 def main(
     name: str, batch_size: int, budget_bytes: int, share: float, attack: Attacked
 ) -> list[int]:
-    """Return what each module takes, its weights and those of frozen modules' largest included."""
+    """Return what each module takes, and beside it the frozen modules, one at a time."""
     torch.set_num_threads(1)
     model = compile_architecture(name, share=share, batch_size=batch_size)
     cascade = model.cascade(budget_bytes) if budget_bytes else model.whole()
     spans = model.spans(cascade.exits)
     case = Case(spans, cascade, model.training, budget_bytes, attack)
+    weight_bytes = {
+        module.start: model.footprint(spans, cascade.piece(number, number).span).weight_bytes
+        for number, module in enumerate(cascade.modules)
+    }
     # What libraries load and keep for an operator's first call is not a module's.
     for number in range(len(cascade)):
-        case.train(number)
-    weights = [
-        model.footprint(spans, cascade.piece(number, number).span).weight_bytes
-        for number in range(len(cascade))
-    ]
+        case.train(number, Watched(spans, weight_bytes, 0))
     found = []
-    for number, weight_bytes in enumerate(weights):
+    for number, module in enumerate(cascade.modules):
         ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)
-        before = start_counting()
-        case.train(number)
-        visiting = max(weights[:number], default=0) if attack == "input" else 0
-        found.append(peak_bytes() - before + weight_bytes + visiting)
+        watched = Watched(spans, weight_bytes, weight_bytes[module.start], start_counting())
+        case.train(number, watched)
+        found.append(watched.most)
     return found
 
 

@@ -50,6 +50,8 @@ class RoundTimes(Silent):
         network_bytes_per_second: Of each device.
         published, fuller: Seconds so far, by either model, for each pool.
         num_training: Rounds so far that trained.
+        stages: Rounds that trained each stage's module, by its number, and what they took by the
+            published model: ``rounds``, and seconds for each pool.
     """
 
     pools: Mapping[str, Pool]
@@ -59,6 +61,7 @@ class RoundTimes(Silent):
     published: dict[str, float] = field(default_factory=dict)
     fuller: dict[str, float] = field(default_factory=dict)
     num_training: int = 0
+    stages: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def started(self, round_number: int, tasks: Sequence[ClientTask]) -> None:
         """Count a round; what is evaluated beside training is not part of it.
@@ -67,9 +70,11 @@ class RoundTimes(Silent):
         """
         if any(task.kind != "train" for task in tasks):
             return
-        works = {StageTask.from_config(task.config).work for task in tasks}
-        is_training = "train" in works
+        wanted = [StageTask.from_config(task.config) for task in tasks]
+        is_training = any(each.work == "train" for each in wanted)
         self.num_training += is_training
+        stage = self.stages.setdefault(wanted[0].stage, dict.fromkeys(("rounds", *self.pools), 0.0))
+        stage["rounds"] += is_training
         for name, pool in self.pools.items():
             has = {
                 task.device_id: pool.resources(self.seed, round_number, task.device_id)
@@ -81,6 +86,7 @@ class RoundTimes(Silent):
             ]
             slowest = is_training * max(each[0] for each in found)
             self.published[name] = self.published.get(name, 0.0) + slowest
+            stage[name] += slowest
             self.fuller[name] = self.fuller.get(name, 0.0) + max(each[1] for each in found)
 
     def _seconds(

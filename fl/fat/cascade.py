@@ -45,7 +45,8 @@ attack moves what their module makes of an example, in the mean; and what traini
 hold in memory, where there is a budget."""
 
 _COUNTED_STEPS = 2
-_SLACK = 1.002  # for losses of single examples, which footprints leave out
+SLACK = 1.002
+"""Of budgets, for losses of single examples, which footprints leave out."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class CascadeClient:
         frozen = FrozenModules(self.spans, self.cascade.modules[wanted.begins : wanted.stage])
         order, noise = np.random.default_rng(seed), generator_for(seed, "attack")
         losses: list[float] = []
-        limit_bytes = int(_SLACK * wanted.budget_bytes)
+        limit_bytes = int(SLACK * wanted.budget_bytes)
         meter = self.spans.meter(piece, training.batch_size, limit_bytes, frozen.spans)
         with contextlib.ExitStack() as counting:
             if wanted.budget_bytes:
@@ -342,7 +343,7 @@ class CascadeClient:
     ) -> None:
         """Let each module be given as many examples at a time as the budget has room for."""
         if wanted.budget_bytes:
-            limit_bytes = int(_SLACK * wanted.budget_bytes)
+            limit_bytes = int(SLACK * wanted.budget_bytes)
             with self.spans.meter(piece, len(inputs), limit_bytes, frozen.spans):
                 frozen.gradient(piece, inputs, np.zeros(len(inputs), np.int64))
 

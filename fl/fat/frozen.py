@@ -33,7 +33,8 @@ class FrozenModules:
     """The modules before a piece: gradients of the piece's loss by what the first of them is given.
 
     It can be attacked in the place of the model. While a meter counts, a module is given half as
-    many examples at a time whenever more do not fit, and no more than that from then on.
+    many examples at a time whenever more do not fit, and no more than that from then on. If not
+    even one fits, all modules together are given half as many, so that less of them is kept.
 
     Args:
         spans: The model.
@@ -71,6 +72,16 @@ class FrozenModules:
         self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the loss of each example and its gradient by the input; as in evaluation."""
+        losses, slope = self._in_parts(
+            f"all {piece.start}",
+            len(inputs),
+            lambda part: self._there_and_back(piece, inputs[part], targets[part]),
+        )
+        return losses, slope
+
+    def _there_and_back(
+        self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], ...]:
         values = [inputs]
         for module in self._modules:
             values.append(self._pass(module, values[-1]))
@@ -118,10 +129,10 @@ class FrozenModules:
             try:
                 found.append(compute(slice(start, start + most)))
             except BudgetError:
+                self._most.pop(what, None)
                 if most == 1:
                     raise
-                most //= 2
-                self._most[what] = most
+                self._most[what] = most = most // 2
             else:
                 start += most
         if len(found) == 1:
