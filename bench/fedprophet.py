@@ -343,8 +343,8 @@ def main() -> None:
         notes=(
             "accuracies: means over seeds ± their standard deviation",
             "peak: of an attacked step, by footprint; share: of the whole model's; published: 0.20",
-            "faster: than jFAT, by the authors' model of time, balanced pool; published: 10.8; "
-            "a round: mean over rounds; a stage: mean over stages, which the authors give as many",
+            "faster: than jFAT, by the authors' model of time, balanced pool; published: 10.8",
+            "a round: mean over all rounds; a stage: with as many rounds in each, as published",
             "fuller: with all operations, communication, frozen modules and evaluation",
         ),
         about=about,
