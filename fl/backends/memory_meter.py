@@ -29,7 +29,7 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             one of them first until one reads others, of another group or of those held throughout.
 
     Attributes:
-        live_bytes, peak_bytes: Now, and the most there were.
+        live_bytes, peak_bytes: Now, and the most there were; what was refused is not among them.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add(self, num_bytes: int) -> None:
         self.live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         if self._limit_bytes and self.live_bytes > self._limit_bytes:
             raise BudgetError(self.live_bytes, self._limit_bytes)
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
     def _know(self, tensors: Iterable[torch.Tensor], group: int) -> int:
         """Take in tensors that are not made here; return how many bytes they have."""
