@@ -164,16 +164,17 @@ def peak_at_input(
     """
     shapes = {border.name: border.shape for border in spans.borders()}
     trained = spans.footprint(machine, training, piece.span)
-    given = [math.prod(shapes[module.stop]) for module in modules]
     kept = trained.weight_bytes + trained.optimizer_bytes
-    kept += _FLOAT_BYTES * training.batch_size * sum(given)
     peaks = [trained.peak_bytes]
     for module in modules:
         span = Span(module.start, module.stop, is_attacked=True, is_frozen=True)
+        value_bytes = _FLOAT_BYTES * math.prod(shapes[module.stop])
+        kept += training.batch_size * value_bytes  # where it ends: the gradient that comes back
         count = training.batch_size
         while True:
             part = replace(training, batch_size=count)
             peak = kept + spans.footprint(machine, part, span).peak_bytes
+            peak += 2 * count * value_bytes  # what it makes again, and the gradient of that
             if peak <= budget_bytes or not budget_bytes or count == 1:
                 break
             count //= 2
