@@ -150,9 +150,10 @@ def peak_at_input(
 ) -> int:
     """Return the most bytes that it takes to train a piece against attacks on the model's input.
 
-    While a frozen module is differentiated the piece's weights and its optimizer are there, and
-    what each frozen module is given of a batch. The module takes as many examples at a time as the
-    budget has room for, one at least.
+    While a frozen module is differentiated the piece's weights and its optimizer are there, what
+    each module before is given, and the gradient that comes back. As ``FrozenModules`` does it, a
+    module takes as many examples at a time as the budget has room for, and all of them together
+    fewer if it has none for one.
 
     Args:
         spans: The model.
@@ -162,21 +163,30 @@ def peak_at_input(
         piece: What is trained.
         budget_bytes: That a device has; 0 for as much as it takes.
     """
-    shapes = {border.name: border.shape for border in spans.borders()}
     trained = spans.footprint(machine, training, piece.span)
-    kept = trained.weight_bytes + trained.optimizer_bytes
-    peaks = [trained.peak_bytes]
-    for module in modules:
+    resident = trained.weight_bytes + trained.optimizer_bytes
+    shapes = {border.name: border.shape for border in spans.borders()}
+    value_bytes = [_FLOAT_BYTES * math.prod(shapes[module.stop]) for module in modules]
+
+    def peak_of(number: int, count: int) -> int:
+        module = modules[number]
         span = Span(module.start, module.stop, is_attacked=True, is_frozen=True)
-        value_bytes = _FLOAT_BYTES * math.prod(shapes[module.stop])
-        kept += training.batch_size * value_bytes  # where it ends: the gradient that comes back
-        count = training.batch_size
-        while True:
-            part = replace(training, batch_size=count)
-            peak = kept + spans.footprint(machine, part, span).peak_bytes
-            peak += 2 * count * value_bytes  # what it makes again, and the gradient of that
-            if peak <= budget_bytes or not budget_bytes or count == 1:
-                break
-            count //= 2
-        peaks.append(peak)
+        found = spans.footprint(machine, replace(training, batch_size=count), span)
+        # What it makes again, and the gradient of that.
+        return found.peak_bytes + 2 * count * value_bytes[number]
+
+    limit = budget_bytes or math.inf
+    for together in _halves(training.batch_size):
+        peaks = [trained.peak_bytes]
+        for number in range(len(modules)):
+            kept = resident + together * sum(value_bytes[: number + 1])
+            found = [kept + peak_of(number, count) for count in _halves(together)]
+            peaks.append(next((each for each in found if each <= limit), found[-1]))
+        if max(peaks) <= limit:
+            break
     return max(peaks)
+
+
+def _halves(count: int) -> list[int]:
+    """Return a number of examples, half of it, and so on, down to one."""
+    return [count >> times for times in range(count.bit_length())]
