@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,8 +157,14 @@ def _check_at_input(
     """Check that each module can be attacked at the model's input, through those before it."""
     for number, module in enumerate(cascade.modules):
         before, piece = cascade.modules[:number], cascade.piece(number, number)
-        machine = planner.artifact.target
-        peak = peak_at_input(planner, machine, training, before, piece, budget_bytes)
+        peak = peak_at_input(
+            planner.borders(),
+            lambda span, count: footprint_of(planner, replace(training, batch_size=count), span),
+            before,
+            piece,
+            training.batch_size,
+            budget_bytes,
+        )
         if peak > budget_bytes:
             raise ConfigError(
                 f"attack: {module} takes {peak:,} bytes when it is attacked at the input, an "

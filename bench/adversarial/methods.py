@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from adversarial.models import (
     ARCHITECTURES,
     EXIT_FEATURES,
-    MACHINE,
     Model,
     compile_architecture,
 )
@@ -169,11 +168,11 @@ def _cascade(name: str, setting: Setting) -> Method:
         rounds=10_000,
         peaks=tuple(
             peak_at_input(
-                spans,
-                MACHINE,
-                model.training,
+                spans.borders(),
+                lambda span, count: model.footprint(spans, span, count),
                 cascade.modules[:number] if settings.attack == "input" else (),
                 cascade.piece(number, number),
+                model.training.batch_size,
                 setting.budget_bytes,
             )
             for number in range(len(cascade))

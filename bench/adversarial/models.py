@@ -118,9 +118,10 @@ class Model:
         """Return the model as one module."""
         return whole_model(self.spans().owned)
 
-    def footprint(self, spans: CompiledSpans, span: Span) -> Footprint:
-        """Return what it takes to train a span."""
-        return spans.footprint(MACHINE, self.training, span)
+    def footprint(self, spans: CompiledSpans, span: Span, batch_size: int = 0) -> Footprint:
+        """Return what it takes to train a span, on so many examples at a time if not as usual."""
+        batch_size = batch_size or self.training.batch_size
+        return spans.footprint(MACHINE, replace(self.training, batch_size=batch_size), span)
 
     def whole_footprint(self) -> Footprint:
         """Return what it takes to train all of it."""

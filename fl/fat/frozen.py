@@ -8,7 +8,6 @@ and for that one forward pass more.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from hocket.fl.core.backend import LocalTraining
-    from hocket.fl.core.spans import Piece, Spans
+    from hocket.fl.core.backend import Footprint
+    from hocket.fl.core.spans import Border, Piece, Spans
     from hocket.fl.fat.partition import CascadeModule
-    from hocket.hwmodels.machine import HardwareModel
 
 _FLOAT_BYTES = 4
 
@@ -141,11 +139,11 @@ class FrozenModules:
 
 
 def peak_at_input(
-    spans: Spans,
-    machine: HardwareModel,
-    training: LocalTraining,
+    borders: Sequence[Border],
+    footprint: Callable[[Span, int], Footprint],
     modules: Sequence[CascadeModule],
     piece: Piece,
+    batch_size: int,
     budget_bytes: int = 0,
 ) -> int:
     """Return the most bytes that it takes to train a piece against attacks on the model's input.
@@ -156,27 +154,27 @@ def peak_at_input(
     fewer if it has none for one.
 
     Args:
-        spans: The model.
-        machine: Where it is trained.
-        training: How.
+        borders: Of the model.
+        footprint: Returns what it takes to train a span on so many examples at a time.
         modules: The frozen ones, in order.
         piece: What is trained.
+        batch_size: Examples of a step.
         budget_bytes: That a device has; 0 for as much as it takes.
     """
-    trained = spans.footprint(machine, training, piece.span)
+    trained = footprint(piece.span, batch_size)
     resident = trained.weight_bytes + trained.optimizer_bytes
-    shapes = {border.name: border.shape for border in spans.borders()}
+    shapes = {border.name: border.shape for border in borders}
     value_bytes = [_FLOAT_BYTES * math.prod(shapes[module.stop]) for module in modules]
 
     def peak_of(number: int, count: int) -> int:
         module = modules[number]
         span = Span(module.start, module.stop, is_attacked=True, is_frozen=True)
-        found = spans.footprint(machine, replace(training, batch_size=count), span)
+        found = footprint(span, count)
         # What it makes again, and the gradient of that.
         return found.peak_bytes + 2 * count * value_bytes[number]
 
     limit = budget_bytes or math.inf
-    for together in _halves(training.batch_size):
+    for together in _halves(batch_size):
         peaks = [trained.peak_bytes]
         for number in range(len(modules)):
             kept = resident + together * sum(value_bytes[: number + 1])

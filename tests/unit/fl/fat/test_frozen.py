@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from hocket.fl.fat.frozen import FrozenModules, peak_at_input
 from hocket.fl.fat.partition import Cascade, CascadeModule, atoms_of
 
 if TYPE_CHECKING:
+    from hocket.fl.core.backend import Footprint, Span
     from hocket.fl.core.spans import Piece
 
 COUNT = 32
@@ -131,9 +133,14 @@ def test_peaks_are_predicted() -> None:
     spans, cascade = three_modules()
     images, targets = examples()
     modules, piece = cascade.modules[:-1], cascade.piece(2, 2)
-    whole = peak_at_input(spans, MACHINE, TRAINING, modules, piece)
+    borders = spans.borders()
+
+    def footprint(span: Span, count: int) -> Footprint:
+        return spans.footprint(MACHINE, replace(TRAINING, batch_size=count), span)
+
+    whole = peak_at_input(borders, footprint, modules, piece, COUNT)
     for budget in (0, int(0.6 * whole)):
-        predicted = peak_at_input(spans, MACHINE, TRAINING, modules, piece, budget)
+        predicted = peak_at_input(borders, footprint, modules, piece, COUNT, budget)
         assert predicted <= (budget or whole)
         frozen, attack = FrozenModules(spans, modules), Attack(2, keep="last")
         steps, generator = spans.train_piece(piece, TRAINING, 0), np.random.default_rng(0)
