@@ -1,6 +1,7 @@
 """The one file that says what a federation is, whichever engine runs it.
 
-TOML, with keys in kebab-case as Flower's users write them.
+TOML, with keys in kebab-case as Flower's users write them. It is longer than other modules, as all
+keys of a file are to be found in one place.
 """
 
 from __future__ import annotations
@@ -8,22 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.sections import Section, parse_bytes, pythonic, read_toml, validated
 
 if TYPE_CHECKING:
     import os
@@ -32,8 +25,6 @@ if TYPE_CHECKING:
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _SUM = re.compile(r"(?=.*[A-Za-z_])[\w.]+(\s*[+-]\s*[\w.]+)+")
 _OWN = re.compile(r"[\w.]+:\w+")
-_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
-_UNITS = ("", "k", "M", "G", "T")
 # What may be another when a federation is resumed, as it does not change what comes out.
 _FREE_KEYS: dict[str, Any] = {
     "federation": {"rounds", "folder", "keep_states", "tensorboard"},
@@ -43,18 +34,7 @@ _FREE_KEYS: dict[str, Any] = {
 _SHARE_TOLERANCE = 1e-6
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-
-
-class FederationSection(_Section):
+class FederationSection(Section):
     """How long, and where results go.
 
     Attributes:
@@ -81,7 +61,7 @@ class FederationSection(_Section):
     tensorboard: bool = False
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """Where clients run.
 
     Attributes:
@@ -102,7 +82,7 @@ class EngineSection(_Section):
     address: str = ""
 
 
-class DevicesSection(_Section):
+class DevicesSection(Section):
     """Who shares the devices among several federations.
 
     Attributes:
@@ -119,7 +99,7 @@ class DevicesSection(_Section):
     deadline_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """What is trained: one of an artifact, an ONNX file, and a backend of your own.
 
     Attributes:
@@ -176,7 +156,7 @@ class ModelSection(_Section):
         return found
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """What it is trained on.
 
     Attributes:
@@ -215,11 +195,11 @@ class StrategySection(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """The other keys, as names of Python."""
-        found: dict[str, Any] = _pythonic(self.model_extra or {})
+        found: dict[str, Any] = pythonic(self.model_extra or {})
         return found
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """How devices train; see ``LocalTraining``.
 
     A schedule of the learning rate goes by the steps of all rounds, so it wants ``max_steps``.
@@ -255,7 +235,7 @@ class TrainingSection(_Section):
         return LocalTraining(**self.model_dump())
 
 
-class DeviceClass(_Section):
+class DeviceClass(Section):
     """A kind of device, for plans, for requests, and for simulated time.
 
     Attributes:
@@ -276,7 +256,7 @@ class DeviceClass(_Section):
     failure_rate: float = Field(default=0.0, ge=0, le=1)
 
 
-class ProphetSection(_Section):
+class ProphetSection(Section):
     """How models are trained to withstand attacks; with it, strategies are those of ``fl/fat``.
 
     Attributes:
@@ -312,7 +292,7 @@ class ProphetSection(_Section):
         return parse_bytes(self.memory)
 
 
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """A whole file."""
 
     federation: FederationSection = FederationSection()
@@ -379,23 +359,6 @@ class FederationConfig(_Section):
         return found
 
 
-def parse_bytes(text: int | str) -> int:
-    """Return a size that is written as in ``60MB`` or ``1.5 GiB``, or as a number of bytes.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if isinstance(text, int) and text >= 0:
-        return text
-    found = _BYTES.fullmatch(str(text))
-    if found is None:
-        raise ValueError(f"want a size such as 60MB or 1.5GiB, got {text!r}")
-    unit = found[2]
-    base = 1024 if unit.endswith("i") else 1000
-    scale: int = base ** _UNITS.index(unit[:1])
-    return round(float(found[1]) * scale)
-
-
 def load_config(
     path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
 ) -> FederationConfig:
@@ -409,30 +372,14 @@ def load_config(
         ConfigError: Names the file, the key and what is wrong with it.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    for name, value in (overrides or {}).items():
-        section, _, key = name.partition(".")
-        table = content.setdefault(section, {})
-        if not key or not isinstance(table, dict):
-            raise ConfigError(f"{path}: {name}: there is no such key")
-        table.pop(key.replace("_", "-"), None)
-        table.pop(key.replace("-", "_"), None)
-        table[key] = value
+    content = read_toml(path, overrides)
     return parse_config(content, str(path), path.resolve().parent)
 
 
 def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> FederationConfig:
     """Build a configuration from what a file holds; see ``load_config``."""
-    try:
-        config = FederationConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from error
-    placed: dict[str, _Section | tuple[_Section, ...]] = {
+    config = validated(FederationConfig, content, origin)
+    placed: dict[str, Section | tuple[Section, ...]] = {
         "model": _placed(config.model, folder, "artifact", "onnx"),
         "federation": _placed(config.federation, folder, "folder"),
         "devices": _placed(config.devices, folder, "token_file"),
@@ -466,7 +413,7 @@ def config_from_json(text: str) -> FederationConfig:
     return parse_config(content, origin, folder)
 
 
-def _placed(section: _Section, folder: Path, *names: str) -> _Section:
+def _placed(section: Section, folder: Path, *names: str) -> Section:
     """Return a section whose paths are absolute."""
     paths = {name: str(folder / getattr(section, name)) for name in names if getattr(section, name)}
     return section.model_copy(update=paths)
@@ -477,27 +424,3 @@ def _is_size(size: int | str) -> bool:
         return size > 0
     span = _RANGE.fullmatch(size)
     return 0 < int(span[1]) <= int(span[2]) if span else bool(_SUM.fullmatch(size))
-
-
-def _pythonic(value: Any) -> Any:
-    """Return a value whose keys, and those of the tables in it, are names of Python."""
-    if isinstance(value, dict):
-        return {key.replace("-", "_"): _pythonic(each) for key, each in value.items()}
-    return value
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    lines = []
-    for each in error.errors(include_url=False):
-        where = ".".join(str(part).replace("_", "-") for part in each["loc"])
-        reason = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
-            reason = "there is no such key"
-        elif each["type"] == "value_error":
-            pass  # of our own, and says what it found
-        elif each["type"] == "missing":
-            reason = "it is missing"
-        else:
-            reason = f"{reason[0].lower()}{reason[1:]}, got {each['input']!r}"
-        lines.append(f"{where}: {reason}" if where else reason)
-    return f"{origin}: " + "; ".join(lines)

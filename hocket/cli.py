@@ -19,6 +19,7 @@ from hocket.commands import (
     bench,
     compile,  # noqa: A004
     doctor,
+    export,
     federate,
     inspect,
     photon,
@@ -118,6 +119,7 @@ def configure(
 
 
 app.command("compile")(compile.compile_command)
+app.command("export")(export.export_command)
 app.command("run")(run.run_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)

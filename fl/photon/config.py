@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.core.sections import Section, read_toml, validated
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.photon.guard import Deadline, Guard
 from hocket.fl.photon.lattice import Secure
@@ -33,17 +33,7 @@ METRICS = "metrics.jsonl"
 """File of a line of JSON a round, in the folder of a run."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-
-
-class RunSection(_Section):
+class RunSection(Section):
     """How long, and where results go.
 
     Attributes:
@@ -65,7 +55,7 @@ class RunSection(_Section):
     tensorboard: bool = False
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """What is trained.
 
     Attributes:
@@ -82,7 +72,7 @@ class ModelSection(_Section):
     context: int = Field(default=0, ge=0)
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """What it is trained on.
 
     Attributes:
@@ -100,7 +90,7 @@ class DataSection(_Section):
     seed: int = Field(default=0, ge=0)
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """How clients train; see ``recipe.local_training``.
 
     Attributes:
@@ -122,7 +112,7 @@ class TrainingSection(_Section):
     dtype: Literal["float32", "bf16"] = "float32"
 
 
-class ServerSection(_Section):
+class ServerSection(Section):
     """What the server does.
 
     Attributes:
@@ -146,7 +136,7 @@ class ServerSection(_Section):
     first_deadline_seconds: float | None = None
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """Where clients run.
 
     Attributes:
@@ -167,7 +157,7 @@ class EngineSection(_Section):
     certificate: str = ""
 
 
-class NodeSection(_Section):
+class NodeSection(Section):
     """What a client is.
 
     Attributes:
@@ -179,7 +169,7 @@ class NodeSection(_Section):
     scheme: Literal["float32", "bf16", "int8", "int4"] = "float32"
 
 
-class SecureSection(_Section):
+class SecureSection(Section):
     """Secret sums: the server sees no update of a single client. See ``lattice.Secure``."""
 
     bits: Literal[8, 16, 32] = 16
@@ -187,7 +177,7 @@ class SecureSection(_Section):
     largest_change: float = Field(default=0.0, ge=0)
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """Differential privacy of clients; see ``privacy.Privacy``."""
 
     clip_norm: float = Field(gt=0)
@@ -196,7 +186,7 @@ class PrivacySection(_Section):
     noise_by: Literal["server", "clients"] = "server"
 
 
-class PhotonConfig(_Section):
+class PhotonConfig(Section):
     """A whole file."""
 
     run: RunSection = RunSection()
@@ -297,16 +287,7 @@ def load_photon_config(path: str | os.PathLike[str]) -> PhotonConfig:
         ConfigError: Names the file, the key and what is wrong with it.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        config = PhotonConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from error
+    config = validated(PhotonConfig, read_toml(path), str(path))
     if not config.model.size and not config.model.layers:
         raise ConfigError(f"{path}: model: want a size ({', '.join(SIZES)}) or layers, width, ...")
     home = path.resolve().parent
@@ -316,14 +297,3 @@ def load_photon_config(path: str | os.PathLike[str]) -> PhotonConfig:
     if engine.certificate:
         engine = engine.model_copy(update={"certificate": str(home / engine.certificate)})
     return config.model_copy(update={"run": run, "data": data, "engine": engine})
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for each in error.errors(include_url=False):
-        where = ".".join(str(part).replace("_", "-") for part in each["loc"])
-        reason = "there is no such key"
-        if each["type"] != "extra_forbidden":
-            reason = f"{each['msg'][0].lower()}{each['msg'][1:]}, got {each['input']!r}"
-        lines.append(f"{where}: {reason}")
-    return "; ".join(lines)

@@ -237,7 +237,7 @@ def evaluate_command(
 
 
 def _parse_memory(text: str) -> int:
-    from hocket.fl.config import parse_bytes
+    from hocket.fl.core.sections import parse_bytes
 
     try:
         found = parse_bytes(text)

@@ -14,8 +14,9 @@ from typer.testing import CliRunner, Result
 
 from hocket import cli
 from hocket.federation import prepare_federation
-from hocket.fl.config import load_config, parse_bytes
+from hocket.fl.config import load_config
 from hocket.fl.core.backend import Span
+from hocket.fl.core.sections import parse_bytes
 
 runner = CliRunner()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from hocket.fl.core.client import run_safely
-from hocket.fl.core.engine import failure
+from hocket.fl.core.engine import failure, lateness
 from hocket.fl.engines.flower.messages import decode_tasks, encode_replies
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ _STDERR = 2
 _made: tuple[str, Client] | None = None
 
 
-def make_client_app(make_client: Callable[[Context], Client]) -> ClientApp:
+def make_client_app(
+    make_client: Callable[[Context], Client], *, shares_clock: bool = False
+) -> ClientApp:
     """Return an app that does the tasks of a ``FlowerEngine``.
 
     A process makes its client once. A client that is still at it when the time of the round is up
@@ -39,9 +42,11 @@ def make_client_app(make_client: Callable[[Context], Client]) -> ClientApp:
 
     Args:
         make_client: Makes a client of any device; picklable if it is for a simulation.
+        shares_clock: With the server. Then the time of a round begins when its message is made, and
+            not when it comes: what waited too long is not begun.
     """
     app = ClientApp()
-    handler = _Handler(os.urandom(8).hex(), make_client)
+    handler = _Handler(os.urandom(8).hex(), make_client, shares_clock)
     app.train()(handler)
     app.evaluate()(handler)
     return app
@@ -52,10 +57,15 @@ class _Handler:
     # Ray's actors get it anew with every message, so what it keeps is of the module.
     app: str
     make_client: Callable[[Context], Client]
+    shares_clock: bool
 
     def __call__(self, message: Message, context: Context) -> Message:
         tasks, parameters, seconds = decode_tasks(message.content)
         if seconds is not None:
+            if self.shares_clock:
+                seconds -= time.time() - message.metadata.created_at
+            if seconds <= 0:
+                return Message(encode_replies(list(map(lateness, tasks))), reply_to=message)
             # Needs no Python to run: it ends a client that holds the interpreter, too.
             faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=_STDERR)
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.lib import format as npy
 
-from hocket.fl.core.engine import failure
+from hocket.fl.core.engine import failure, lateness
 from hocket.fl.core.errors import UpdateError
 from hocket.fl.core.types import ClientTask, ClientUpdate
 
@@ -89,7 +89,7 @@ def encode_replies(replies: Sequence[Reply]) -> RecordDict:
             records[f"metrics-{index}"] = MetricRecord(metrics)  # type: ignore[arg-type]
             records[f"parameters-{index}"] = encode_parameters(reply.parameters)
         else:
-            answer = {**_identity(reply), "failure": reply.reason}
+            answer = {**_identity(reply), "failure": reply.reason, "late": reply.is_late}
         records[f"answer-{index}"] = ConfigRecord(answer)  # type: ignore[arg-type]
     return records
 
@@ -133,7 +133,7 @@ def _decode_reply(records: RecordDict, index: int, task: ClientTask) -> Reply:
         if answer.get(name) != wanted:
             raise UpdateError(f"{origin}: want {name} {wanted!r}, got {answer.get(name)!r}")
     if "failure" in answer:
-        return failure(task, str(answer["failure"]))
+        return lateness(task) if answer.get("late") else failure(task, str(answer["failure"]))
     num_examples = answer.get("num-examples")
     metrics = records.metric_records.get(f"metrics-{index}")
     arrays = records.array_records.get(f"parameters-{index}")

@@ -34,8 +34,9 @@ class FlowerSimulation:
     """Runs tasks on the simulated nodes of a Flower federation, in Ray's worker processes.
 
     In Flower the ServerApp has the main loop; this one hands its grid over and waits for ``close``.
-    Worker processes keep their client, and one that ends is replaced. There can be one simulation
-    at a time in a process, and Flower stops Ray in the end, also if it ran before.
+    Worker processes keep their client. One that ends is replaced, and what it was at is tried once
+    more, as nobody knows whether it had begun. There can be one simulation at a time in a process,
+    and Flower stops Ray in the end, also if it ran before.
 
     Flower's telemetry is off unless ``FLWR_TELEMETRY_ENABLED`` asks for it, and its log is silent
     unless ``FLWR_LOG_LEVEL`` is set: what goes wrong is in the replies.
@@ -112,10 +113,14 @@ class FlowerSimulation:
         try:
             with _quiet_flower():
                 from flwr.simulation import run_simulation
+                from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
+                # That an actor ends when it is told to is no failure to be tried again, and told.
+                actors: Any = ClientAppActor
+                actors.__ray_metadata__.method_meta.max_task_retries["terminate"] = 0
                 run_simulation(
                     make_server_app(self._hold),
-                    make_client_app(_WithoutContext(make_client)),
+                    make_client_app(_WithoutContext(make_client), shares_clock=True),
                     num_nodes,
                     backend_config=_backend_config(num_workers),
                 )
@@ -160,8 +165,9 @@ def _backend_config(num_workers: int) -> dict[str, Any]:
             "log_to_driver": False,
             "logging_level": logging.ERROR,
         },
-        # Flower hands them on as options of its actors. It would go on using one that is dead.
-        "client_resources": {"num_cpus": 1, "max_restarts": -1},
+        # Flower hands them on as options of its actors. It would go on using one that is dead, and
+        # does so until Ray knows that it is: what an actor gets between is done by the next one.
+        "client_resources": {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 1},
     }
 
 

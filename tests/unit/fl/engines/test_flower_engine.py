@@ -125,6 +125,22 @@ def test_a_process_makes_its_client_once() -> None:
     assert len(made) == 1
 
 
+@pytest.mark.parametrize("shares_clock", [True, False])
+def test_what_waited_past_its_time_is_not_begun(shares_clock: bool) -> None:
+    class Queued(DirectGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            waited = list(messages)
+            for message in waited:
+                message.metadata.created_at -= 100.0
+            return super().push_messages(waited)
+
+    app = make_client_app(lambda context: Clients()(), shares_clock=shares_clock)
+    replies = run(engine_on(Queued([[1, 2]], app=app)), 90.0).values()
+    # Clocks of other machines say nothing.
+    assert {isinstance(reply, ClientUpdate) for reply in replies} == {not shares_clock}
+    assert all(reply.is_late for reply in replies if isinstance(reply, ClientFailure))
+
+
 def test_a_client_that_cannot_be_made_fails_the_tasks() -> None:
     def make(context: Context) -> Any:
         raise ValueError("no such artifact")

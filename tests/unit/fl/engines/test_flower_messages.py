@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from hocket.fl.core.engine import lateness
 from hocket.fl.core.errors import UpdateError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.types import ClientFailure, ClientTask, ClientUpdate
@@ -78,11 +79,14 @@ def test_replies_come_back_as_they_were(array: Any, num_examples: int, loss: flo
     other = ClientTask(3, "device-2", "evaluate", 5)
     update = ClientUpdate(3, "device-1", "train", {"weight": array}, num_examples, {"loss": loss})
     lost = ClientFailure(3, "device-2", "evaluate", "no memory: 3 bytes are left")
-    found = decode_replies(through_flower(encode_replies([update, lost])), [TASK, other])
+    late = lateness(TASK)
+    found = decode_replies(
+        through_flower(encode_replies([update, lost, late])), [TASK, other, TASK]
+    )
     assert isinstance(found[0], ClientUpdate)
     assert digest_of(found[0].parameters) == digest_of(update.parameters)
     assert (found[0].num_examples, found[0].metrics) == (num_examples, {"loss": loss})
-    assert found[1] == lost
+    assert found[1:] == [lost, late]
 
 
 def test_arrays_keep_their_order_in_memory_and_may_be_written_to() -> None:

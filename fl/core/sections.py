@@ -1,0 +1,118 @@
+"""What files of settings have in common: TOML of strict sections, with keys in kebab-case."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hocket.fl.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
+_UNITS = ("", "k", "M", "G", "T")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A table of such a file: no keys but its own, no values but of their types."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+
+def read_toml(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a file holds.
+
+    Args:
+        path: The file.
+        overrides: Values that take the place of the file's, by ``section.key``.
+
+    Raises:
+        ConfigError: It cannot be read, or has no place for an override; names the file.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    for name, value in (overrides or {}).items():
+        section, _, key = name.partition(".")
+        table = content.setdefault(section, {})
+        if not key or not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name}: there is no such key")
+        table.pop(key.replace("_", "-"), None)
+        table.pop(key.replace("-", "_"), None)
+        table[key] = value
+    return content
+
+
+def validated(model: type[Model], content: Mapping[str, Any], origin: str) -> Model:
+    """Return what a file holds as its model.
+
+    Args:
+        model: All its sections.
+        content: As ``read_toml`` returned it.
+        origin: The file, for messages.
+
+    Raises:
+        ConfigError: Names the file, each key that is wrong, and why.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error)}") from error
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return a size that is written as in ``60MB`` or ``1.5 GiB``, or as a number of bytes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(text, int) and text >= 0:
+        return text
+    found = _BYTES.fullmatch(str(text))
+    if found is None:
+        raise ValueError(f"want a size such as 60MB or 1.5GiB, got {text!r}")
+    unit = found[2]
+    base = 1024 if unit.endswith("i") else 1000
+    scale: int = base ** _UNITS.index(unit[:1])
+    return round(float(found[1]) * scale)
+
+
+def pythonic(value: Any) -> Any:
+    """Return a value whose keys, and those of the tables in it, are names of Python."""
+    if isinstance(value, dict):
+        return {key.replace("-", "_"): pythonic(each) for key, each in value.items()}
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for each in error.errors(include_url=False):
+        where = ".".join(str(part).replace("_", "-") for part in each["loc"])
+        reason = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "extra_forbidden":
+            reason = "there is no such key"
+        elif each["type"] == "value_error":
+            pass  # of our own, and says what it found
+        elif each["type"] == "missing":
+            reason = "it is missing"
+        else:
+            reason = f"{reason[0].lower()}{reason[1:]}, got {each['input']!r}"
+        lines.append(f"{where}: {reason}" if where else reason)
+    return "; ".join(lines)
