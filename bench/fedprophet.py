@@ -20,7 +20,7 @@ import torch
 from adversarial.memory import measured_bytes
 from adversarial.methods import JOINT, MAIN, METHODS, Setting, make_method
 from adversarial.models import ARCHITECTURES, INPUT, SGD, compile_architecture
-from adversarial.times import NETWORK_BYTES_PER_SECOND, RoundTimes
+from adversarial.times import SCALING, RoundTimes, network_bytes_per_second, pools_for
 from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
 
 from hocket.fl.core.clock import WallClock
@@ -33,7 +33,6 @@ from hocket.fl.engines.local import InProcessEngine
 from hocket.fl.fat.attack import Attack, Linf
 from hocket.fl.fat.evaluation import accuracy_under
 from hocket.fl.fat.libraries import auto_attack
-from hocket.fl.fat.pool import PUBLISHED, Pool, Trained, load_pool
 from hocket.fl.fat.strategy import CascadeSettings
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 QUESTION = "robust accuracy, memory and time of module-wise adversarial training"
 RADIUS = 0.1  # usual for Fashion-MNIST, by the largest change of a pixel
-POOL = "cifar"
-SCALING = {"balanced": 0.0, "unbalanced": -1.0}
 ACCURACIES = ("clean", "pgd", "auto_attack")
 COLUMNS = {
     "model": "s",
@@ -161,8 +158,7 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     reference = compile_architecture(name, seed=seed)
     whole = reference.whole_footprint()
     budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
-    pools = _pools(Trained(whole.peak_bytes, whole.flops / 6, whole.weight_bytes), budget)
-    network = whole.weight_bytes / PUBLISHED[POOL].weight_bytes * NETWORK_BYTES_PER_SECOND
+    pools = pools_for(whole, budget)
     partitions = ImagePartitions(
         "fashion-mnist",
         Partitioning("shards", num_devices=size.num_devices, shards_per_device=10, seed=seed),
@@ -182,7 +178,7 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
             seed=seed,
         ),
     )
-    times = RoundTimes(pools, seed, made.works, network)
+    times = RoundTimes(pools, seed, made.works, network_bytes_per_second(whole))
     coordinator = Coordinator(
         plan=Plan("bench", num_rounds=made.rounds, seed=seed),
         strategy=made.strategy,
@@ -235,14 +231,6 @@ def _auto_attack(spans: CompiledSpans, examples: Examples, count: int, seed: int
     (inputs,) = examples.take(slice(0, count)).inputs.values()
     targets = examples.targets[:count]
     return float(auto_attack(spans.scores, inputs, targets, RADIUS, seed).is_robust.mean())
-
-
-def _pools(model: Trained, reserved_bytes: float) -> dict[str, Pool]:
-    """Return the balanced and the unbalanced pool, scaled to a model."""
-    return {
-        name: load_pool(POOL, 0.0, scaling).scaled(POOL, model, reserved_bytes)
-        for name, scaling in SCALING.items()
-    }
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

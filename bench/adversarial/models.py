@@ -14,7 +14,7 @@ from training.models import Vit, export
 import hocket
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.backend import LocalTraining, Span
-from hocket.fl.fat.partition import atoms_of, partition, whole_model
+from hocket.fl.fat.partition import Cascade, CascadeModule, atoms_of, partition, whole_model
 from hocket.hwmodels.loader import load_target
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.backend import Footprint
     from hocket.fl.core.parameters import Parameters
-    from hocket.fl.fat.partition import Cascade
     from hocket.runtime.artifact import Artifact
 
 MACHINE = load_target("mas-edge")
@@ -102,6 +101,17 @@ class Model:
         spans = self.planner()
         atoms = atoms_of(spans.borders(), spans.parameters())
         return partition(atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes)
+
+    def one_by_one(self) -> Cascade:
+        """Return each atom as a module, however little memory it takes."""
+        spans = self.planner()
+        stops = [atom.name for atom in atoms_of(spans.borders(), spans.parameters())]
+        modules = []
+        for number, (start, stop) in enumerate(itertools.pairwise(["", *stops, ""])):
+            own = spans.owned(Span(start, stop))
+            with_exit = spans.owned(Span(start, stop, (stop,) if stop else ()))
+            modules.append(CascadeModule(number, start, stop, own, with_exit - own))
+        return Cascade(tuple(modules))
 
     def largest_atom_bytes(self) -> int:
         """Return what the largest atom takes with its exit: no budget can be below it."""

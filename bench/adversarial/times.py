@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.observers import Silent
+from hocket.fl.core.seeds import generator_for
+from hocket.fl.core.types import ClientTask
 from hocket.fl.fat.assignment import assign
 from hocket.fl.fat.cascade import StageTask
 from hocket.fl.fat.latency import (
@@ -15,18 +17,41 @@ from hocket.fl.fat.latency import (
     fuller_seconds,
     published_seconds,
 )
+from hocket.fl.fat.pool import PUBLISHED, Trained, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hocket.fl.core.backend import Footprint, LocalTraining
-    from hocket.fl.core.types import ClientTask
     from hocket.fl.fat.assignment import Resources, SpanCost
     from hocket.fl.fat.pool import Pool
 
-NETWORK_BYTES_PER_SECOND = 1.25e6  # 10 Mbit/s
+POOL = "cifar"
+SCALING = {"balanced": 0.0, "unbalanced": -1.0}
+"""Pools of devices by their names: the published one, and with more of its weak devices."""
+
+_NETWORK_BYTES_PER_SECOND = 1.25e6  # 10 Mbit/s, for the model that the pool is of
 _IMAGE_BYTES = 28 * 28 * ELEMENT_BYTES
 _PASSES = 3  # forward, and backward for parameters and for features
+
+
+def pools_for(whole: Footprint, reserved_bytes: float) -> dict[str, Pool]:
+    """Return the pools scaled to a model, so that they are as short of memory and time for it.
+
+    Args:
+        whole: What it takes to train all of the model.
+        reserved_bytes: That every device has.
+    """
+    model = Trained(whole.peak_bytes, whole.flops / (2 * _PASSES), whole.weight_bytes)
+    return {
+        name: load_pool(POOL, 0.0, scaling).scaled(POOL, model, reserved_bytes)
+        for name, scaling in SCALING.items()
+    }
+
+
+def network_bytes_per_second(whole: Footprint) -> float:
+    """Return the speed of devices' links, scaled alike."""
+    return whole.weight_bytes / PUBLISHED[POOL].weight_bytes * _NETWORK_BYTES_PER_SECOND
 
 
 class Works(Protocol):
@@ -197,6 +222,20 @@ class SizeWorks:
             wanted = StageTask.from_config(task.config)
             found[task.device_id] = workload(footprint, (), wanted, self.training)
         return found
+
+
+def simulate(times: RoundTimes, stage: StageTask, num_rounds: int) -> None:
+    """Let ten of a hundred devices, drawn anew, train a stage's module for some rounds.
+
+    Args:
+        times: To add to.
+        stage: What they do.
+        num_rounds: That there are.
+    """
+    for number in range(1, num_rounds + 1):
+        chosen = generator_for(times.seed, "chosen", number).choice(100, 10, replace=False)
+        tasks = [ClientTask(number, f"d{each}", "train", 0, stage.to_config()) for each in chosen]
+        times.started(number, tasks)
 
 
 def _macs(footprint: Footprint) -> float:
