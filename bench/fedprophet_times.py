@@ -7,6 +7,7 @@ with each atom as a module; features, or the model's input.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,20 @@ from adversarial.times import (
     pools_for,
     simulate,
 )
-from harness import run_bench
+from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
 
 from hocket.fl.fat.assignment import SpanCost
 from hocket.fl.fat.cascade import StageTask
 
 if TYPE_CHECKING:
     from adversarial.models import Model
-    from harness import Choices
 
     from hocket.fl.fat.cascade import Attacked
     from hocket.fl.fat.partition import Cascade
 
 QUESTION = "simulated seconds of a round, by the published model, over many rounds"
+BY_MEMORY, EACH_ATOM = "by memory", "each atom"
+ATTACKS: tuple[Attacked, ...] = ("features", "input")
 _STEPS, _ATTACK_STEPS = 16, 5
 COLUMNS = {
     "model": "s",
@@ -69,34 +71,44 @@ def seconds_of(
     }
 
 
-def measure(choices: Choices) -> list[dict[str, Any]]:
-    """Return a row for each model, cut and attack."""
-    rows = []
-    num_rounds = 3 if choices.quick else 300
-    for name in ("small",) if choices.quick else ("vgg", "vit"):
-        model = compile_architecture(name, max_steps=_STEPS)
-        share = ARCHITECTURES[name].budget_share
-        greedy = model.cascade(int(share * model.whole_footprint().peak_bytes))
-        joint = seconds_of(model, model.whole(), "features", num_rounds)
-        cuts = {"by memory": greedy, "each atom": model.one_by_one()}
-        for cut, cascade in cuts.items():
-            spans = model.spans(cascade.exits)
-            flops = [
-                model.footprint(spans, cascade.piece(number, number).span).flops
-                for number in range(len(cascade))
-            ]
-            for attack in ("features", "input"):
-                found = seconds_of(model, cascade, attack, num_rounds)
-                row: dict[str, Any] = {"model": name, "cut": cut, "attack": attack}
-                row |= {"modules": len(cascade), "first_share": flops[0] / sum(flops)}
-                for pool, stages in found.items():
-                    row[f"joint_{pool}"] = joint[pool][0]
-                    row[f"stages_{pool}"] = stages
-                    row[f"first_{pool}"], row[f"mean_{pool}"] = stages[0], statistics.fmean(stages)
-                    row[f"faster_{pool}"] = joint[pool][0] / statistics.fmean(stages)
-                rows.append(row)
-    return rows
+def row_of(name: str, cut: str, attack: Attacked, num_rounds: int) -> dict[str, Any]:
+    """Return a row: a model, how it is cut, and what its modules are attacked at."""
+    model = compile_architecture(name, max_steps=_STEPS)
+    share = ARCHITECTURES[name].budget_share
+    cascade = model.one_by_one()
+    if cut == BY_MEMORY:
+        cascade = model.cascade(int(share * model.whole_footprint().peak_bytes))
+    spans = model.spans(cascade.exits)
+    flops = [
+        model.footprint(spans, cascade.piece(number, number).span).flops
+        for number in range(len(cascade))
+    ]
+    row: dict[str, Any] = {"model": name, "cut": cut, "attack": attack}
+    row |= {"modules": len(cascade), "first_share": flops[0] / sum(flops)}
+    joint = seconds_of(model, model.whole(), "features", num_rounds)
+    for pool, stages in seconds_of(model, cascade, attack, num_rounds).items():
+        row[f"joint_{pool}"] = joint[pool][0]
+        row[f"stages_{pool}"] = stages
+        row[f"first_{pool}"], row[f"mean_{pool}"] = stages[0], statistics.fmean(stages)
+        row[f"faster_{pool}"] = joint[pool][0] / statistics.fmean(stages)
+    return row
+
+
+def main() -> None:
+    """Measure what the command line asks for; rows that the file has are kept."""
+    choices = choices_of(make_parser(QUESTION).parse_args())
+    path, about = choices.json_path, stamp((*PACKAGES, "torch"))
+    rows = read_rows(path) if path is not None else []
+    known = {(row["model"], row["cut"], row["attack"]) for row in rows}
+    models = ("small",) if choices.quick else ("vgg", "vit")
+    cuts = (BY_MEMORY,) if choices.quick else (BY_MEMORY, EACH_ATOM)
+    for key in itertools.product(models, cuts, ATTACKS):
+        if key not in known:
+            rows.append(row_of(*key, num_rounds=3 if choices.quick else 300))
+            if path is not None:
+                write_rows(QUESTION, rows, path, about)
+    report(QUESTION, rows, COLUMNS, choices, about=about)
 
 
 if __name__ == "__main__":
-    run_bench(QUESTION, COLUMNS, measure)
+    main()
