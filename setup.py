@@ -110,6 +110,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.report": ["*.html", "*.css"],
         "hocket.fl.store.prices": ["*.toml"],
         "hocket.fl.store.service": ["*.html", "*.css", "*.js"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],

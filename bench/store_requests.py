@@ -26,7 +26,7 @@ from store.aggregators import Aggregator, Cache, ObjectStore
 from store.faults import fault_row
 from store.passes import pass_rows
 from store.policies import policy_rows
-from store.requests import Case, rows_of, run_rounds
+from store.requests import FULL_PASSES, Case, rows_of, run_rounds
 from store.servers import BUCKET, cache_server, find_redis, object_server
 
 from hocket.store_parts import open_round_store
@@ -48,10 +48,10 @@ COLUMNS = {
     "cost_less_than_cache": ".1%",
 }
 CASES = {
-    "vit-tiny": Case("vit-tiny", 50, 3),
-    "resnet-18": Case("resnet-18", 50, 3),
+    "resnet-18": Case("resnet-18", 50, 2),
     # Half a gigabyte an update: no more than a round is in this machine's memory in three places.
-    "gpt-125m": Case("gpt-125m", 1, 1),
+    "gpt-125m": Case("gpt-125m", 1, 1, ("cosine-scheduling", "clustering", *FULL_PASSES, "audit")),
+    "vit-tiny": Case("vit-tiny", 50, 2),
 }
 QUICK = Case("tiny", 4, 2)
 # Rooms for entries: a round and its model, and a device's history of some rounds.

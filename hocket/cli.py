@@ -24,6 +24,7 @@ from hocket.commands import (
     inspect,
     photon,
     prophet,
+    report,
     run,
     search,
     simulate,
@@ -124,6 +125,7 @@ app.command("run")(run.run_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("inspect")(inspect.inspect_command)
+app.command("report")(report.report_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")

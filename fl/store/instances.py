@@ -11,6 +11,7 @@ import multiprocessing
 import threading
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from hocket.fl.core.store import Key
 
 START_SECONDS = 60.0
+READERS = 4
+"""Entries that are read at once for a request."""
 
 
 @dataclass(eq=False)
@@ -197,19 +200,28 @@ class Instances:
         self, keys: Sequence[Key], read: Callable[[Key], bytes | memoryview]
     ) -> Iterator[list[_Held]]:
         """Give entries in memory that stays theirs until the request is over."""
-        pinned: list[_Held] = []
+        pinned: dict[Key, _Held] = {}
         try:
-            for key in keys:
-                with self._changed:
-                    held = self._held.get(key)
-                    if held is not None:
-                        held.readers += 1
-                pinned.append(held if held is not None else self._borrow(key, read(key)))
-            yield pinned
+            with self._changed:
+                for key in keys:
+                    if key in self._held and key not in pinned:
+                        pinned[key] = self._held[key]
+                        pinned[key].readers += 1
+            missing = [key for key in dict.fromkeys(keys) if key not in pinned]
+            if missing:
+                # Several at once, as most of it is waiting, and digests.
+                with ThreadPoolExecutor(READERS) as readers:
+                    reads = [readers.submit(self._borrow, key, read) for key in missing]
+                found = zip(missing, reads, strict=True)
+                pinned |= {key: each.result() for key, each in found if each.exception() is None}
+                for each in reads:
+                    each.result()
+            yield [pinned[key] for key in keys]
         finally:
-            self._done_reading(pinned)
+            self._done_reading(list(pinned.values()))
 
-    def _borrow(self, key: Key, content: bytes | memoryview) -> _Held:
+    def _borrow(self, key: Key, read: Callable[[Key], bytes | memoryview]) -> _Held:
+        content = read(key)
         with self._changed:
             slot = self._slots.take(len(content))
         if slot is None:

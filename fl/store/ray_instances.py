@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 START_SECONDS = 120.0
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)
 class _Function:
     """An actor with entries in its memory."""
 
@@ -59,16 +58,21 @@ class _Function:
         return self._held[key]
 
     def run(
-        self, workload: str, facts: Mapping[str, Any], keys: list[str], *brought: Any
+        self,
+        workload: str,
+        facts: Mapping[str, Any],
+        keys: list[str],
+        brought: list[str],
+        *arrays: NDArray[np.uint8],
     ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Run work on what is held, and on what was brought for the keys that are not."""
-        more = iter(brought)
-        contents = [
-            (Key.parse(key), memoryview(self._held[key] if key in self._held else next(more)))
-            for key in keys
-        ]
+        """Run work on what is held, and on arrays of what was brought."""
+        here = self._held | dict(zip(brought, arrays, strict=True))
+        contents = [(Key.parse(key), here[key].data) for key in keys]
         answer = self._models.run(workload, facts, contents)
         return dict(answer.values), dict(answer.arrays)
+
+
+_Actor: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)(_Function)
 
 
 @dataclass(eq=False)
@@ -172,16 +176,18 @@ class RayInstances:
         read: Callable[[Key], bytes | memoryview],
     ) -> Answer:
         """Run work where most of its entries are, and again if an actor is lost."""
-        started = time.monotonic()
+        started, is_sure = time.monotonic(), True
         for attempt in range(ATTEMPTS):
             home = self._home_of(keys)
+            away = [key for key in keys if not is_sure or key not in home.held]
             try:
-                brought = [self._bring(key, read) for key in keys if key not in home.held]
-                values, arrays = self._ask(
-                    home, home.actor.run.remote(workload, dict(facts), [*map(str, keys)], *brought)
-                )
-            except (InstanceLostError, KeyError, StopIteration):
-                # Lost, or dropped between the question and the work.
+                references = [self._bring(key, home, read) for key in away]
+                names = [[str(key) for key in each] for each in (keys, away)]
+                answer = home.actor.run.remote(workload, dict(facts), *names, *references)
+                values, arrays = self._ask(home, answer)
+            except (InstanceLostError, KeyError) as error:
+                # What an actor should hold, and does not, has been dropped, or is on its way there.
+                is_sure = not isinstance(error, KeyError)
                 with self._lock:
                     self._counts["retries"] += attempt + 1 < ATTEMPTS
                 continue
@@ -221,7 +227,7 @@ class RayInstances:
 
     def _start(self, number: int) -> _Place:
         started = time.monotonic()
-        actor = _Function.remote(self._make_model)
+        actor = _Actor.remote(self._make_model)
         process = ray.get(actor.process.remote(), timeout=START_SECONDS)
         with self._lock:
             self._counts["cold starts"] += 1
@@ -246,10 +252,10 @@ class RayInstances:
                 key=lambda place: (sum(place.held.get(key, 0) for key in keys), -place.number),
             )
 
-    def _bring(self, key: Key, read: Callable[[Key], bytes | memoryview]) -> Any:
+    def _bring(self, key: Key, home: _Place, read: Callable[[Key], bytes | memoryview]) -> Any:
         """Return an entry from another actor, without coming by here, or as it is kept for good."""
         place = self._place_of(key)
-        if place is not None:
+        if place is not None and place is not home:
             return place.actor.fetch.remote(str(key))
         return ray.put(np.frombuffer(read(key), np.uint8))
 
@@ -270,9 +276,9 @@ class RayInstances:
         try:
             return ray.get(reference, timeout=self._request_seconds)
         except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, (*ERRORS.values(), KeyError, StopIteration)):
-                raise cause from None
+            cause: Any = error.cause
+            if isinstance(cause, (*ERRORS.values(), KeyError)):
+                raise cause from None  # type: ignore[misc]
             if isinstance(cause, RayActorError):
                 # One that was to bring something is lost.
                 self._replace_dead()

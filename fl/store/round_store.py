@@ -162,6 +162,13 @@ class RoundStore:
             self.instances.drop(key)
             self.history.delete(key)
 
+    def forget(self, keys: Sequence[Key]) -> int:
+        """Forget entries, those in memory, too, and return how many were there."""
+        with self._lock:
+            for key in keys:
+                self.instances.drop(key)
+            return self.history.forget(keys)
+
     def keys(self, prefix: str = "") -> list[Key]:
         """Return the keys whose text begins so, in order."""
         return self.history.keys(prefix)
@@ -200,7 +207,7 @@ class RoundStore:
             self.instances.drop(key)
             entry = self.history.record(key, content, metrics, provenance, made_from, statistics)
             change = self._policy.ingested(key)
-        self._apply(change, {key: memoryview(content)})
+        self._apply(change, {key: (entry, memoryview(content))})
         return entry
 
     def ask(self, workload: str, question: Question) -> Answer:
@@ -289,15 +296,27 @@ class RoundStore:
             # Nothing was promised: the next request reads what is not there.
             logger.warning("cannot load ahead of %s: %s", request.workload, error)
 
-    def _apply(self, change: Change, contents: Mapping[Key, memoryview]) -> None:
-        # Changes of two threads may come here in another order than the policy made them, so that
-        # what it holds by now counts.
+    def _apply(self, change: Change, contents: Mapping[Key, tuple[Entry, memoryview]]) -> None:
+        # Changes of two threads may come here in another order than the policy made them, and
+        # entries may be put anew or forgotten meanwhile: what is there by now counts.
         for key in change.drop:
             with self._lock:
                 if not self._policy.holds(key):
                     self.instances.drop(key)
         for key in change.load:
-            content = contents[key] if key in contents else self.history.view(key)
+            if key in contents:
+                entry, content = contents[key]
+            else:
+                entry = self.history.catalog.entry(key)
+                content = self.history.content(entry)
             with self._lock:
-                if self._policy.holds(key) and not self.instances.hold(key, content):
+                if not self._policy.holds(key) or not self._is_current(entry):
+                    continue
+                if not self.instances.hold(key, content):
                     logger.warning("%s: no room for its %d bytes in memory", key, len(content))
+
+    def _is_current(self, entry: Entry) -> bool:
+        try:
+            return self.history.catalog.entry(entry.key).digest == entry.digest
+        except KeyError:
+            return False

@@ -230,6 +230,7 @@ TABLE = (
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
+    Row("hocket.report.drawings", EVERYTHING, ("matplotlib", "numpy")),
     Row("hocket.prophet_plots", EVERYTHING, ("matplotlib",)),
     Row("hocket.robust_clients", EVERYTHING, ("torch",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),

@@ -62,3 +62,26 @@ def test_exported_attention_gives_the_right_numbers(name: str, tmp_path: Path) -
             )
             assert (code, message) == (0, "done")
             expected.check(output)
+
+
+@pytest.mark.parametrize(
+    ("name", "emulated", "lacking"),
+    [
+        ("x86-64-v3", "Nehalem", "avx"),
+        ("cortex-a76", "cortex-a53", "atomics"),
+        ("rv64gcv", "rv64,v=false", "v"),
+        ("spacemit-x60", "rv64,v=true,vext_spec=v1.0,vlen=128", "vlen256"),
+    ],
+)
+def test_a_cpu_that_lacks_a_feature_is_told_so(
+    name: str, emulated: str, lacking: str, tmp_path: Path
+) -> None:
+    machine = CPUS[name].machine
+    start_command(machine, emulated)  # skips, before the work
+    parameters = make_parameters()
+    build(tmp_path, name, [parameters])
+    runner = make_runner(tmp_path, machine, emulated)
+    arrays = operands_by_name(random_operands(parameters, 0))
+    code, message, _ = runner.run(0, arrays, empty_output(parameters))
+    assert code == 1
+    assert message.startswith(f"this library is for {name} and needs '{lacking}', which this CPU ")

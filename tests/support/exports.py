@@ -36,6 +36,7 @@ PREFIX = "hocket_test"
 RUNNER = Path(__file__).parent / "c" / "run_attention.c"
 
 EMULATED = {
+    "x86_64": ("x86_64-linux-gnu", ["qemu-x86_64-static"]),
     "aarch64": ("aarch64-linux-gnu", ["qemu-aarch64-static", "-cpu", "cortex-a76"]),
     "armv7": ("arm-linux-gnueabihf", ["qemu-arm-static", "-cpu", "cortex-a7"]),
     "riscv64": (
@@ -157,12 +158,12 @@ class Runner:
         return int(code), message, stored
 
 
-def make_runner(folder: Path, machine: str, name: str = "run") -> Runner:
+def make_runner(folder: Path, machine: str, cpu: str = "", name: str = "run") -> Runner:
     """Link a runner with the shared library in a folder, and return how it is started here.
 
     Skips the test where the machine is another and there is no emulator for it.
     """
-    prefix = start_command(machine)
+    prefix = start_command(machine, cpu)
     source = RUNNER.read_text(encoding="utf-8")
     source = source.replace("hocket_model", PREFIX).replace("HOCKET_MODEL", PREFIX.upper())
     (folder / f"{name}.c").write_text(source, encoding="utf-8")
@@ -178,18 +179,29 @@ def make_runner(folder: Path, machine: str, name: str = "run") -> Runner:
     return Runner((*prefix, str(folder / name)), folder)
 
 
-def start_command(machine: str) -> list[str]:
-    """Return what starts programs of a machine here, or skip the test."""
-    if machine == "x86_64":
+def data_folder() -> Path:
+    """Return the folder in which ``make`` keeps what it downloads."""
+    return Path(os.environ.get("HOCKET_DATA_DIR") or "~/.cache/hocket/data").expanduser()
+
+
+def start_command(machine: str, cpu: str = "") -> list[str]:
+    """Return what starts programs of a machine here, or skip the test.
+
+    Args:
+        machine: The machine.
+        cpu: In the emulator's words; one that has all features by default.
+    """
+    if machine == "x86_64" and not cpu:
         return []
     library, (program, *options) = EMULATED[machine]
-    data = Path(os.environ.get("HOCKET_DATA_DIR", "~/.cache/hocket/data")).expanduser()
-    unpacked = data / "emulators" / "usr"
+    unpacked = data_folder() / "emulators" / "usr"
     found = shutil.which(program) or shutil.which(program, path=str(unpacked / "bin"))
     roots = [root for root in (Path("/usr"), unpacked) if (root / library / "lib").is_dir()]
-    if found is None or not roots:
+    if found is None or (machine != "x86_64" and not roots):
         pytest.skip(f"no emulator of {machine} with a C library: make emulators")
-    return [found, *options, "-L", str(roots[0] / library)]
+    if cpu:
+        options = ["-cpu", cpu]
+    return [found, *options, *(["-L", str(roots[0] / library)] if machine != "x86_64" else [])]
 
 
 def operands_by_name(operands: Operands) -> dict[str, NDArray[Any] | None]:

@@ -246,10 +246,10 @@ class Service:
     def _collect(self, wanted: Collect) -> dict[str, int]:
         history, forgotten = self.store.history, 0
         if wanted.job is not None and wanted.keep_rounds is not None:
-            forgotten += history.keep_rounds(wanted.job, wanted.keep_rounds)
+            forgotten += self.store.forget(history.expired(wanted.job, wanted.keep_rounds))
         if wanted.job is not None and wanted.erase_device is not None:
             entries = history.catalog.entries(job=wanted.job, device=wanted.erase_device)
-            forgotten += history.forget([entry.key for entry in entries])
+            forgotten += self.store.forget([entry.key for entry in entries])
         num_objects, freed = history.collect_garbage(wanted.grace_seconds)
         return {"forgotten": forgotten, "objects": num_objects, "bytes": freed}
 

