@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hocket.federation_parts import Parts
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.fat.assignment import SpanCost
+from hocket.fl.fat.frozen import peak_at_input
 from hocket.fl.fat.layout import cascade_from_json, cascade_to_json
 from hocket.fl.fat.partition import Cascade, whole_model
 from hocket.fl.fat.perturbation import Adjustment
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hocket.federated_clients import ClientMaker
     from hocket.fl.backends.spans import CompiledSpans
     from hocket.fl.config import FederationConfig, ProphetSection
+    from hocket.fl.core.backend import LocalTraining
     from hocket.fl.core.data import Partitions
     from hocket.runtime.artifact import Artifact
 
@@ -121,12 +124,15 @@ def _make_prophet(
     name, training = config.strategy.name, config.training.as_training()
     if name not in (FEDPROPHET, JFAT):
         raise ConfigError(f"name: no method {name!r} to withstand attacks; there are {METHODS}")
-    settings = dict(config.strategy.settings)
+    given = dict(config.strategy.settings)
     if name == JFAT:  # one stage, as long as all of it
         rounds = config.federation.rounds
-        settings = {"rounds_per_stage": rounds, "patience": rounds, **settings}
-    alpha = {key.removeprefix(_ALPHA): settings.pop(key) for key in list(settings)
+        given = {"rounds_per_stage": rounds, "patience": rounds, **given}
+    alpha = {key.removeprefix(_ALPHA): given.pop(key) for key in list(given)
              if key.startswith(_ALPHA)}  # fmt: skip
+    settings = made_of(CascadeSettings, given)
+    if settings.attack == "input" and section.memory_bytes:
+        _check_at_input(cascade, planner, training, section.memory_bytes)
     available, costs = None, {}
     if section.pool and len(cascade) > 1:
         available = pool_of(section).available
@@ -138,11 +144,33 @@ def _make_prophet(
         cascade,
         costs=costs,
         available=available,
-        settings=made_of(CascadeSettings, settings),
+        settings=settings,
         training=training,
         adjustment=made_of(Adjustment, alpha),
         budget_bytes=section.memory_bytes if name == FEDPROPHET else 0,
     )
+
+
+def _check_at_input(
+    cascade: Cascade, planner: CompiledSpans, training: LocalTraining, budget_bytes: int
+) -> None:
+    """Check that each module can be attacked at the model's input, through those before it."""
+    for number, module in enumerate(cascade.modules):
+        before, piece = cascade.modules[:number], cascade.piece(number, number)
+        peak = peak_at_input(
+            planner.borders(),
+            lambda span, count: footprint_of(planner, replace(training, batch_size=count), span),
+            before,
+            piece,
+            training.batch_size,
+            budget_bytes,
+        )
+        if peak > budget_bytes:
+            raise ConfigError(
+                f"attack: {module} takes {peak:,} bytes when it is attacked at the input, an "
+                f"example at a time, and devices have {budget_bytes:,}; give more memory, train "
+                f"smaller batches or attack 'features'"
+            )
 
 
 METHODS = (FEDPROPHET, JFAT, *FAMILIES)

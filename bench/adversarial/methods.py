@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adversarial.models import EXIT_FEATURES, NARROW, Model, compile_architecture
+from adversarial.models import (
+    ARCHITECTURES,
+    EXIT_FEATURES,
+    Model,
+    compile_architecture,
+)
 from adversarial.times import CascadeWorks, SizeWorks
 from hocket.fl.fat.assignment import SpanCost
 from hocket.fl.fat.baselines.distillation import (
@@ -17,6 +22,7 @@ from hocket.fl.fat.baselines.distillation import (
 from hocket.fl.fat.baselines.partial import PartialClient, PartialTraining
 from hocket.fl.fat.baselines.widths import Widths
 from hocket.fl.fat.cascade import CascadeClient
+from hocket.fl.fat.frozen import peak_at_input
 from hocket.fl.fat.strategy import CascadeSettings, FedProphet
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 JOINT = "jfat"
 FORMS: dict[str, dict[str, Any]] = {
     "fedprophet": {},
+    "fedprophet-input": {"attack": "input"},
     "fedprophet, no prophets": {"prophet": 0.0},
     "fedprophet, psi as published": {"prophet": 1.0},
     "fedprophet, exits as published": {},
@@ -44,7 +51,8 @@ FORMS: dict[str, dict[str, Any]] = {
 
 CHOICES = {"heterofl-at": "first", "fedrolex-at": "rolling", "feddrop-at": "random"}
 FEDDF = "feddf-at"
-METHODS = (JOINT, "fedprophet", *CHOICES, FEDDF, *list(FORMS)[1:])
+MAIN = (JOINT, "fedprophet", "fedprophet-input", *CHOICES, FEDDF)
+METHODS = (*MAIN, *list(FORMS)[2:])
 _NUM_PUBLIC = 5
 _DISTILLATION_STEPS = 16
 
@@ -128,7 +136,10 @@ def _cascade(name: str, setting: Setting) -> Method:
     is_joint = name == JOINT
     features = 1 if name == "fedprophet, exits as published" else EXIT_FEATURES
     model = compile_architecture(
-        setting.architecture, exit_features=features, max_steps=setting.max_steps
+        setting.architecture,
+        exit_features=features,
+        max_steps=setting.max_steps,
+        seed=setting.seed,
     )
     cascade = model.whole() if is_joint else model.cascade(setting.budget_bytes)
     spans = model.spans(cascade.exits)
@@ -155,16 +166,32 @@ def _cascade(name: str, setting: Setting) -> Method:
         CascadeWorks(footprints, costs, model.training),
         spans,
         rounds=10_000,
-        peaks=tuple(footprints[number, number].peak_bytes for number in range(len(cascade))),
-        measured={"budget_bytes": 0 if is_joint else setting.budget_bytes},
+        peaks=tuple(
+            peak_at_input(
+                spans.borders(),
+                lambda span, count: model.footprint(spans, span, count),
+                cascade.modules[:number] if settings.attack == "input" else (),
+                cascade.piece(number, number),
+                model.training.batch_size,
+                setting.budget_bytes,
+            )
+            for number in range(len(cascade))
+        ),
+        measured={
+            "budget_bytes": 0 if is_joint else setting.budget_bytes,
+            "attack": settings.attack,
+        },
     )
 
 
 def _sizes(name: str, setting: Setting) -> Method:
     """Return a method whose devices train the largest of several models that fits."""
     models, footprints = [], []
-    for share in (1.0, *NARROW):
-        model = compile_architecture(setting.architecture, share=share, max_steps=setting.max_steps)
+    shares = (1.0, *ARCHITECTURES[setting.architecture].narrow)
+    for share in shares:
+        model = compile_architecture(
+            setting.architecture, share=share, max_steps=setting.max_steps, seed=setting.seed
+        )
         models.append(model)
         footprints.append(model.whole_footprint())
         if footprints[-1].peak_bytes <= setting.budget_bytes:
@@ -189,7 +216,8 @@ def _sizes(name: str, setting: Setting) -> Method:
         strategy = Distillation(**shared, smaller=parameters, distil=distil)
         clients = Clients(partitions, lambda: DistilledClient(makes))
     else:
-        widths = Widths.parse(_groups(all_spans[0]), all_spans[0].parameters())
+        groups = ARCHITECTURES[setting.architecture].groups(all_spans[0].parameters())
+        widths = Widths.parse(groups, all_spans[0].parameters())
         counts = tuple(widths.counts(each.parameters()) for each in all_spans)
         strategy = PartialTraining(**shared, widths=widths, counts=counts, choice=CHOICES[name])
         clients = Clients(partitions, lambda: PartialClient(makes, widths, counts))
@@ -200,7 +228,7 @@ def _sizes(name: str, setting: Setting) -> Method:
         all_spans[0],
         rounds=setting.rounds,
         peaks=(footprints[-1].peak_bytes,),
-        measured={"budget_bytes": 0, "share": (1.0, *NARROW)[len(models) - 1]},
+        measured={"budget_bytes": 0, "share": shares[len(models) - 1]},
     )
 
 
@@ -210,23 +238,3 @@ def _maker(model: Model, partitions: Partitions) -> Callable[[], Client]:
 
 def _client(model: Model, cascade: Cascade, partitions: Partitions) -> CascadeClient:
     return CascadeClient(model.spans(cascade.exits), partitions, cascade)
-
-
-def _groups(spans: CompiledSpans) -> dict[str, list[str]]:
-    """Return what the axes of a ``Vgg``'s arrays number."""
-    parameters = spans.parameters()
-    convolutions = sum(name.startswith("convolutions") for name in parameters)
-    layers = sum(name.startswith("layers") and name.endswith("weight") for name in parameters)
-    found = {}
-    for name, array in parameters.items():
-        kind, number = name.split(".")[0], int(name.split(".")[1])
-        if kind == "convolutions":
-            found[name] = [f"c{number}", f"c{number - 1}" if number else "", "", ""]
-        elif kind.endswith("norms"):
-            found[name] = [f"{'f' if kind == 'wide_norms' else 'c'}{number}"]
-        else:
-            out = f"f{number}" if number < layers - 1 else ""
-            side = 28 >> convolutions
-            into = f"f{number - 1}" if number else f"c{convolutions - 1}*{side * side}"
-            found[name] = [out, into][: array.ndim]
-    return found

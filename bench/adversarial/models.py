@@ -14,14 +14,14 @@ from training.models import Vit, export
 import hocket
 from hocket.fl.backends.spans import CompiledSpans
 from hocket.fl.core.backend import LocalTraining, Span
-from hocket.fl.fat.partition import atoms_of, partition, whole_model
+from hocket.fl.fat.partition import Cascade, CascadeModule, atoms_of, partition, whole_model
 from hocket.hwmodels.loader import load_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hocket.fl.core.backend import Footprint
-    from hocket.fl.fat.partition import Cascade
+    from hocket.fl.core.parameters import Parameters
     from hocket.runtime.artifact import Artifact
 
 MACHINE = load_target("mas-edge")
@@ -102,6 +102,17 @@ class Model:
         atoms = atoms_of(spans.borders(), spans.parameters())
         return partition(atoms, spans.owned, lambda span: self.footprint(spans, span), budget_bytes)
 
+    def one_by_one(self) -> Cascade:
+        """Return each atom as a module, however little memory it takes."""
+        spans = self.planner()
+        stops = [atom.name for atom in atoms_of(spans.borders(), spans.parameters())]
+        modules = []
+        for number, (start, stop) in enumerate(itertools.pairwise(["", *stops, ""])):
+            own = spans.owned(Span(start, stop))
+            with_exit = spans.owned(Span(start, stop, (stop,) if stop else ()))
+            modules.append(CascadeModule(number, start, stop, own, with_exit - own))
+        return Cascade(tuple(modules))
+
     def largest_atom_bytes(self) -> int:
         """Return what the largest atom takes with its exit: no budget can be below it."""
         spans = self.planner()
@@ -117,9 +128,10 @@ class Model:
         """Return the model as one module."""
         return whole_model(self.spans().owned)
 
-    def footprint(self, spans: CompiledSpans, span: Span) -> Footprint:
-        """Return what it takes to train a span."""
-        return spans.footprint(MACHINE, self.training, span)
+    def footprint(self, spans: CompiledSpans, span: Span, batch_size: int = 0) -> Footprint:
+        """Return what it takes to train a span, on so many examples at a time if not as usual."""
+        batch_size = batch_size or self.training.batch_size
+        return spans.footprint(MACHINE, replace(self.training, batch_size=batch_size), span)
 
     def whole_footprint(self) -> Footprint:
         """Return what it takes to train all of it."""
@@ -132,29 +144,69 @@ class Architecture:
 
     Attributes:
         make: Makes it, or a copy that has a share of its units.
+        groups: Returns what the axes of its arrays number, as ``Widths`` takes it.
         learning_rate: Of the first round of a stage.
         budget_share: Of the memory that the whole model takes, what every device has.
+        narrow: Shares of its units that narrow copies have.
     """
 
     make: Callable[[float], nn.Module]
+    groups: Callable[[Parameters], dict[str, list[str]]]
     learning_rate: float
     budget_share: float = 0.2
+    narrow: tuple[float, ...] = (0.75, 0.5, 0.375)
+
+
+def _vgg(channels: Sequence[int], widths: Sequence[int]) -> Callable[[float], nn.Module]:
+    def make(share: float) -> nn.Module:
+        return Vgg([int(share * each) for each in channels], [int(share * each) for each in widths])
+
+    return make
+
+
+def _vgg_groups(parameters: Parameters) -> dict[str, list[str]]:
+    convolutions = sum(name.startswith("convolutions") for name in parameters)
+    layers = sum(name.startswith("layers") and name.endswith("weight") for name in parameters)
+    found = {}
+    for name, array in parameters.items():
+        kind, number = name.split(".")[0], int(name.split(".")[1])
+        if kind == "convolutions":
+            found[name] = [f"c{number}", f"c{number - 1}" if number else "", "", ""]
+        elif kind.endswith("norms"):
+            found[name] = [f"{'f' if kind == 'wide_norms' else 'c'}{number}"]
+        else:
+            out = f"f{number}" if number < layers - 1 else ""
+            side = 28 >> convolutions
+            into = f"f{number - 1}" if number else f"c{convolutions - 1}*{side * side}"
+            found[name] = [out, into][: array.ndim]
+    return found
+
+
+_HEADS = 3
+
+
+def _vit_groups(parameters: Parameters) -> dict[str, list[str]]:
+    """Return groups of a transformer whose heads all lose the same units: widths are 3 heads'."""
+    width = len(parameters["norm.weight"])
+    return {
+        name: ["" if size % width else f"{_HEADS * size // width}*units" for size in array.shape]
+        for name, array in parameters.items()
+    }
 
 
 ARCHITECTURES = {
-    "vgg": Architecture(
-        lambda share: Vgg(_narrow((8, 16, 32), share), _narrow((512,) * 5, share)), 0.05
+    "vgg": Architecture(_vgg((8, 16, 32), (512,) * 5), _vgg_groups, 0.05),
+    "vit": Architecture(
+        lambda share: GreyVit(_HEADS * int(share * 16), _HEADS, 7),
+        _vit_groups,
+        0.05,
+        narrow=(0.75, 0.5, 0.25, 0.125),
     ),
-    "vit": Architecture(lambda share: GreyVit(int(share * 48), int(share * 3), 6), 0.05),
-    "small": Architecture(
-        lambda share: Vgg(_narrow((8, 16), share), _narrow((64,), share)), 0.05, 0.85
-    ),
+    "small": Architecture(_vgg((8, 16), (64,)), _vgg_groups, 0.05, budget_share=0.85),
 }
 """By their names; ``small`` is for quick forms alone."""
 
 SGD = LocalTraining(epochs=100, max_steps=10, batch_size=16, momentum=0.9, weight_decay=1e-4)
-NARROW = (0.75, 0.5, 0.375)
-"""Shares of its units that narrow copies of a model have."""
 
 EXIT_FEATURES = 16
 """Numbers that exits read for each class; 1 as published."""
@@ -165,24 +217,22 @@ def compile_architecture(
     *,
     share: float = 1.0,
     exit_features: int = EXIT_FEATURES,
+    seed: int = 0,
     **of_training: Any,
 ) -> Model:
-    """Return a model of images, compiled, with the same random parameters each time.
+    """Return a model of images, compiled, with the same random parameters for the same seed.
 
     Args:
         name: Of the architecture.
         share: Of its units, those that a narrow copy has.
         exit_features: Of its early exits.
+        seed: Of the parameters.
         **of_training: What differs from ``SGD``.
     """
     architecture = ARCHITECTURES[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module = architecture.make(share).train()
     exported = export(module, {INPUT: torch.zeros(2, *INPUT_SHAPE)}, is_training=True)
     artifact = hocket.compile(exported, dims={"batch": _BATCHES}).artifact
     training = replace(SGD, learning_rate=architecture.learning_rate, **of_training)
     return Model(artifact, training, exit_features)
-
-
-def _narrow(widths: Sequence[int], share: float) -> list[int]:
-    return [int(share * width) for width in widths]

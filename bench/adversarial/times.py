@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.observers import Silent
+from hocket.fl.core.seeds import generator_for
+from hocket.fl.core.types import ClientTask
 from hocket.fl.fat.assignment import assign
 from hocket.fl.fat.cascade import StageTask
 from hocket.fl.fat.latency import (
@@ -15,18 +17,41 @@ from hocket.fl.fat.latency import (
     fuller_seconds,
     published_seconds,
 )
+from hocket.fl.fat.pool import PUBLISHED, Trained, load_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hocket.fl.core.backend import Footprint, LocalTraining
-    from hocket.fl.core.types import ClientTask
     from hocket.fl.fat.assignment import Resources, SpanCost
     from hocket.fl.fat.pool import Pool
 
-NETWORK_BYTES_PER_SECOND = 1.25e6  # 10 Mbit/s
+POOL = "cifar"
+SCALING = {"balanced": 0.0, "unbalanced": -1.0}
+"""Pools of devices by their names: the published one, and with more of its weak devices."""
+
+_NETWORK_BYTES_PER_SECOND = 1.25e6  # 10 Mbit/s, for the model that the pool is of
 _IMAGE_BYTES = 28 * 28 * ELEMENT_BYTES
 _PASSES = 3  # forward, and backward for parameters and for features
+
+
+def pools_for(whole: Footprint, reserved_bytes: float) -> dict[str, Pool]:
+    """Return the pools scaled to a model, so that they are as short of memory and time for it.
+
+    Args:
+        whole: What it takes to train all of the model.
+        reserved_bytes: That every device has.
+    """
+    model = Trained(whole.peak_bytes, whole.flops / (2 * _PASSES), whole.weight_bytes)
+    return {
+        name: load_pool(POOL, 0.0, scaling).scaled(POOL, model, reserved_bytes)
+        for name, scaling in SCALING.items()
+    }
+
+
+def network_bytes_per_second(whole: Footprint) -> float:
+    """Return the speed of devices' links, scaled alike."""
+    return whole.weight_bytes / PUBLISHED[POOL].weight_bytes * _NETWORK_BYTES_PER_SECOND
 
 
 class Works(Protocol):
@@ -50,6 +75,8 @@ class RoundTimes(Silent):
         network_bytes_per_second: Of each device.
         published, fuller: Seconds so far, by either model, for each pool.
         num_training: Rounds so far that trained.
+        stages: Rounds that trained each stage's module, by its number, and what they took by the
+            published model: ``rounds``, and seconds for each pool.
     """
 
     pools: Mapping[str, Pool]
@@ -59,6 +86,7 @@ class RoundTimes(Silent):
     published: dict[str, float] = field(default_factory=dict)
     fuller: dict[str, float] = field(default_factory=dict)
     num_training: int = 0
+    stages: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def started(self, round_number: int, tasks: Sequence[ClientTask]) -> None:
         """Count a round; what is evaluated beside training is not part of it.
@@ -67,9 +95,11 @@ class RoundTimes(Silent):
         """
         if any(task.kind != "train" for task in tasks):
             return
-        works = {StageTask.from_config(task.config).work for task in tasks}
-        is_training = "train" in works
+        wanted = [StageTask.from_config(task.config) for task in tasks]
+        is_training = any(each.work == "train" for each in wanted)
         self.num_training += is_training
+        stage = self.stages.setdefault(wanted[0].stage, dict.fromkeys(("rounds", *self.pools), 0.0))
+        stage["rounds"] += is_training
         for name, pool in self.pools.items():
             has = {
                 task.device_id: pool.resources(self.seed, round_number, task.device_id)
@@ -81,6 +111,7 @@ class RoundTimes(Silent):
             ]
             slowest = is_training * max(each[0] for each in found)
             self.published[name] = self.published.get(name, 0.0) + slowest
+            stage[name] += slowest
             self.fuller[name] = self.fuller.get(name, 0.0) + max(each[1] for each in found)
 
     def _seconds(
@@ -112,6 +143,7 @@ def workload(
     macs = _macs(footprint)
     frozen_macs = sum(_macs(each) for each in frozen)
     is_training = wanted.work == "train"
+    is_through = is_training and wanted.begins < wanted.stage
     return Workload(
         num_parameters=footprint.gradient_bytes / ELEMENT_BYTES,
         num_features=footprint.activation_bytes / ELEMENT_BYTES,
@@ -121,7 +153,9 @@ def workload(
         attack_steps=wanted.steps if is_training and wanted.is_adversarial else 0,
         peak_bytes=footprint.peak_bytes,
         frozen_macs=frozen_macs,
-        num_frozen_batches=training.max_steps if frozen else 0,
+        through_macs=frozen_macs if is_through else 0.0,
+        through_parameters=is_through * sum(each.weight_bytes for each in frozen) / ELEMENT_BYTES,
+        num_frozen_batches=training.max_steps if frozen and not is_through else 0,
         evaluation_macs=_PASSES * wanted.measure_steps * (frozen_macs + macs),
         sent_bytes=footprint.gradient_bytes if is_training else 0,
         received_bytes=footprint.weight_bytes + sum(each.weight_bytes for each in frozen),
@@ -188,6 +222,20 @@ class SizeWorks:
             wanted = StageTask.from_config(task.config)
             found[task.device_id] = workload(footprint, (), wanted, self.training)
         return found
+
+
+def simulate(times: RoundTimes, stage: StageTask, num_rounds: int) -> None:
+    """Let ten of a hundred devices, drawn anew, train a stage's module for some rounds.
+
+    Args:
+        times: To add to.
+        stage: What they do.
+        num_rounds: That there are.
+    """
+    for number in range(1, num_rounds + 1):
+        chosen = generator_for(times.seed, "chosen", number).choice(100, 10, replace=False)
+        tasks = [ClientTask(number, f"d{each}", "train", 0, stage.to_config()) for each in chosen]
+        times.started(number, tasks)
 
 
 def _macs(footprint: Footprint) -> float:

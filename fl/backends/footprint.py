@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,6 +77,8 @@ def footprint_of(
         is_planned_for: Whether the machine is that of the artifact, whose estimates of attentions
             then hold.
     """
+    if span.is_frozen:
+        work = replace(work, trained=frozenset())
     results = list(dict.fromkeys([*span.exits, span.stop or work.scores]))
     program = cut(work.program, span.start, results)
     weights = _weights_of(work, program, span)

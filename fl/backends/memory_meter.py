@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from hocket.fl.core.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
 
@@ -25,22 +25,27 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         held: Tensors that are there throughout, such as weights.
         limit_bytes: The most that may be alive; 0 for as much as it takes.
+        visiting: Groups of weights of which one at a time is held: from the operator that reads
+            one of them first until one reads others, of another group or of those held throughout.
 
     Attributes:
-        live_bytes, peak_bytes: Now, and the most there were.
+        live_bytes, peak_bytes: Now, and the most there were; what was refused is not among them.
     """
 
-    def __init__(self, held: Iterable[torch.Tensor], limit_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        held: Iterable[torch.Tensor],
+        limit_bytes: int = 0,
+        visiting: Sequence[Iterable[torch.Tensor]] = (),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._limit_bytes = limit_bytes
         self._finalizers: dict[int, Any] = {}
-        self.live_bytes = 0
-        for tensor in held:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self._finalizers:
-                self._finalizers[storage._cdata] = None
-                self.live_bytes += storage.nbytes()
-        self.peak_bytes = self.live_bytes
+        self._group_of: dict[int, int] = {}
+        group_bytes = [self._know(group, number) for number, group in enumerate([held, *visiting])]
+        self.live_bytes = self.peak_bytes = group_bytes[0]
+        # While those that are always held are read nobody visits.
+        self._visitor, self._visitor_bytes = 0, [0, *group_bytes[1:]]
 
     def __torch_dispatch__(
         self,
@@ -49,6 +54,10 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if len(self._visitor_bytes) > 1:
+            for each in tree_leaves((args, kwargs)):
+                if isinstance(each, torch.Tensor):
+                    self._visit(each.untyped_storage()._cdata)
         found = func(*args, **(kwargs or {}))
         for each in tree_leaves(found):
             if isinstance(each, torch.Tensor):
@@ -72,10 +81,30 @@ class MemoryMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._finalizers:
             return
         self._finalizers[key] = weakref.finalize(storage, self._leave, key, num_bytes)
+        self._add(num_bytes)
+
+    def _visit(self, key: int) -> None:
+        group = self._group_of.get(key, self._visitor)
+        if group != self._visitor:
+            before, self._visitor = self._visitor, group
+            self._add(self._visitor_bytes[group] - self._visitor_bytes[before])
+
+    def _add(self, num_bytes: int) -> None:
         self.live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         if self._limit_bytes and self.live_bytes > self._limit_bytes:
             raise BudgetError(self.live_bytes, self._limit_bytes)
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def _know(self, tensors: Iterable[torch.Tensor], group: int) -> int:
+        """Take in tensors that are not made here; return how many bytes they have."""
+        num_bytes = 0
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._finalizers:
+                self._finalizers[storage._cdata] = None
+                self._group_of[storage._cdata] = group
+                num_bytes += storage.nbytes()
+        return num_bytes
 
     def _leave(self, key: int, num_bytes: int) -> None:
         del self._finalizers[key]

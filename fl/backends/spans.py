@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hocket.fl.backends.batching import at_own_size
 from hocket.fl.backends.compiled import CompiledBackend
@@ -136,6 +137,22 @@ class CompiledSpans(CompiledBackend):
         (gradient,) = torch.autograd.grad(losses.sum(), [wanted])
         return losses.detach().numpy(), gradient.numpy()
 
+    def pull_back(
+        self, start: str, stop: str, inputs: NDArray[Any], gradient: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return a loss's gradient by the inputs, given that by the values at a border.
+
+        Args:
+            start, stop: As a ``Span`` has them.
+            inputs: What is at the start, ``[batch, ...]``; the model behaves as in evaluation.
+            gradient: Of the loss by the values at the stop.
+        """
+        wanted, result = as_input(inputs).requires_grad_(), stop or self._output
+        value = self._run(start, [result], wanted, is_training=False)[result]
+        (found,) = torch.autograd.grad([value], [wanted], [as_input(gradient)])
+        array: NDArray[Any] = found.numpy()
+        return array
+
     def displacement(
         self, start: str, stop: str, inputs: NDArray[Any], origin: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -197,17 +214,27 @@ class CompiledSpans(CompiledBackend):
         self._is_session_current = False
         return CompiledTraining(self, piece, training, list(leaves.values()), cleared)
 
-    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> MemoryMeter:
+    def meter(
+        self,
+        piece: Piece,
+        batch_size: int,
+        limit_bytes: int = 0,
+        frozen: Sequence[Span] = (),
+    ) -> MemoryMeter:
         """Return a count of what attacking and training a piece really holds; see ``Spans``."""
-        self._check_span(piece.span)
+        for span in (piece.span, *frozen):
+            self._check_span(span)
         names = [each.border or self._output for each in piece.exits]
-        # Made before the count begins: that is done once, not in each step.
         size = max(batch_size, self._batch_sizes.least)
         for is_training in (False, True):
             program = self._cut(size, piece.start, names, is_training=is_training)
         heads = [name for each in piece.span.exits for name in self._heads[each].names]
         held = [self._tensors[name] for name in (*program.given, *heads) if name in self._tensors]
-        return MemoryMeter(held, limit_bytes)
+        visiting = []
+        for span in frozen:
+            program = self._cut(size, span.start, [span.stop], is_training=False)
+            visiting.append([self._tensors[n] for n in program.given if n in self._tensors])
+        return MemoryMeter(held, limit_bytes, visiting)
 
     def _find_borders(self) -> tuple[Border, ...]:
         sizes = self._batch_sizes
@@ -236,7 +263,9 @@ class CompiledSpans(CompiledBackend):
         key = (batch_size, start, tuple(results), is_training)
         if key not in self._pieces:
             sized = at_own_size(self._artifact, batch_size)
-            whole = self._program(sized, is_training=is_training)
+            # Made once, and of no numbers: a meter that counts a step does not see it.
+            with _disable_current_modes():
+                whole = self._program(sized, is_training=is_training)
             self._pieces[key] = cut(whole, start, results)
         return self._pieces[key]
 

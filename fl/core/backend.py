@@ -196,12 +196,14 @@ class Span:
         stop: Name of the border that is its result; empty for the model's output.
         exits: Borders whose early exits are trained with it.
         is_attacked: Whether what it is given is differentiated, too, as an attack does.
+        is_frozen: Whether its weights are not: an attack goes through it to what comes before.
     """
 
     start: str = ""
     stop: str = ""
     exits: tuple[str, ...] = ()
     is_attacked: bool = False
+    is_frozen: bool = False
 
     def __str__(self) -> str:
         return f"{self.start or 'input'} to {self.stop or 'output'}"

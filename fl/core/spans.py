@@ -9,6 +9,7 @@ from hocket.fl.core.backend import Span
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -185,6 +186,18 @@ class Spans(Protocol):
         """Return the loss of each example and its gradient by the input; as in evaluation."""
         ...
 
+    def pull_back(
+        self, start: str, stop: str, inputs: NDArray[Any], gradient: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return a loss's gradient by the inputs, given that by the values at a border.
+
+        Args:
+            start, stop: As a ``Span`` has them.
+            inputs: What is at the start, ``[batch, ...]``; the model behaves as in evaluation.
+            gradient: Of the loss by the values at the stop.
+        """
+        ...
+
     def displacement(
         self, start: str, stop: str, inputs: NDArray[Any], origin: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -216,7 +229,13 @@ class Spans(Protocol):
         """
         ...
 
-    def meter(self, piece: Piece, batch_size: int, limit_bytes: int = 0) -> Meter:
+    def meter(
+        self,
+        piece: Piece,
+        batch_size: int,
+        limit_bytes: int = 0,
+        frozen: Sequence[Span] = (),
+    ) -> Meter:
         """Return a count of what attacking and training a piece really holds.
 
         It is to be entered once, and slows down what runs.
@@ -225,6 +244,8 @@ class Spans(Protocol):
             piece: What is attacked and trained.
             batch_size: Examples of a step.
             limit_bytes: Whatever makes more be held raises a ``BudgetError``; 0 for no limit.
+            frozen: What runs before the piece. Weights of one of these at a time are held: from
+                the operator that reads them first to one that reads others.
         """
         ...
 

@@ -18,10 +18,10 @@ from hocket.fl.core.client import check_artifact
 from hocket.fl.core.errors import BudgetError, ConfigError
 from hocket.fl.core.parameters import digest_of
 from hocket.fl.core.seeds import derive_seed, generator_for
-from hocket.fl.core.spans import Piece
 from hocket.fl.core.types import ClientUpdate
 from hocket.fl.fat.attack import L2, Attack, Linf, perturb
 from hocket.fl.fat.evaluation import accuracy_under, attack_piece
+from hocket.fl.fat.frozen import FrozenModules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.data import Examples, Partitions
     from hocket.fl.core.parameters import Parameters
-    from hocket.fl.core.spans import Spans
+    from hocket.fl.core.spans import Piece, Spans
     from hocket.fl.core.types import ClientTask, Setting
     from hocket.fl.fat.attack import Ball
     from hocket.fl.fat.partition import Cascade
+
+Attacked = Literal["features", "input"]
 
 _PREFIX = "cascade."
 CLEAN, ADVERSARIAL, DISPLACEMENT = "clean_accuracy", "adversarial_accuracy", "displacement"
@@ -43,7 +45,8 @@ attack moves what their module makes of an example, in the mean; and what traini
 hold in memory, where there is a budget."""
 
 _COUNTED_STEPS = 2
-_SLACK = 1.002  # for losses of single examples, which footprints leave out
+SLACK = 1.002
+"""Of budgets, for losses of single examples, which footprints leave out."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class StageTask:
             stage's attack moves features.
         stage: Number of the module that is being trained.
         last: Number of the last module that this device trains; beyond the stage's for a prophet.
-        radius: Of the ball that inputs (stage 0, any number) or features (their length) are
-            attacked in.
+        attack: On what: the ``features`` that the stage's module is given, or the model's
+            ``input``, through the frozen modules, one at a time. For the first module all the same.
+        radius: Of the ball that inputs (any number) or features (their length) are attacked in.
         input_radius: Of the ball around inputs, whatever the stage, for accuracies.
         steps: Of the attack in training.
         measure_steps: Of the attack that accuracies are measured by; 0 to measure none.
@@ -70,6 +74,7 @@ class StageTask:
     work: Literal["train", "score", "measure"] = "train"
     stage: int = 0
     last: int = 0
+    attack: Attacked = "features"
     radius: float = 0.0
     input_radius: float = 0.0
     steps: int = 10
@@ -83,8 +88,15 @@ class StageTask:
     def __post_init__(self) -> None:
         if self.work not in ("train", "score", "measure"):
             raise ConfigError(f"work must be 'train', 'score' or 'measure', got {self.work!r}")
+        if self.attack not in ("features", "input"):
+            raise ConfigError(f"attack must be 'features' or 'input', got {self.attack!r}")
         if not 0 <= self.stage <= self.last:
             raise ConfigError(f"want modules 0 <= stage <= last, got {self.stage}, {self.last}")
+
+    @property
+    def begins(self) -> int:
+        """Number of the module whose input attacks in training change."""
+        return 0 if self.attack == "input" and self.is_adversarial else self.stage
 
     def to_config(self) -> dict[str, Setting]:
         """Return it as settings of a task."""
@@ -155,7 +167,7 @@ class CascadeClient:
             holds out, never on what it trains on nor on the server's.
         cascade: The model's modules.
         cache: Of features of frozen modules.
-        batch_size: Of passes that train nothing, at most: as many examples as the budget allows.
+        batch_size: Of passes that train nothing, at most.
         artifact_digest: Of the artifact that the model is made from, if it is from one.
     """
 
@@ -181,15 +193,15 @@ class CascadeClient:
             metrics = self._accuracies(wanted, held_out, task.seed)
             return self._update(task, {}, len(held_out), metrics)
         examples = self.partitions.load(task.device_id)
-        features = self._features(wanted.stage, task.device_id, examples, parameters)
+        features = self._features(wanted.begins, task.device_id, examples, parameters)
+        training = LocalTraining.from_config(task.config)
         if wanted.work == "measure":
-            distance = self._displacement(wanted, features, task.seed)
+            distance = self._displacement(wanted, features, training.batch_size, task.seed)
             return self._update(task, {}, len(examples), {DISPLACEMENT: distance})
         metrics = {}
         if wanted.measure_steps:
             held_out = self.partitions.held_out(task.device_id)
             metrics = self._accuracies(wanted, held_out, task.seed)
-        training = LocalTraining.from_config(task.config)
         try:
             metrics |= self._train(wanted, training, features, examples.targets, task.seed)
         except BudgetError as error:
@@ -212,17 +224,17 @@ class CascadeClient:
         )
 
     def _features(
-        self, stage: int, device_id: str, examples: Examples, parameters: Parameters
+        self, number: int, device_id: str, examples: Examples, parameters: Parameters
     ) -> NDArray[Any]:
-        """Return what a stage's module is given of clean examples."""
+        """Return what a module is given of clean examples."""
         (inputs,) = examples.inputs.values()
-        if stage == 0:
+        if number == 0:
             return inputs
-        frozen = frozenset().union(*(each.owned for each in self.cascade.modules[:stage]))
+        frozen = frozenset().union(*(each.owned for each in self.cascade.modules[:number]))
         digest = digest_of({name: parameters[name] for name in frozen})
         kept = self.cache.get(device_id, digest)
         if kept is None:
-            start = self.cascade.modules[stage].start
+            start = self.cascade.modules[number].start
             kept = np.concatenate(
                 [self.spans.features("", start, each) for each in _parts(inputs, self.batch_size)]
             )
@@ -252,10 +264,11 @@ class CascadeClient:
         steps = self.spans.train_piece(
             piece, training, seed, keeps_exit_gradients=wanted.keeps_exit_gradients
         )
+        frozen = FrozenModules(self.spans, self.cascade.modules[wanted.begins : wanted.stage])
         order, noise = np.random.default_rng(seed), generator_for(seed, "attack")
         losses: list[float] = []
-        limit_bytes = int(_SLACK * wanted.budget_bytes)
-        meter = self.spans.meter(piece, training.batch_size, limit_bytes)
+        limit_bytes = int(SLACK * wanted.budget_bytes)
+        meter = self.spans.meter(piece, training.batch_size, limit_bytes, frozen.spans)
         with contextlib.ExitStack() as counting:
             if wanted.budget_bytes:
                 counting.enter_context(meter)
@@ -263,21 +276,25 @@ class CascadeClient:
                 inputs, wanted_classes = features[chosen], targets[chosen]
                 if wanted.is_adversarial:
                     inputs = attack_piece(
-                        self.spans, piece, attack, ball, inputs, wanted_classes, noise
+                        frozen, piece, attack, ball, inputs, wanted_classes, noise
                     )
-                losses.append(steps.step(inputs, wanted_classes))
+                losses.append(steps.step(frozen.features(inputs), wanted_classes))
                 if len(losses) == _COUNTED_STEPS:
                     counting.close()
         held = {HELD: float(meter.peak_bytes)} if wanted.budget_bytes else {}
         return {"loss": float(np.mean(losses)), **held}
 
-    def _displacement(self, wanted: StageTask, features: NDArray[Any], seed: int) -> float:
-        """Return how far an attack moves what the stage's module makes, in the mean."""
+    def _displacement(
+        self, wanted: StageTask, features: NDArray[Any], batch_size: int, seed: int
+    ) -> float:
+        """Return how far an attack moves what the stage's module makes, in the mean.
+
+        It takes as many examples at a time as training does, and so no more memory.
+        """
         module = self.cascade.modules[wanted.stage]
         attack, ball = Attack(wanted.steps), _ball(wanted, features)
         noise, total = generator_for(seed, "displacement"), 0.0
-        piece = self.cascade.piece(wanted.stage, wanted.stage)
-        for inputs in _parts(features, self._num_within(wanted, piece, features)):
+        for inputs in _parts(features, batch_size):
             origin = self.spans.features(module.start, module.stop, inputs)
             moved = self._displace(wanted, attack, ball, inputs, origin, noise)
             distances = np.linalg.norm((moved - origin).reshape(len(origin), -1), axis=1)
@@ -304,37 +321,31 @@ class CascadeClient:
 
     def _accuracies(self, wanted: StageTask, examples: Examples, seed: int) -> dict[str, float]:
         """Return accuracies of the model up to the stage's exit, attacked at its input."""
-        piece = Piece("", self.cascade.piece(wanted.stage, wanted.stage).exits)
+        piece = self.cascade.piece(wanted.stage, wanted.stage)
+        frozen = FrozenModules(self.spans, self.cascade.modules[: wanted.stage])
         attack = Attack(wanted.measure_steps) if wanted.measure_steps else None
         (inputs,) = examples.inputs.values()
+        self._fit(wanted, frozen, piece, inputs[: self.batch_size])
         found = accuracy_under(
-            self.spans,
+            frozen,
             examples,
             Linf(wanted.input_radius),
             attack,
             derive_seed(seed, "accuracy"),
+            start=piece.start,
             exits=piece.exits,
-            batch_size=self._num_within(wanted, piece, inputs),
+            batch_size=self.batch_size,
         )
         return {CLEAN: found.clean} | ({} if attack is None else {ADVERSARIAL: found.attacked})
 
-    def _num_within(self, wanted: StageTask, piece: Piece, inputs: NDArray[Any]) -> int:
-        """Return how many examples a device attacks at once: halved until they fit, one at least.
-
-        An attack on the model from its input on has to keep what all modules so far make of an
-        example, and so takes fewer examples at a time than training its last module does.
-        """
-        count, limit_bytes = min(self.batch_size, len(inputs)), int(_SLACK * wanted.budget_bytes)
-        while limit_bytes and count > 1:
-            targets = np.zeros(count, np.int64)
-            try:
-                with self.spans.meter(piece, count, limit_bytes):
-                    self.spans.gradient(piece, inputs[:count], targets)
-            except BudgetError:
-                count //= 2
-            else:
-                break
-        return count
+    def _fit(
+        self, wanted: StageTask, frozen: FrozenModules, piece: Piece, inputs: NDArray[Any]
+    ) -> None:
+        """Let each module be given as many examples at a time as the budget has room for."""
+        if wanted.budget_bytes:
+            limit_bytes = int(SLACK * wanted.budget_bytes)
+            with self.spans.meter(piece, len(inputs), limit_bytes, frozen.spans):
+                frozen.gradient(piece, inputs, np.zeros(len(inputs), np.int64))
 
 
 def _parts(arrays: NDArray[Any], count: int) -> list[NDArray[Any]]:
@@ -343,7 +354,7 @@ def _parts(arrays: NDArray[Any], count: int) -> list[NDArray[Any]]:
 
 
 def _ball(wanted: StageTask, features: NDArray[Any]) -> Ball:
-    if wanted.stage == 0:
+    if wanted.begins == 0:
         return Linf(wanted.radius)
     return L2(wanted.radius, is_positive=bool(features.min() >= 0))
 

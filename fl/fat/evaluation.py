@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,10 +17,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.core.data import Examples, Partitions
-    from hocket.fl.core.spans import Spans
     from hocket.fl.fat.attack import Attack, Ball
 
 _DECILE = 10
+
+
+class Attackable(Protocol):
+    """What can be attacked: a model in pieces, or ``FrozenModules`` and a piece behind them."""
+
+    def losses(
+        self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the loss of each example, and the scores of the piece's last exit."""
+        ...
+
+    def gradient(
+        self, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the loss of each example and its gradient by the input."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,12 +93,13 @@ class ClientRobustness:
 
 
 def accuracy_under(
-    spans: Spans,
+    spans: Attackable,
     examples: Examples,
     ball: Ball,
     attack: Attack | None,
     seed: int,
     *,
+    start: str = "",
     exits: Sequence[Exit] = (Exit(),),
     batch_size: int = 64,
 ) -> Robustness:
@@ -91,17 +107,20 @@ def accuracy_under(
 
     Arguments are those of ``survivors``; accuracies are of the last of the exits.
     """
-    found = survivors(spans, examples, ball, attack, seed, exits=exits, batch_size=batch_size)
+    found = survivors(
+        spans, examples, ball, attack, seed, start=start, exits=exits, batch_size=batch_size
+    )
     return found.robustness
 
 
 def survivors(
-    spans: Spans,
+    spans: Attackable,
     examples: Examples,
     ball: Ball,
     attack: Attack | None,
     seed: int,
     *,
+    start: str = "",
     exits: Sequence[Exit] = (Exit(),),
     judged: Exit | None = None,
     batch_size: int = 64,
@@ -117,17 +136,19 @@ def survivors(
         ball: What the attacker may do.
         attack: How it searches; None to measure clean accuracy alone, which is then both.
         seed: Draws where searches start.
+        start: Name of the border that the exits' piece begins behind, where ``spans`` has what is
+            before it.
         exits: What the attacker makes greater the loss of.
         judged: What says the class; None for the last of these exits.
         batch_size: Examples at a time.
     """
     (inputs,) = examples.inputs.values()
-    piece, generator = Piece("", tuple(exits)), generator_for(seed, "evaluation")
-    judge = piece if judged is None else Piece("", (judged,))
+    piece, generator = Piece(start, tuple(exits)), generator_for(seed, "evaluation")
+    judge = piece if judged is None else Piece(start, (judged,))
     searches = [] if attack is None else [replace(attack, restarts=1)] * attack.restarts
     clean, attacked = [], []
-    for start in range(0, len(examples), batch_size):
-        part = slice(start, start + batch_size)
+    for first in range(0, len(examples), batch_size):
+        part = slice(first, first + batch_size)
         origin, targets = inputs[part], examples.targets[part]
         is_right = _is_right(spans, judge, origin, targets)
         clean.append(is_right.copy())
@@ -140,7 +161,7 @@ def survivors(
 
 
 def accuracy_of_clients(
-    spans: Spans,
+    spans: Attackable,
     partitions: Partitions,
     ball: Ball,
     attack: Attack | None,
@@ -165,7 +186,7 @@ def accuracy_of_clients(
 
 
 def attack_piece(
-    spans: Spans,
+    spans: Attackable,
     piece: Piece,
     attack: Attack,
     ball: Ball,
@@ -193,7 +214,7 @@ def attack_piece(
 
 
 def _is_right(
-    spans: Spans, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
+    spans: Attackable, piece: Piece, inputs: NDArray[Any], targets: NDArray[Any]
 ) -> NDArray[np.bool_]:
     scores = spans.losses(piece, inputs, targets)[1]
     return np.asarray(scores.argmax(axis=1) == targets)

@@ -33,6 +33,8 @@ class Workload:
         attack_steps: Gradients an attack sees; 0 for clean training.
         peak_bytes: Measured or by a footprint; for the fuller model.
         frozen_macs: Of a batch's pass through frozen modules.
+        through_macs, through_parameters: Of the frozen modules that attacks on the model's input go
+            through: multiply-accumulates of a forward pass, and how many numbers they hold.
         num_frozen_batches: Such passes in the round: those of features that are not kept.
         evaluation_macs: Of all that is evaluated in the round, forward and backward.
         sent_bytes, received_bytes: By the device.
@@ -46,6 +48,8 @@ class Workload:
     attack_steps: int = 10
     peak_bytes: float = 0.0
     frozen_macs: float = 0.0
+    through_macs: float = 0.0
+    through_parameters: float = 0.0
     num_frozen_batches: int = 0
     evaluation_macs: float = 0.0
     sent_bytes: float = 0.0
@@ -98,8 +102,8 @@ class RoundSeconds:
 
 def published_seconds(work: Workload, has: Speeds) -> RoundSeconds:
     """Return a round's time by the authors' model, all examples being attacked."""
-    passes = 2 * (1 + work.attack_steps)
-    compute = work.num_batches * passes * work.forward_macs / has.flops_per_second
+    macs = 2 * (1 + work.attack_steps) * work.forward_macs + _macs_through(work)
+    compute = work.num_batches * macs / has.flops_per_second
     return RoundSeconds(compute, _memory_seconds(work, has))
 
 
@@ -109,12 +113,15 @@ def fuller_seconds(work: Workload, has: Speeds) -> RoundSeconds:
     A multiply-accumulate is two operations. A step is three forward passes: one, and the gradients
     by parameters and by features; each step of an attack is two, as parameters need none.
     """
-    per_batch = 2 * work.forward_macs * (3 + 2 * work.attack_steps)
+    per_batch = 2 * work.forward_macs * (3 + 2 * work.attack_steps) + 2 * _macs_through(work)
     moved = work.sent_bytes + work.received_bytes
     over = max(0.0, work.peak_bytes - has.memory_bytes)
     # What does not fit goes out and comes back in, in each pass forward and back.
     swapped = 2 * over * (1 + work.attack_steps) * work.num_batches
     read = work.batch_bytes * work.num_batches
+    through_bytes = ELEMENT_BYTES * work.through_parameters
+    if work.peak_bytes + through_bytes > has.memory_bytes:
+        read += work.num_batches * (2 * work.attack_steps + 1) * through_bytes
     return RoundSeconds(
         compute=work.num_batches * per_batch / has.flops_per_second,
         memory=(read + swapped) / has.storage_bytes_per_second,
@@ -122,6 +129,15 @@ def fuller_seconds(work: Workload, has: Speeds) -> RoundSeconds:
         evaluation=2 * work.evaluation_macs / has.flops_per_second,
         communication=moved / has.network_bytes_per_second,
     )
+
+
+def _macs_through(work: Workload) -> float:
+    """Return what attacks through frozen modules add to a batch.
+
+    A step is a forward pass, the same again for what the way back needs, and the way back, which is
+    another as parameters have no gradients; what it leads to is passed on once more.
+    """
+    return (3 * work.attack_steps + 1) * work.through_macs if work.attack_steps else 0.0
 
 
 def _memory_seconds(work: Workload, has: Speeds) -> float:
@@ -138,7 +154,13 @@ def _memory_seconds(work: Workload, has: Speeds) -> float:
         )
         seconds = work.num_batches * (moved / bandwidth + access * accesses)
     attacked = features + weights
-    if work.attack_steps and attacked > has.memory_bytes:
+    through = ELEMENT_BYTES * work.through_parameters
+    if work.attack_steps and through and attacked + through > has.memory_bytes:
+        # Frozen weights come in on the way there and on the way back, and never go out.
+        accesses = 2 * math.ceil((attacked + through) / has.memory_bytes)
+        each = 2 * through / bandwidth + access * accesses
+        seconds += work.num_batches * work.attack_steps * each
+    elif work.attack_steps and attacked > has.memory_bytes:
         moved = 2 * features + 4 * weights
         accesses = 2 * math.ceil(attacked / has.memory_bytes)
         each = moved / bandwidth + access * accesses

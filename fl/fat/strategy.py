@@ -7,6 +7,9 @@ Tang et al., FedProphet, MLSys 2025. Where we differ:
   authors ask all devices in each round, as ``steering="all"`` does. No figure of the server's own
   test set is used.
 - Gradients of early exits are zeroed between steps (``keeps_exit_gradients``).
+- With ``attack="input"`` later modules, too, are attacked at the model's input, through the frozen
+  modules, of which one at a time is in memory. There is no radius of features to be measured or
+  adjusted then.
 - An early exit that has no weight in a device's loss is neither trained nor sent back.
 - A device without the memory for the stage's own module gets no task.
 """
@@ -26,7 +29,7 @@ from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientTask
 from hocket.fl.fat.aggregation import mean_of_parts
 from hocket.fl.fat.assignment import Resources, assign, fitting
-from hocket.fl.fat.cascade import ADVERSARIAL, CLEAN, DISPLACEMENT, StageTask
+from hocket.fl.fat.cascade import ADVERSARIAL, CLEAN, DISPLACEMENT, Attacked, StageTask
 from hocket.fl.fat.perturbation import Adjustment
 from hocket.fl.fat.stage import Phase, StageState, ratio_of
 
@@ -48,6 +51,7 @@ class CascadeSettings:
 
     Attributes:
         rounds_per_stage: Most rounds that a module is trained.
+        later_rounds: The same for all modules but the first; 0 for as many.
         warm_up: Rounds at the start of each stage that train on clean examples.
         patience: Rounds without a better model after which a stage ends.
         settle: Rounds after the warm-up that no model of is kept as the best, nor alpha changed.
@@ -55,6 +59,8 @@ class CascadeSettings:
         input_radius: Of the ball around inputs, by the largest change of a number.
         steps: Of the attack in training.
         measure_steps: Of the attack on what devices hold out.
+        attack: What attacks in training change: the ``features`` that a module is given, or the
+            model's ``input``.
         convexity: Of early exits' losses (mu).
         prophet: How much the exit of a prophet's last module counts (psi); at 0 there are none.
         learning_rate_decay: Factor of the learning rate from round to round within a stage.
@@ -75,6 +81,7 @@ class CascadeSettings:
     """
 
     rounds_per_stage: int = 500
+    later_rounds: int = 0
     warm_up: int = 100
     patience: int = 50
     settle: int = 25
@@ -82,6 +89,7 @@ class CascadeSettings:
     input_radius: float = 8 / 255
     steps: int = 10
     measure_steps: int = 20
+    attack: Attacked = "features"
     convexity: float = 1e-5
     prophet: float = 1.0
     learning_rate_decay: float = 0.994
@@ -96,12 +104,16 @@ class CascadeSettings:
         for name in ("rounds_per_stage", "patience", "steps", "measure_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("warm_up", "settle", "adjust_every", "input_radius", "convexity"):
+        for name in (
+            "later_rounds", "warm_up", "settle", "adjust_every", "input_radius", "convexity"
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("prophet", "fraction_train", "fraction_evaluate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.attack not in ("features", "input"):
+            raise ConfigError(f"attack must be 'features' or 'input', got {self.attack!r}")
         if self.steering not in ("round", "all"):
             raise ConfigError(f"steering must be 'round' or 'all', got {self.steering!r}")
         if self.measured_radius not in ("whole", "alpha"):
@@ -227,25 +239,18 @@ class FedProphet:
         now = StageState.from_arrays(state.kept)
         metrics = mean_metrics(updates)
         if now.phase is Phase.MEASURE:
-            now = StageState(
-                number=now.number + 1,
-                base_radius=metrics[DISPLACEMENT],
-                alpha=self.adjustment.least,
-                best_alpha=self.adjustment.least,
-                wanted_ratio=now.best_ratio,
-            )
+            now = self._next_stage(now, metrics[DISPLACEMENT])
             return ServerState(state.parameters, now.to_arrays())
         now = self._judged(now, state.parameters, metrics)
         if now.phase is Phase.SCORE:
-            is_last = now.number == len(self.cascade) - 1
-            ended = replace(
-                now,
-                number=len(self.cascade) if is_last else now.number,
-                phase=Phase.TRAIN if is_last else Phase.MEASURE,
-                alpha=now.best_alpha,
-                best=None,
-            )
-            return ServerState(now.best or state.parameters, ended.to_arrays())
+            best = now.best or state.parameters
+            if now.number == len(self.cascade) - 1:
+                now = replace(now, number=len(self.cascade), phase=Phase.TRAIN, best=None)
+            elif self.settings.attack == "input":
+                now = self._next_stage(now, 0.0)
+            else:
+                now = replace(now, phase=Phase.MEASURE, alpha=now.best_alpha, best=None)
+            return ServerState(best, now.to_arrays())
         now = replace(now, round=now.round + 1)
         if self._is_over(now):
             now = replace(now, phase=Phase.SCORE)
@@ -254,6 +259,15 @@ class FedProphet:
     def is_finished(self, state: ServerState) -> bool:
         """Return whether the last module's stage is over."""
         return StageState.from_arrays(state.kept).number == len(self.cascade)
+
+    def _next_stage(self, now: StageState, base_radius: float) -> StageState:
+        return StageState(
+            number=now.number + 1,
+            base_radius=base_radius,
+            alpha=self.adjustment.least,
+            best_alpha=self.adjustment.least,
+            wanted_ratio=now.best_ratio,
+        )
 
     def _num_training(self, num_devices: int) -> int:
         return max(1, int(self.settings.fraction_train * num_devices))
@@ -311,11 +325,13 @@ class FedProphet:
         is_adversarial = self._is_adversarial(now)
         is_whole = now.phase is Phase.MEASURE and settings.measured_radius == "whole"
         alpha = 1.0 if is_whole else now.alpha
-        radius = alpha * now.base_radius if now.number else settings.input_radius
+        is_at_input = now.number == 0 or settings.attack == "input"
+        radius = settings.input_radius if is_at_input else alpha * now.base_radius
         return StageTask(
             work=_WORK[now.phase],
             stage=now.number,
             last=last,
+            attack=settings.attack,
             radius=float(radius),
             input_radius=float(settings.input_radius),
             steps=settings.steps,
@@ -356,7 +372,8 @@ class FedProphet:
                 best=dict(parameters),
             )
         every = self.settings.adjust_every
-        if now.number and every and now.round % every == 0:
+        is_fixed = now.number == 0 or self.settings.attack == "input"
+        if every and now.round % every == 0 and not is_fixed:
             alpha = self.adjustment.adjust(now.alpha, now.ratios, now.wanted_ratio)
             now = replace(now, alpha=alpha)
         return now
@@ -365,7 +382,8 @@ class FedProphet:
         is_stale = math.isfinite(now.best_score) and (
             now.round - 1 - now.best_round >= self.settings.patience
         )
-        return is_stale or now.round >= self.settings.rounds_per_stage
+        later = self.settings.later_rounds if now.number else 0
+        return is_stale or now.round >= (later or self.settings.rounds_per_stage)
 
 
 def _draw(

@@ -85,6 +85,15 @@ def test_a_strategy_and_a_backend_of_ones_own(tmp_path: Path) -> None:
     assert found["digest"].startswith(said.split()[-1])
 
 
+def test_a_robust_model_of_small_devices(tmp_path: Path) -> None:
+    said = run(tmp_path, ROOT / "examples" / "fedprophet.py")
+    whole, *modules = [int(found) for found in re.findall(r": (\d+) kB", said)]
+    assert len(modules) == 3
+    assert max(modules) <= 300 < whole
+    attacked = dict(re.findall(r"^(\w+): .*, (\d\.\d+) attacked$", said, re.MULTILINE))
+    assert float(attacked["fedprophet"]) > float(attacked["undefended"]) + 0.03
+
+
 @pytest.mark.skipif(not has_fashion_mnist(), reason="needs Fashion-MNIST: make data")
 @pytest.mark.parametrize("model", ["cnn", "vit"])
 def test_federations_of_fashion_mnist(model: str, tmp_path: Path) -> None:

@@ -152,6 +152,24 @@ def test_a_federation_that_is_killed_goes_on_with_the_same_bits(tmp_path: Any) -
     assert progress.round == whole.round
 
 
+def test_later_modules_may_be_attacked_at_the_input_within_the_same_budget() -> None:
+    cascade = digit_cascade(0.93)
+    budget = int(0.93 * WHOLE_PEAK)
+    settings = {"attack": "input", "rounds_per_stage": 2, "warm_up": 0, "settle": 0}
+    coordinator = federation(cascade, settings=settings, budget_bytes=budget)
+    progress = run(coordinator, cascade)
+    assert not any(report.failures for report in progress.reports)
+    metrics = [report.train_metrics for report in progress.reports]
+    assert not any("displacement" in each for each in metrics)
+    held = [each["held_bytes"] for each in metrics if "held_bytes" in each]
+    assert len(held) == 4
+    assert max(held) <= 1.002 * budget
+    before = DigitClients(cascade).spans().parameters()
+    after = progress.state.parameters
+    for module in cascade.modules:
+        assert any((after[name] != before[name]).any() for name in module.owned)
+
+
 @pytest.mark.parametrize("prophet", [0.0, 0.5, 1.0])
 def test_devices_with_memory_to_spare_train_further_modules(prophet: float) -> None:
     cascade = digit_cascade(0.93)

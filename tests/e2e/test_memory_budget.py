@@ -13,13 +13,12 @@ from support.prophet_federation import FAMILY, write_prophet, write_widths
 from hocket.federation import prepare_federation
 from hocket.federation_launch import launch
 from hocket.fl.config import load_config
-from hocket.fl.core.spans import Piece
+from hocket.fl.core.types import ClientTask
 from hocket.fl.fat.cascade import StageTask
+from hocket.fl.fat.frozen import FrozenModules
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from hocket.fl.core.types import ClientTask
 
 BUDGET = 460_000
 
@@ -60,25 +59,35 @@ def test_what_modules_hold_is_measured_and_within_the_budget(tmp_path: Path) -> 
     assert {task.config["cascade.budget_bytes"] for task in watch.tasks} == {BUDGET}
 
 
-def test_examples_are_attacked_as_many_at_once_as_fit() -> None:
-    cascade, images = digit_cascade(0.93), Digits().load("device-0").inputs["pixels"]
-    clients = DigitClients(cascade)()
-    last = len(cascade) - 1
-    piece = Piece("", cascade.piece(last, last).exits)
-    peaks = {}
-    for count in (64, 32, 16):
-        with clients.spans.meter(piece, count) as meter:
-            clients.spans.gradient(piece, images[:count], np.zeros(count, np.int64))
-        peaks[count] = meter.peak_bytes
-    for count, budget in (
-        (64, 0),
-        (64, peaks[64]),
-        (32, peaks[64] - 9000),
-        (16, peaks[16]),
-        (1, 9),
-    ):
-        wanted = StageTask(stage=last, last=last, budget_bytes=budget)
-        assert clients._num_within(wanted, piece, images) == count
+def test_accuracies_are_measured_on_as_many_examples_at_once_as_fit() -> None:
+    cascade = digit_cascade(0.93)
+    client, last = DigitClients(cascade)(), len(cascade) - 1
+    spans, parameters = client.spans, client.spans.parameters()
+    images = Digits().held_out("device-0").inputs["pixels"]
+    frozen, piece = FrozenModules(spans, cascade.modules[:last]), cascade.piece(last, last)
+    with spans.meter(piece, len(images), 0, frozen.spans) as meter:
+        frozen.gradient(piece, images, np.zeros(len(images), np.int64))
+    sizes: list[int] = []
+    whole = spans.pull_back
+
+    def counted(start: str, stop: str, inputs: Any, gradient: Any) -> Any:
+        sizes.append(len(inputs))
+        return whole(start, stop, inputs, gradient)
+
+    spans.pull_back = counted  # type: ignore[method-assign]
+    found = []
+    for budget, most in ((0, len(images)), (meter.peak_bytes // 3, len(images) // 2)):
+        sizes.clear()
+        wanted = StageTask(
+            work="score", stage=last, last=last, input_radius=0.1, budget_bytes=budget
+        )
+        task = ClientTask(1, "device-0", "train", 3, wanted.to_config())
+        found.append(client.run(task, parameters).metrics)
+        assert sizes[-1] <= most
+    assert found[0]["clean_accuracy"] == found[1]["clean_accuracy"]
+    assert found[0]["adversarial_accuracy"] == pytest.approx(
+        found[1]["adversarial_accuracy"], abs=0.03
+    )
 
 
 def test_counting_changes_no_bit_of_the_model(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.digits import EXIT_FEATURES, digit_cascade, digit_footprint
-from support.prophet_federation import write_prophet
+from support.prophet_federation import SHORT, write_prophet
+from torch import nn
+from training.models import export
 from typer.testing import CliRunner, Result
 
 from hocket import cli
@@ -160,3 +163,17 @@ def test_sizes_are_read_with_their_units() -> None:
     assert parse_bytes("60MB") == 60_000_000
     assert parse_bytes("1.5 GiB") == 1_610_612_736
     assert parse_bytes("17B") == parse_bytes(17) == 17
+
+
+def test_a_budget_that_attacks_on_the_input_do_not_fit_into_is_refused(tmp_path: Path) -> None:
+    """A wide layer's optimizer and one image in the convolution before it are more than either."""
+    layers = [nn.Conv2d(1, 96, 3, padding=1), nn.ReLU(), nn.MaxPool2d(8), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 10))
+    settings = f'{SHORT}attack = "input"\n'
+    path = write_prophet(tmp_path, memory='"170kB"', settings=settings)
+    exported = export(model, {"pixels": torch.zeros(2, 1, 8, 8)}, is_training=True)
+    (tmp_path / "digits.onnx").write_bytes(exported.SerializeToString())
+    said = refusal_of("train", path, "--set", "training.batch-size=2")
+    assert "module 1" in said
+    assert "attacked at the input" in said
+    assert "attack 'features'" in said

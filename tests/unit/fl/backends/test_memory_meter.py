@@ -57,7 +57,26 @@ def test_more_than_the_limit_is_stopped_at_once() -> None:
         made.extend(held.clone() for _ in range(9))
     assert len(made) <= 2
     made.append(held.clone())  # no longer counted
-    assert meter.peak_bytes == 4 * KILO
+    assert meter.peak_bytes == 3 * KILO
+
+
+def test_of_what_visits_one_group_at_a_time_is_counted() -> None:
+    held, one, other = torch.zeros(250), torch.zeros(500), torch.zeros(750)
+    with MemoryMeter([held], visiting=[[one], [other, other.view(10, 75)]]) as meter:
+        assert meter.live_bytes == KILO
+        one.sum()
+        assert meter.live_bytes == 3 * KILO  # what operators make is gone again
+        one.detach()
+        other.sum()
+        assert meter.live_bytes == 4 * KILO
+        torch.zeros(1)
+        assert meter.live_bytes == 4 * KILO  # until something else is read
+        held.sum()
+        assert meter.live_bytes == KILO
+    with MemoryMeter([held], 3 * KILO + 8, [[one], [other]]):
+        one.sum()
+        with pytest.raises(BudgetError):
+            other.sum()
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 1), (0, 1)])

@@ -170,6 +170,22 @@ def test_two_exits_count_by_their_weights() -> None:
         np.testing.assert_allclose(both[place], wanted, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_pulled_back_as_torch_does_it(name: str) -> None:
+    spans = new_spans(name)
+    pixels, _ = images(name)
+    given = torch.from_numpy(pixels).requires_grad_()
+    scores = module_of(name, spans).eval()(given)
+    slope = np.random.default_rng(0).standard_normal(scores.shape).astype(np.float32)
+    (wanted,) = torch.autograd.grad([scores], [given], [torch.from_numpy(slope)])
+    np.testing.assert_allclose(spans.pull_back("", "", pixels, slope), wanted.numpy(), **CLOSE)
+    for border in spans.borders():
+        value = spans.features("", border.name, pixels)
+        inner = spans.pull_back(border.name, "", value, slope)
+        found = spans.pull_back("", border.name, pixels, inner)
+        np.testing.assert_allclose(found, wanted.numpy(), **CLOSE)
+
+
 def test_displacement_is_a_squared_distance_and_its_gradient() -> None:
     spans, (start, stop) = new_spans("vit"), BLOCKS["vit"]
     pixels, _ = images("vit", 3)

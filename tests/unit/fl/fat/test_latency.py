@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,21 @@ def test_the_fuller_model_counts_more() -> None:
 def test_unknown_pools_are_refused() -> None:
     with pytest.raises(ConfigError, match="pool must be one of"):
         load_pool("phones", 1e6)
+
+
+def test_an_attack_through_frozen_modules_takes_their_passes_and_their_weights() -> None:
+    """Four steps there and twice back, and one pass more; weights come in if they do not fit."""
+    speeds = Speeds(1e9, 5e6, 1e6, access_seconds=0.5)
+    plain = Workload(1e4, 1e4, 1e6, 0.0, num_batches=3, attack_steps=4, peak_bytes=1e6)
+    through = replace(plain, through_macs=2e6, through_parameters=1e6)
+    more = published_seconds(through, speeds).compute - published_seconds(plain, speeds).compute
+    assert more == pytest.approx(3 * (4 * 3 + 1) * 2e6 / 1e9)
+    more = fuller_seconds(through, speeds).compute - fuller_seconds(plain, speeds).compute
+    assert more == pytest.approx(2 * 3 * (4 * 3 + 1) * 2e6 / 1e9)
+    assert published_seconds(through, speeds).memory == published_seconds(plain, speeds).memory
+    small = replace(speeds, memory_bytes=2.5e6)
+    memory = [published_seconds(each, small).memory for each in (plain, through)]
+    # 4.08 MB do not fit into 2.5: two accesses each way, and 4 MB each way.
+    assert memory[1] - memory[0] == pytest.approx(3 * 4 * (2 * 4e6 / 1e6 + 0.5 * 4))
+    memory = [fuller_seconds(each, small).memory for each in (plain, through)]
+    assert memory[1] - memory[0] == pytest.approx(3 * (2 * 4 + 1) * 4e6 / 1e6)

@@ -110,6 +110,33 @@ def test_all_devices_may_score_and_no_more_of_them_train() -> None:
     assert works.count("score") == 8
 
 
+def test_stages_that_are_attacked_at_the_input_have_nothing_to_measure() -> None:
+    made = strategy(attack="input", adjust_every=1, input_radius=0.25, later_rounds=1)
+    state = begun(made)
+    works = []
+    for number in range(1, 6):
+        tasks = made.configure(state, number, DEVICES[:2], 0, "train")
+        wanted = StageTask.from_config(tasks[0].config)
+        works.append((wanted.stage, wanted.work))
+        assert wanted.radius == 0.25
+        assert wanted.begins == 0
+        state = go_on(made, state, number, 0.5)
+    assert works == [
+        *[(0, work) for work in ("train", "train", "score")],
+        (1, "train"),
+        (1, "score"),
+    ]
+    assert made.is_finished(state)
+
+
+def test_a_warm_up_begins_at_the_module_itself() -> None:
+    made = strategy(attack="input", warm_up=1)
+    state = replace_kept(begun(made), StageState(number=1))
+    wanted = StageTask.from_config(made.configure(state, 1, DEVICES, 0, "train")[0].config)
+    assert not wanted.is_adversarial
+    assert wanted.begins == 1
+
+
 @pytest.mark.parametrize(("which", "radius"), [("whole", 2.0), ("alpha", 0.6)])
 def test_displacement_is_measured_within_a_radius(which: Any, radius: float) -> None:
     made = strategy(measured_radius=which)
@@ -134,10 +161,12 @@ def replace_kept(state: ServerState, now: StageState) -> ServerState:
     [
         {"steering": "some"},
         {"measured_radius": "half"},
+        {"attack": "scores"},
+        {"later_rounds": -1},
         {"stage_learning_rate_decay": 0.0},
         {"fraction_evaluate": 1.5},
     ],
-    ids=["steering", "radius", "decay", "fraction"],
+    ids=["steering", "radius", "attack", "rounds", "decay", "fraction"],
 )
 def test_settings_of_stages_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
