@@ -95,15 +95,13 @@ def parts_of(models: list[str], *, is_quick: bool) -> dict[str, Callable[[Path],
     """Return what is measured, by a name that its rows have."""
     cases = [QUICK] if is_quick else [CASES[model] for model in models]
     found: dict[str, Callable[[Path], Any]] = {
-        "policies": lambda _: policy_rows(60 if is_quick else 2000),
-        "faults": lambda folder: [
-            fault_row(folder / "faults", *((60, 20) if is_quick else (10_000, 500)))
-        ],
+        "policies": lambda _: policy_rows(60 if is_quick else 2000)
     }
     if not is_quick:
         # It loads torch, which the short form does without.
         from store.recording import recording_row
 
+        found["faults"] = lambda folder: [fault_row(folder / "faults", 10_000, 500)]
         found["passes"] = lambda _: pass_rows("resnet-18")
         found["recording"] = lambda folder: [recording_row(folder)]
     for case in cases:
