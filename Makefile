@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data redis emulators board install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data redis browser emulators board install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ $(DATA)/emulators/usr/bin/qemu-aarch64-static:
 	if (cd "$$folder" && apt-get download -q qemu-user-static libc6-arm64-cross libc6-armhf-cross libc6-riscv64-cross); \
 	then for file in "$$folder"/*.deb; do dpkg-deb -x "$$file" $(DATA)/emulators; done; touch $@; \
 	else echo "make emulators: apt-get cannot download qemu-user-static; tests that want it are skipped" >&2; fi
+
+browser: ## Chromium, in which the store's page is tested; wants root, as it brings libraries
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null \
+		|| apt-get install -y --no-install-recommends chromium-headless-shell \
+		|| { echo "make browser: as root, apt-get install chromium; else the page's tests are skipped" >&2; exit 1; }
 
 board: $(VENV)/.installed-dev emulators ## a Python and an onnxruntime for AArch64, for a test of exports
 	$(BIN)/python tests/support/make_board.py $(DATA)/board

@@ -126,6 +126,7 @@ setup(
         "onnx-ir>=1.1,<2",
         "onnxruntime>=1.32,<2",
         "onnxscript>=0.7,<1",
+        "packaging>=23,<27",
         "platformdirs>=4.2,<5",
         "rich>=13.7,<16",
         "safetensors>=0.5,<1",

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import onnx
 import onnxruntime
@@ -48,7 +47,7 @@ COLUMNS = {
 }
 LENGTHS = (128, 256, 512, 1024)
 POSITIONS = 512
-LEAST_RUNS = 5
+LEAST_RUNS, QUICK_RUNS = 31, 5
 
 
 def main() -> int:
@@ -83,7 +82,7 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
     module = hocket.compile(model, dims=dims, num_threads=threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = module.export(folder / "export", "x86_64-linux-gnu", cpu=_cpu())
+        manifest = module.export(folder / "export", "x86_64-linux-gnu", cpu="native")
         library = folder / "export" / f"lib{manifest['prefix']}_onnxruntime.so"
         exported = _session((folder / "export" / "model.onnx").read_bytes(), threads, library)
     runs = {
@@ -101,6 +100,7 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
         {name: functools.partial(session.run, None, feeds) for name, session in runs.items()},
         clock=time.process_time if threads == 1 else time.perf_counter,
         seconds=2.0 if choices.quick else 30.0,
+        least_runs=QUICK_RUNS if choices.quick else LEAST_RUNS,
     )
     medians = {name: statistics.median(found) * 1e3 for name, found in times.items()}
     least = {name: min(found) * 1e3 for name, found in times.items()}
@@ -119,12 +119,15 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
 
 
 def _time_in_turns(
-    runs: Mapping[str, Callable[[], object]], clock: Callable[[], float], seconds: float
+    runs: Mapping[str, Callable[[], object]],
+    clock: Callable[[], float],
+    seconds: float,
+    least_runs: int,
 ) -> dict[str, list[float]]:
     """Return the time of each run, one of each after the other, again and again."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["exported"]) < LEAST_RUNS:
+    while time.perf_counter() < end or len(times["exported"]) < least_runs:
         for name, run in runs.items():
             run()  # what the one before left in caches and threads is no longer there
             start = clock()
@@ -162,14 +165,6 @@ def _repeat_positions(model: onnx.ModelProto, length: int) -> None:
         else:
             continue
         tensor.CopyFrom(numpy_helper.from_array(longer, tensor.name))
-
-
-def _cpu() -> str:
-    """Return the name that the CPU at hand is exported for by."""
-    present = llvm.get_host_cpu_features()
-    if present.get("avx512dq") and present.get("avx512vl"):
-        return "x86-64-v4"
-    return "x86-64-v3" if present.get("avx2") and present.get("fma") else "x86-64-v2"
 
 
 if __name__ == "__main__":

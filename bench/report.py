@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attention_cycles
 import attention_peers
 import exact_scheduling
+import export_latency
 import federated_accuracy
 import federated_round
 import kernel_latency
@@ -120,6 +121,13 @@ SECTIONS = (
         "convolutions, and a detector of the end of speech whose weights and activations have 8 "
         "bits. Peak memory is that of session and runs, each in a process of its own; of ours 44 "
         "MiB are the compiler of the kernels.",
+    ),
+    Section(
+        export_latency,
+        "An exported model in stock onnxruntime",
+        "Timed in turns in one process: the sentence encoder exported for this CPU, our session on "
+        "the module that it is from, and onnxruntime on the file. Ratios are of medians and "
+        "of the fastest runs; with one thread, time is what the process had of its core.",
     ),
     Section(
         peak_memory,

@@ -26,6 +26,7 @@ from store.aggregators import Aggregator, Cache, ObjectStore
 from store.faults import fault_row
 from store.passes import pass_rows
 from store.policies import policy_rows
+from store.recording import recording_row
 from store.requests import FULL_PASSES, Case, rows_of, run_rounds
 from store.servers import BUCKET, cache_server, find_redis, object_server
 
@@ -102,6 +103,7 @@ def parts_of(models: list[str], *, is_quick: bool) -> dict[str, Callable[[Path],
     }
     if not is_quick:
         found["passes"] = lambda _: pass_rows("resnet-18")
+        found["recording"] = lambda folder: [recording_row(folder)]
     for case in cases:
         found[f"requests of {case.model}"] = lambda folder, case=case: measure(case, folder)
     return found

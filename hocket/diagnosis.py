@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from hocket.installation import Part, data_advice, find_parts, installed_version, torch_advice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,8 @@ class Diagnosis:
         caches: Folders of generated things.
         numpy_blas: Name and version of the BLAS that numpy was built with.
         problems: A sentence for each thing that is amiss; empty if nothing is.
+        parts: Of Hocket, with the packages that each lacks.
+        advice: A sentence for each thing that some part would want, and that is not amiss.
     """
 
     versions: dict[str, str | None]
@@ -73,6 +76,8 @@ class Diagnosis:
     caches: tuple[CacheUse, ...]
     numpy_blas: str
     problems: tuple[str, ...]
+    parts: tuple[Part, ...]
+    advice: tuple[str, ...]
 
 
 def diagnose() -> Diagnosis:
@@ -81,7 +86,7 @@ def diagnose() -> Diagnosis:
 
     versions = package_versions()
     caches, cache_problems = find_caches()
-    cpu = detect_cpu()
+    cpu, parts = detect_cpu(), find_parts()
     return Diagnosis(
         versions=versions,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -96,7 +101,9 @@ def diagnose() -> Diagnosis:
         },
         caches=caches,
         numpy_blas=_numpy_blas(),
-        problems=(*cache_problems, *_find_problems(versions, caches)),
+        problems=(*cache_problems, *_find_problems(versions, caches, parts)),
+        parts=parts,
+        advice=tuple(filter(None, (torch_advice(versions["torch"]), *data_advice()))),
     )
 
 
@@ -110,11 +117,11 @@ def usable_cores() -> int:
 def package_versions() -> dict[str, str | None]:
     """Return the versions of Hocket, Python and the packages; None for one that is missing."""
     versions: dict[str, str | None] = {
-        "hocket": _version("hocket"),
+        "hocket": installed_version("hocket"),
         "python": platform.python_version(),
     }
     for name in (*PACKAGES, *OPTIONAL_PACKAGES):
-        versions[name] = _version(name)
+        versions[name] = installed_version(name)
     return versions
 
 
@@ -138,13 +145,6 @@ def measure_cache(name: str, path: Path) -> CacheUse:
         except FileNotFoundError:  # another process tidied up
             continue
     return CacheUse(name, path, len(files), size, _is_writable(path))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _is_writable(path: Path) -> bool:
@@ -173,15 +173,17 @@ def _numpy_blas() -> str:
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
 
 
-def _find_problems(versions: dict[str, str | None], caches: tuple[CacheUse, ...]) -> list[str]:
+def _find_problems(
+    versions: dict[str, str | None], caches: tuple[CacheUse, ...], parts: tuple[Part, ...]
+) -> list[str]:
     problems = []
     if sys.version_info < (3, 11):  # noqa: UP036 (a copied tree runs where pip refuses)
         problems.append(f"Python 3.11 or later is needed, this is {versions['python']}")
-    problems += [
-        f"{name} is not installed; pip install {name}"
-        for name in PACKAGES
-        if versions[name] is None
-    ]
+    for part in parts:
+        # What is not installed at all of an extra nobody may want.
+        lacking = [f"{name} is not installed" for name in part.missing if not part.extra]
+        lacking += [f"{each} will not do" for each in part.unfit]
+        problems += [f"{each}; {part.mend}" for each in lacking]
     problems += [
         f"the {cache.name} cache {cache.path} cannot be written, so that kernels are compiled "
         "anew in every process"

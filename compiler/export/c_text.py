@@ -21,6 +21,7 @@ INPUTS = ("query", "key", "value", "mask", "kv_lengths")
 
 BUFFERS = (*INPUTS, "output")
 
+_AXES = {"b": "batch", "h": "heads", "n": "rows", "d": "columns"}
 _NAMES_IN_C = "hocket_model"
 # TensorProto's numbers, which are onnxruntime's, too.
 _ONNX_TYPES = {
@@ -151,12 +152,29 @@ def _entry(prefix: str, attention: ExportedAttention) -> list[str]:
 
 
 def _comment(number: int, attention: ExportedAttention) -> list[str]:
-    lines = [f"/* {number}: {attention.step.name}".replace("*/", "* /")]
+    parameters = attention.step.parameters
+    rules = [f"scale {parameters.scale:.9g}"]
+    if parameters.is_causal:
+        rules.append("causal")
+    if parameters.softcap:
+        rules.append(f"softcap {parameters.softcap:.9g}")
+    rules += [
+        f"{name.replace('_', ' ')} {getattr(parameters, name)}"
+        for name in ("left_window", "right_window")
+        if getattr(parameters, name) is not None
+    ]
+    lines = [
+        f"/* {number}: {attention.step.name}".replace("*/", "* /"),
+        f" *    {', '.join(rules)}",
+    ]
     for name in BUFFERS:
         operand = attention.operands.get(name)
-        if operand is not None:
-            sizes = "".join(f"[{size}]" for size in operand.shape)
-            lines.append(f" *    {name}{sizes}, {operand.dtype}")
+        if operand is None:
+            continue
+        sizes = "".join(f"[{size}]" for size in operand.shape)
+        axes = getattr(parameters, f"{name}_layout", "")
+        order = f": {', '.join(_AXES[axis] for axis in axes)}" if axes else ""
+        lines.append(f" *    {name}{sizes}, {operand.dtype}{order}")
     return [*lines, " */"]
 
 

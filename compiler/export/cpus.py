@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import llvmlite.binding as llvm
+
 from hocket.compiler.errors import ExportError
 from hocket.runtime.cpu import CpuFeatures
 
@@ -139,6 +141,22 @@ _ANY_CPU = {
 }
 
 
+def native_cpu() -> str:
+    """Return the CPU with the most features that the one at hand has, too.
+
+    Raises:
+        ExportError: It is of no machine that is exported for.
+    """
+    machine = find_machine(llvm.get_default_triple().split("-")[0])
+    present = {name for name, is_present in llvm.get_host_cpu_features().items() if is_present}
+    usable = [
+        cpu for cpu in CPUS.values() if cpu.machine == machine.name and present >= {*cpu.features}
+    ]
+    if not usable:
+        raise ExportError(f"this CPU has less than any that is known of {machine.name}")
+    return max(usable, key=lambda cpu: len(cpu.features)).name
+
+
 def find_machine(triple: str) -> Machine:
     """Return the machine of a triple such as ``aarch64-linux-gnu``.
 
@@ -162,12 +180,17 @@ def find_machine(triple: str) -> Machine:
 
 
 def find_cpu(machine: Machine, name: str) -> ExportCpu:
-    """Return a CPU of a machine; the least that is worth its kernels without a name.
+    """Return a CPU of a machine.
+
+    Args:
+        machine: The machine.
+        name: One of ``CPUS``, or "native" for the one at hand; without a name, the least that is
+            worth its kernels.
 
     Raises:
         ExportError: There is none of that name.
     """
-    cpu = CPUS.get(name or _ANY_CPU[machine.name])
+    cpu = CPUS.get(native_cpu() if name == "native" else name or _ANY_CPU[machine.name])
     if cpu is None or cpu.machine != machine.name:
         known = ", ".join(cpu.name for cpu in CPUS.values() if cpu.machine == machine.name)
         raise ExportError(f"no CPU {name!r} of {machine.name} is known; want one of {known}")

@@ -68,6 +68,16 @@ def data_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "hocket" / "data"
 
 
+def fashion_mnist_folder() -> Path | None:
+    """Return the folder that has Fashion-MNIST; None if there is none."""
+    folders = _fashion_mnist_folders()
+    return next((f for f in folders if (f / "train-images-idx3-ubyte.gz").exists()), None)
+
+
+def _fashion_mnist_folders() -> list[Path]:
+    return [*map(Path, FASHION_MNIST_FOLDERS), data_folder() / "fashion-mnist"]
+
+
 def load_fashion_mnist() -> LabelledImages:
     """Return Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 images of 28 by 28, 10 classes.
 
@@ -76,15 +86,11 @@ def load_fashion_mnist() -> LabelledImages:
     Raises:
         ConfigError: It is not there, or a file is damaged.
     """
-    folders = [Path(each) for each in FASHION_MNIST_FOLDERS]
-    folders.append(data_folder() / "fashion-mnist")
-    for folder in folders:
-        if (folder / "train-images-idx3-ubyte.gz").exists():
-            break
-    else:
+    folder = fashion_mnist_folder()
+    if folder is None:
         raise ConfigError(
-            f"Fashion-MNIST is in none of {', '.join(map(str, folders))}; run `make data`, or "
-            "`apt-get install dataset-fashion-mnist`"
+            f"Fashion-MNIST is in none of {', '.join(map(str, _fashion_mnist_folders()))}; run "
+            "`make data`, or `apt-get install dataset-fashion-mnist`"
         )
     parts: dict[str, NDArray[Any]] = {
         f"{part}-{kind}": read_idx(folder / f"{part}-{kind}-ubyte.gz")

@@ -18,7 +18,9 @@ NOT_OK = 1
 
 
 def doctor_command(json_output: JsonFlag = False) -> None:
-    """Show versions, CPU, threads and caches; exit status 1 if something is amiss.
+    """Show versions, CPU, threads, caches, and which parts of Hocket can be used.
+
+    The exit status is 1 if something is amiss; a part that is not installed is not.
 
     **Examples**
 
@@ -55,6 +57,8 @@ def _to_json(found: Any) -> dict[str, Any]:
         },
         "caches": [asdict(cache) | {"path": str(cache.path)} for cache in found.caches],
         "numpy_blas": found.numpy_blas,
+        "parts": [asdict(part) | {"is_ready": part.is_ready} for part in found.parts],
+        "advice": list(found.advice),
     }
 
 
@@ -79,6 +83,17 @@ def _print_tables(found: Any) -> None:
     table.add_row("numpy BLAS", found.numpy_blas)
     console = answer_console()
     console.print(table)
+    parts = plain_table("part", "for", "")
+    for column in parts.columns[1:]:
+        column.justify = "left"
+    for part in found.parts:
+        lacking = ", ".join((*part.missing, *part.unfit))
+        state = Text("ready", "green") if part.is_ready else f"lacks {lacking}: {part.mend}"
+        parts.add_row(part.extra or "hocket", part.purpose, state)
+    console.print()
+    console.print(parts)
+    for advice in found.advice:
+        console.print(Text.assemble(("note:", "yellow"), " ", advice))
     for problem in found.problems:
         console.print(Text.assemble(("amiss:", "bold red"), " ", problem))
     if not found.problems:

@@ -48,8 +48,9 @@ def export_command(
         typer.Option(
             "--cpu",
             metavar="NAME",
-            help="The CPU, cortex-a76 for one; by default the one that the module was compiled "
-            "for if it is such a machine, else any of the machine's (on x86-64 any with AVX2).",
+            help="The CPU, cortex-a76 for one, or native for this one; by default the one that "
+            "the module was compiled for if it is such a machine, else any of the machine's (on "
+            "x86-64 any with AVX2).",
             show_default=False,
         ),
     ] = "",

@@ -229,6 +229,7 @@ TABLE = (
     Row("hocket.photon_plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
+    Row("hocket.installation", EVERYTHING, ("packaging",)),
     Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
     Row("hocket.report.drawings", EVERYTHING, ("matplotlib", "numpy")),
     Row("hocket.prophet_plots", EVERYTHING, ("matplotlib",)),

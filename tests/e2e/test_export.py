@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from support.exports import native_cpu
 from support.modules import tiny_artifact, tiny_feeds
-from support.onnx_models import attention_op_model, random_feeds
+from support.onnx_models import attention_op_model, bert_like_model, random_feeds
 from support.tiny_encoder import make_tiny_encoder
 
 import hocket
+from hocket.compiler.export import driver
+from hocket.compiler.export.cpus import native_cpu
 from hocket.compiler.export.driver import export_artifact
 
 X86 = "x86_64-linux-gnu"
@@ -87,6 +88,24 @@ def test_every_operand_reaches_the_kernel(name: str, tmp_path: Path) -> None:
     (output,) = load(tmp_path / "out", 2).run(None, feeds)
     (expected,) = original(model, feeds)
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("weights_beside", [False, True])
+def test_host_models_of_several_turns_become_one_graph(
+    weights_beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one thread, six layers have two models of four turns, and share weights by name."""
+    model = bert_like_model(layers=6)
+    module = hocket.compile(model, dims={"batch": 2, "length": 9}, num_threads=1)
+    assert len(module.artifact.host_models) > 1
+    if weights_beside:
+        monkeypatch.setattr(driver, "_MOST_WEIGHT_BYTES", 0)
+    manifest = module.export(tmp_path / "out", X86, cpu=native_cpu())
+    assert ("model.onnx.data" in manifest["files"]) == weights_beside
+    feeds = random_feeds(model, batch=2, length=9)
+    found = load(tmp_path / "out").run(None, feeds)
+    for ours, theirs in zip(found, original(model, feeds), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
 
 
 def test_an_open_dimension_is_exported_in_the_size_asked_for(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from support.exports import (
     build,
     empty_output,
     make_runner,
-    native_cpu,
     operands_by_name,
     start_command,
 )
 from support.kernel_strategies import make_parameters
 
-from hocket.compiler.export.cpus import CPUS
+from hocket.compiler.export.cpus import CPUS, native_cpu
 
 SOME = ("plain", "few-rows")
 MOST = (*SOME, "odd-sizes", "causal", "added-mask", "lengths", "float16")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from support.attention_reference import Operands, as_stored
@@ -83,14 +82,6 @@ CASES: dict[str, dict[str, Any]] = {
     "float64": {"query_length": 40, "kv_length": 40, "dtype": DType.FLOAT64},
 }
 """Changes to a small attention, by name: all forms of kernels that a module may need."""
-
-
-def native_cpu() -> str:
-    """Return the best CPU to export for that this machine is."""
-    present = llvm.get_host_cpu_features()
-    if present.get("avx512dq") and present.get("avx512vl"):
-        return "x86-64-v4"
-    return "x86-64-v3" if present.get("avx2") and present.get("fma") else "x86-64-v2"
 
 
 def build(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hocket import diagnosis
+from hocket.installation import Part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +27,15 @@ def test_a_sound_installation_has_no_problems() -> None:
     assert found.numpy_blas
 
 
-def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "PACKAGES", ("no-such-package",))
+def test_packages_that_lack_or_will_not_do_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (
+        Part("", "", ("no-such-package",), ()),
+        Part("fl", "", ("not wanted",), ("torch 1.0 (want >=2.6)",)),
+    )
+    monkeypatch.setattr(diagnosis, "find_parts", lambda: parts)
     assert diagnosis.diagnose().problems == (
-        "no-such-package is not installed; pip install no-such-package",
+        "no-such-package is not installed; pip install hocket",
+        "torch 1.0 (want >=2.6) will not do; pip install 'hocket[fl]'",
     )
 
 

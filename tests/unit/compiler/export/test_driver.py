@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.exports import native_cpu
 from support.modules import tiny_artifact
 
 from hocket.compiler.errors import CompileError, ExportError
 from hocket.compiler.export import driver, library
+from hocket.compiler.export.cpus import native_cpu
 from hocket.compiler.export.driver import export_artifact
 from hocket.compiler.export.manifest import load_manifest
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.attention_reference import random_operands
-from support.exports import CASES, PREFIX, build, empty_output, native_cpu, operands_by_name
+from support.exports import CASES, PREFIX, build, empty_output, operands_by_name
 from support.kernel_runs import compute
 from support.kernel_strategies import make_parameters
 from support.modules import tiny_artifact
 
-from hocket.compiler.export.cpus import CPUS
+from hocket.compiler.export.cpus import CPUS, native_cpu
 from hocket.compiler.export.library import build_library
 from hocket.runtime.kernels.attention import make_attention_kernel
 
