@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.store import Store
     from hocket.fl.core.strategy import Strategy
     from hocket.fl.core.types import RoundReport
     from hocket.fl.sim.fleet import Fleet
@@ -164,18 +165,10 @@ class Federation:
             else:
                 save_artifact(content, self.folder / name)
 
-    def _run(
-        self,
-        engine: Engine,
-        scheduler: DeviceScheduler,
-        observers: Sequence[Observer],
-        *,
-        resume: bool,
-    ) -> Progress:
-        clock: Clock = WallClock()
-        if self.fleet is not None and self.config.federation.clock == "simulated":
-            clock = SimulatedClock()
-            engine = SimulatedEngine(engine, self.fleet, clock)
+    def coordinator(
+        self, engine: Engine, scheduler: DeviceScheduler, store: Store, clock: Clock
+    ) -> Coordinator:
+        """Return what runs its rounds, for who has an engine, a store and a clock of their own."""
         examples = self.clients.partitions.held_out()
         names = self.backend.parameters().keys()
 
@@ -185,7 +178,7 @@ class Federation:
             return self.backend.evaluate(examples).metrics
 
         section, digest = self.config.federation, self.clients.artifact_digest
-        coordinator = Coordinator(
+        return Coordinator(
             plan=Plan(
                 job=section.name,
                 num_rounds=section.rounds,
@@ -198,11 +191,26 @@ class Federation:
             strategy=self.strategy,
             engine=engine,
             scheduler=scheduler,
-            store=FolderStore(self.folder / STORE),
+            store=store,
             clock=clock,
             evaluate=evaluate,
             settings={ARTIFACT_DIGEST: digest} if digest else {},
         )
+
+    def _run(
+        self,
+        engine: Engine,
+        scheduler: DeviceScheduler,
+        observers: Sequence[Observer],
+        *,
+        resume: bool,
+    ) -> Progress:
+        clock: Clock = WallClock()
+        if self.fleet is not None and self.config.federation.clock == "simulated":
+            clock = SimulatedClock()
+            engine = SimulatedEngine(engine, self.fleet, clock)
+        coordinator = self.coordinator(engine, scheduler, FolderStore(self.folder / STORE), clock)
+        section = self.config.federation
         if resume and coordinator.store.keys(f"{section.name}/"):
             progress = coordinator.resume()
         else:
