@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.errors import FederationError
 from hocket.fl.core.seeds import generator_for
-from hocket.fl.core.types import Device
 from hocket.fl.venn.requests import Phase, RoundRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from hocket.fl.core.types import Device
     from hocket.fl.venn.scheduler import VennScheduler
 
 MOST_DAYS = 100.0
