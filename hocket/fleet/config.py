@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from hocket.fl.config import DeviceClass  # noqa: TC001 - pydantic reads annotations
 from hocket.fl.core.sections import Section, parse_bytes, read_toml, validated
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from hocket.fl.config import DeviceClass
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 _SHARE_TOLERANCE = 1e-6
