@@ -1,11 +1,13 @@
 """``hocket fleet``: several jobs on one population of simulated devices."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hocket.commands.federate import SetOption, overrides_of
+from hocket.commands.problem_options import split_names
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
@@ -94,6 +96,57 @@ def run_command(
         return
     _print_jobs(found)
     answer_console().print(f"written: {loaded.folder / 'fleet.json'}", soft_wrap=True)
+
+
+@app.command("plan")
+def plan_command(
+    config: Annotated[
+        Path, typer.Argument(metavar="FLEET.toml", help="Devices, jobs, and who shares them out.")
+    ],
+    *,
+    policy: Annotated[
+        str, typer.Option("--policy", metavar="NAME,...", help="As of `hocket venn simulate`.")
+    ] = "random,fifo,srsf,venn,foresight",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of policies; from 0 on.")] = 10,
+    settings: SetOption = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Say what policies come to for a fleet; nothing is trained.
+
+    Devices and their sessions are those of the run. All rounds of a job are taken to be like its
+    first, so a job that stops early, or whose stages take unlike times, is planned for roughly.
+
+    **Example:** `hocket fleet plan examples/fleet/fleet.toml --policy random,venn --seeds 20`
+    """
+    import statistics
+
+    from hocket.fleet.config import load_fleet_config
+    from hocket.fleet.plan import plan_fleet
+    from hocket.fleet.run import prepare_fleet
+
+    loaded = load_fleet_config(config, overrides_of(settings, {}))
+    names = split_names(policy, "--policy")
+    with progress_bar("compiling") as bar:
+        fleet = prepare_fleet(loaded, bar.show)
+    with progress_bar("planning") as bar:
+        plans = plan_fleet(fleet, names, range(seeds), bar.show)
+    if json_output:
+        print_json({"seeds": seeds, "policies": {each.policy: asdict(each) for each in plans}})
+        return
+    jobs = list(plans[0].completion_seconds)
+    table = plain_table("policy", "mean JCT", "of first", "wins", *jobs, "device hours")
+    first = plans[0].means
+    for each in plans:
+        wins = sum(mine < other for mine, other in zip(each.means, first, strict=True))
+        table.add_row(
+            each.policy,
+            f"{statistics.fmean(each.means) / HOUR:,.2f} h",
+            f"{statistics.fmean(first) / statistics.fmean(each.means):.2f}x",
+            f"{wins} of {seeds}",
+            *(f"{statistics.fmean(each.completion_seconds[job]) / HOUR:,.2f} h" for job in jobs),
+            f"{statistics.fmean(each.device_hours):,.1f}",
+        )
+    answer_console().print(table)
 
 
 @app.command("compare")

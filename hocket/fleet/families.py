@@ -14,6 +14,7 @@ from hocket.federation_parts import fingerprint_of
 from hocket.fl.config import load_config
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.parameters import num_bytes
+from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientTask, Device
 from hocket.fl.fat.assignment import Resources, SpanCost
 from hocket.fl.fat.cascade import StageTask
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
-    from hocket.fl.core.strategy import ServerState
     from hocket.fl.photon.config import PhotonConfig
     from hocket.fl.photon.recipe import Recipe
     from hocket.fleet.config import FleetConfig, JobSection
@@ -68,6 +68,7 @@ class Family:
         clients: Makes its clients.
         make_server: Makes what runs its rounds.
         begins_with: The parameters before its first round.
+        first: The state then, as far as costs follow from it.
         fingerprint: Of all that changes what comes out.
         tasks: What it has its clients do.
         workloads: What that comes to.
@@ -83,6 +84,7 @@ class Family:
     clients: ClientFactory
     make_server: MakeServer
     begins_with: Parameters
+    first: ServerState
     fingerprint: str
     tasks: Tasks
     workloads: Workloads
@@ -202,13 +204,16 @@ def _make_federation(
         hardest = dataclasses.replace(
             hardest, config={**hardest.config, **_hardest_stage(strategy).to_config()}
         )
+    federation.keep_module()
+    begins_with = federation.backend.parameters()
     return Family(
         name=name,
         num_rounds=section.rounds,
         folder=folder,
         clients=clients,
         make_server=federation.coordinator,
-        begins_with=federation.backend.parameters(),
+        begins_with=begins_with,
+        first=federation.strategy.initialize(begins_with),
         fingerprint=federation.fingerprint,
         tasks=_FederationTasks(federation),
         workloads=workloads,
@@ -308,6 +313,7 @@ def _make_photon(config: FleetConfig, job: JobSection, progress: Progressing | N
         clients=clients,
         make_server=make_server,
         begins_with=begins_with,
+        first=ServerState(begins_with),
         fingerprint=_photon_fingerprint(loaded, clients),
         tasks=_PhotonTasks(recipe, sent),
         workloads=WholeModel(recipe.local_steps),

@@ -106,6 +106,18 @@ class Demand:
             found[attribute_of(job)] = 0.0
         return found
 
+    def request(self, job: str) -> RoundRequest:
+        """Return what devices a round of the job wants."""
+        wanted = self.settings
+        return RoundRequest(
+            job,
+            wanted.devices,
+            self.minimum(job),
+            selection_seconds=wanted.selection_seconds or math.inf,
+            deadline_seconds=wanted.deadline_seconds or math.inf,
+            quorum=wanted.quorum,
+        )
+
     def attributes(self, job: str) -> dict[str, dict[str, float]]:
         """Return what devices of each class say of themselves, as far as it is about this job."""
         within = self.settings.within_seconds
@@ -178,15 +190,7 @@ class TrainedJob:
 
     def request(self) -> RoundRequest:
         """Return what devices its next round wants."""
-        wanted = self.demand.settings
-        return RoundRequest(
-            self.name,
-            wanted.devices,
-            self.demand.minimum(self.name),
-            selection_seconds=wanted.selection_seconds or math.inf,
-            deadline_seconds=wanted.deadline_seconds or math.inf,
-            quorum=wanted.quorum,
-        )
+        return self.demand.request(self.name)
 
     def costs(self, attempt: int, devices: Sequence[str]) -> Mapping[str, Cost]:
         """Return what its next round takes on each device that it got."""
@@ -194,8 +198,9 @@ class TrainedJob:
         if self.rounds_done < self.progress.round:
             found = json.loads(self.server.store.get(key))
             return {device: Cost(**each) for device, each in found.items()}
-        costs = self._costs(devices)
-        clients = self.engine.clients
+        clients, number = self.engine.clients, self.rounds_done + 1
+        state = self.progress.state
+        costs = costs_of(self.tasks, self.demand, state, number, clients, devices)
         self.engine.costs = {clients[device]: cost for device, cost in costs.items()}
         content = {device: asdict(cost) for device, cost in costs.items()}
         self.server.store.put(key, json.dumps(content).encode())
@@ -211,19 +216,34 @@ class TrainedJob:
             self.progress = self.server.run_round(self.progress)
         self.rounds_done = number
 
-    def _costs(self, devices: Sequence[str]) -> dict[str, Cost]:
-        """Return what the next round takes; nothing for a device that gets no task in it."""
-        state, clients = self.progress.state, self.engine.clients
-        names = [clients[device] for device in devices]
-        tasks = self.tasks.configure(state, self.progress.round + 1, names)
-        wanted = {task.device_id: task for task in tasks}
-        downloaded = num_bytes(state.parameters)
-        found = {}
-        for device in devices:
-            task = wanted.get(clients[device])
-            if task is None:
-                found[device] = Cost(0.0, 0.0, 0.0)
-                continue
-            uploaded = self.tasks.upload_bytes(state, task)
-            found[device] = self.demand.cost(task, device, clients[device], downloaded, uploaded)
-        return found
+
+def costs_of(
+    tasks: Tasks,
+    demand: Demand,
+    state: ServerState,
+    round_number: int,
+    clients: Mapping[str, str],
+    devices: Sequence[str],
+) -> dict[str, Cost]:
+    """Return what a round takes on each device; nothing for one that gets no task in it.
+
+    Args:
+        tasks: Of the job.
+        demand: The same.
+        state: Before the round.
+        round_number: Of it.
+        clients: Of the job, by device.
+        devices: That the round got.
+    """
+    names = [clients[device] for device in devices]
+    wanted = {task.device_id: task for task in tasks.configure(state, round_number, names)}
+    downloaded = num_bytes(state.parameters)
+    found = {}
+    for device in devices:
+        task = wanted.get(clients[device])
+        if task is None:
+            found[device] = Cost(0.0, 0.0, 0.0)
+            continue
+        uploaded = tasks.upload_bytes(state, task)
+        found[device] = demand.cost(task, device, clients[device], downloaded, uploaded)
+    return found

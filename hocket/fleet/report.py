@@ -86,6 +86,7 @@ def _describe_round(times: RoundTimes, job: TrainedJob) -> dict[str, Any]:
         "train_metrics": dict(report.train_metrics),
         "evaluate_metrics": dict(report.evaluate_metrics),
         "digest": report.digest,
+        "failures": list(report.failures),
     }
 
 

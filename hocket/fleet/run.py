@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.store.round_store import RoundStore
     from hocket.fleet.config import EngineSection, FleetConfig
-    from hocket.fleet.events import History
+    from hocket.fleet.events import FleetJob, History
     from hocket.fleet.families import Family
     from hocket.fleet.population import Population
 
@@ -63,6 +63,12 @@ class Fleet:
     def fingerprint(self) -> str:
         """Of all that changes what comes out."""
         return fingerprint_of(self.config.essence(), [each.fingerprint for each in self.families])
+
+    @property
+    def clients(self) -> FleetClients:
+        """What makes clients of all jobs."""
+        members = {family.name: family.clients for family in self.families}
+        return FleetClients(members, self.population.names)
 
     def demand(self, number: int) -> Demand:
         """Return what a job asks of devices."""
@@ -170,8 +176,7 @@ def run_fleet(
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, num_threads)
-        members = {family.name: family.clients for family in fleet.families}
-        clients = FleetClients(members, fleet.population.names)
+        clients = fleet.clients
         engine = stack.enter_context(contextlib.closing(_make_engine(config.engine, clients)))
         store = stack.enter_context(
             open_round_store(
@@ -188,24 +193,44 @@ def run_fleet(
             begun = _begin(fleet, number, clients, engine, recorder, resume=is_begun)
             jobs.append(begun)
         asker = _Asker(config, store, {job.name: job for job in jobs}, told)
-        history = _loop(fleet, jobs, asker).run()
+        policy, seed = config.fleet.policy, config.fleet.seed
+        history = make_loop(fleet, jobs, policy, seed, asker.after_round).run()
     ended = Ended(fleet, history, tuple(jobs), tuple(asker.answers), time.monotonic() - started)
     _write(folder / RESULT, describe_fleet(ended))
     return ended
 
 
-def _loop(fleet: Fleet, jobs: Sequence[TrainedJob], asker: _Asker) -> FleetLoop:
-    section, clock = fleet.config.fleet, FleetClock()
-    (policy,) = choose_policies([section.policy])
+def make_loop(
+    fleet: Fleet,
+    jobs: Sequence[FleetJob],
+    policy: str,
+    seed: int,
+    after_round: Callable[[str, int], None] | None = None,
+) -> FleetLoop:
+    """Return what shares a fleet's devices.
+
+    Args:
+        fleet: Whose devices.
+        jobs: In the file's order.
+        policy: By its name.
+        seed: Of what the policy draws, and of tasks that are dropped.
+        after_round: Told of each round that counted.
+
+    Raises:
+        ConfigError: There is no such policy.
+    """
+    clock = FleetClock()
+    (chosen,) = choose_policies([policy])
     rates = {each.name: each.failure_rate for each in fleet.config.classes}
+    arrivals = [each.arrival_seconds for each in fleet.config.jobs]
     return FleetLoop(
-        VennScheduler(policy, clock=clock, seed=section.seed),
+        VennScheduler(chosen, clock=clock, seed=seed),
         clock,
-        [(job.demand.settings.arrival_seconds, job) for job in jobs],
+        list(zip(arrivals, jobs, strict=True)),
         fleet.population.sessions(fleet.attributes()),
         failure_rates={name: rates[kind] for name, kind in fleet.population.classes.items()},
-        seed=section.seed,
-        after_round=asker.after_round,
+        seed=seed,
+        after_round=after_round,
     )
 
 
