@@ -144,7 +144,7 @@ def plan_command(
             f"{statistics.fmean(first) / statistics.fmean(each.means):.2f}x",
             f"{wins} of {seeds}",
             *(f"{statistics.fmean(each.completion_seconds[job]) / HOUR:,.2f} h" for job in jobs),
-            f"{statistics.fmean(each.device_hours):,.1f}",
+            f"{statistics.fmean(each.device_hours):.3g}",
         )
     answer_console().print(table)
 
@@ -168,7 +168,7 @@ def compare_command(
         print_json({"fleets": rows})
         return
     table = plain_table(
-        "policy", "dataflow", "mean JCT", "of first", "device hours", "working", "energy", "bytes",
+        "policy", "dataflow", "mean JCT", "of first", "device hours", "energy", "bytes",
         "useful", "models",
     )  # fmt: skip
     first = rows[0]["mean_completion_seconds"]
@@ -180,8 +180,7 @@ def compare_command(
             row["dataflow"],
             f"{mean / HOUR:,.2f} h",
             f"{first / mean:.2f}x",
-            f"{row['device_hours']:,.1f}",
-            f"{row['working_device_hours']:.3g}",
+            f"{row['device_hours']:.3g}",
             f"{row['joules']:,.3g} J",
             format_bytes(row["bytes"]),
             f"{row['useful']:.0%}",
@@ -204,7 +203,7 @@ def _print_jobs(found: dict[str, Any]) -> None:
             f"{job['waiting_seconds'] / HOUR:,.2f} h",
             f"{job['num_rounds']}",
             f"{job['num_failed_rounds']}",
-            f"{job['device_hours']:,.1f}",
+            f"{job['device_hours']:.3g}",
             f"{job['joules']:,.3g} J",
             format_bytes(job["download_bytes"]),
             format_bytes(job["upload_bytes"]),

@@ -1,9 +1,10 @@
 """Jobs that share devices, in simulated time: who works for whom, from which second to which.
 
-A device is offered once a session, when it checks in. It waits for the rest of its round's devices,
-gets its task, and answers when it is done, unless its session ends first. A round is over when a
-quorum has answered; who answers later has worked in vain. All of it follows from the seeds and from
-what jobs say of themselves, so a run that is begun anew goes the same way again.
+A device is offered once a session, when it checks in. If a job gets it, it begins at once, and
+answers when it is done, unless its session ends first. A round is over when it has had all devices
+that it asked for, and a quorum of them has answered; who answers later has worked in vain. All of
+it follows from the seeds and from what jobs say of themselves, so a run that is begun anew goes the
+same way again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import enum
 import functools
 import heapq
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,21 +76,16 @@ class FleetJob(Protocol):
         """Return what devices its next round wants."""
         ...
 
-    def costs(self, attempt: int, devices: Sequence[str]) -> Mapping[str, Cost]:
-        """Return what its next round takes on each device that it got.
-
-        Args:
-            attempt: From 1; more where rounds have failed.
-            devices: By name, in order.
-        """
+    def costs(self) -> Mapping[str, Cost]:
+        """Return what its next round takes on every device, by name."""
         ...
 
     def run_round(self, devices: Sequence[str], arrivals: Mapping[str, float]) -> None:
         """Run its next round.
 
         Args:
-            devices: That had a task, in order.
-            arrivals: Seconds from then to each answer that counts, by device.
+            devices: That had a task and were not replaced, in order.
+            arrivals: Seconds from its start to each answer that counts, by device.
         """
         ...
 
@@ -122,18 +119,15 @@ class Outcome(enum.StrEnum):
     """Its session ended first."""
     FAILED = "failed"
     """It dropped its task."""
-    RELEASED = "released"
-    """Its round did not find devices enough."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A time that a device was held by a job.
+    """A time that a device was at work for a job.
 
     Attributes:
         device, job, round, attempt: Whose it was, and for which try of which round.
-        given: When the device was given to the job.
-        began: When it got its task; None if it did not.
+        began: When the device was given to the job.
         ended: When it was free again.
         outcome: Of its work.
         joules, download_bytes, upload_bytes: That it spent, of unfinished work a part.
@@ -143,8 +137,7 @@ class Segment:
     job: str
     round: int
     attempt: int
-    given: float
-    began: float | None
+    began: float
     ended: float
     outcome: Outcome
     joules: float = 0.0
@@ -160,15 +153,18 @@ class RoundTimes:
         job, round: Which.
         attempts: It took, the last of which counted.
         asked: When its devices were first asked for.
-        filled: When the last try had them.
+        begun: When the last try began.
+        filled: When it had them.
         ended: When a quorum had answered.
-        num_devices, num_answers: That had a task, and that answered in time, in the last try.
+        num_devices, num_answers: That had a task and were not replaced, and that answered in time,
+            in the last try.
     """
 
     job: str
     round: int
     attempts: int
     asked: float
+    begun: float
     filled: float
     ended: float
     num_devices: int
@@ -220,10 +216,11 @@ class _Try:
     Attributes:
         round, attempt: Which.
         asked: When devices were first asked for, in an earlier attempt perhaps.
-        given: When each device that is still held was given.
-        cohort: Who had a task, in order; empty before.
-        costs: Of each of these.
-        filled: When they had it.
+        begun: When they were asked for in this one.
+        costs: Of the round, by device.
+        working: Since when each device is at work.
+        cohort: Who had a task and was not replaced.
+        filled: When all devices were there; None before.
         answers: When those answered that count.
         is_over: Whether nobody waits for it any more.
     """
@@ -231,9 +228,10 @@ class _Try:
     round: int
     attempt: int
     asked: float
-    given: dict[str, float] = field(default_factory=dict)
-    cohort: tuple[str, ...] = ()
-    costs: Mapping[str, Cost] = field(default_factory=dict)
+    begun: float
+    costs: Mapping[str, Cost]
+    working: dict[str, float] = field(default_factory=dict)
+    cohort: set[str] = field(default_factory=set)
     filled: float | None = None
     answers: dict[str, float] = field(default_factory=dict)
     is_over: bool = False
@@ -303,145 +301,132 @@ class FleetLoop:
 
     def _arrive(self, job: FleetJob) -> None:
         self._scheduler.register(job.name, num_rounds=job.num_rounds)
-        self._ask(job.name, 1, 1, self._clock.seconds)
+        now = self._clock.seconds
+        self._ask(_Try(1, 1, now, now, job.costs()), job)
 
-    def _ask(self, name: str, number: int, attempt: int, asked: float) -> None:
-        request = self._jobs[name].request()
-        self._tries[name] = _Try(number, attempt, asked)
+    def _ask(self, current: _Try, job: FleetJob) -> None:
+        request = job.request()
+        self._tries[job.name] = current
         self._scheduler.submit(request)
-        self._push_due(name, request.selection_seconds)
+        self._push_due(job.name, current, request.selection_seconds)
 
-    def _push_due(self, name: str, seconds: float) -> None:
-        if seconds < float("inf"):
+    def _push_due(self, name: str, current: _Try, seconds: float) -> None:
+        if seconds < math.inf:
             at = self._clock.seconds + seconds
-            self._push(at, _Kind.DUE, functools.partial(self._look, name, self._tries[name]))
+            self._push(at, _Kind.DUE, functools.partial(self._look, name, current))
 
     def _check_in(self, session: Session) -> None:
         self._push_session()
-        device = session.device
-        if device.device_id in self._busy:  # its last session goes on
+        device = session.device.device_id
+        if device in self._busy:  # its last session goes on
             return
-        name = self._scheduler.offer(device)
+        name = self._scheduler.offer(session.device)
         if name is None:
             return
-        current = self._tries[name]
-        current.given[device.device_id] = self._clock.seconds
-        self._busy.add(device.device_id)
-        leave = functools.partial(self._lose, name, current, device.device_id, Outcome.LEFT)
-        self._push(session.end, _Kind.LOSS, leave)
+        current, now = self._tries[name], self._clock.seconds
+        current.working[device] = now
+        current.cohort.add(device)
+        self._busy.add(device)
+        seconds = current.costs[device].seconds
+        purpose = ("drop-out", name, current.round, current.attempt, device)
+        chance, moment = generator_for(self._seed, *purpose).random(2)
+        lose = functools.partial(self._lose, name, current, device)
+        self._push(session.end, _Kind.LOSS, functools.partial(lose, Outcome.LEFT))
+        if chance < self._failure_rates.get(device, 0.0):
+            drop = functools.partial(lose, Outcome.FAILED)
+            self._push(now + float(moment) * seconds, _Kind.LOSS, drop)
+        else:
+            answer = functools.partial(self._answer, name, current, device)
+            self._push(now + seconds, _Kind.ANSWER, answer)
         self._look(name, current)
 
     def _look(self, name: str, current: _Try) -> None:
         """Do what follows from how a job's round stands."""
         if current.is_over or current is not self._tries.get(name):
             return
+        job, now = self._jobs[name], self._clock.seconds
         phase = self._scheduler.progress(name).phase
         if phase is Phase.FAILED:
-            self._give_up(name, current)
-        elif phase is not Phase.SELECTING and current.filled is None:
-            self._begin(name, current)
-        elif phase is Phase.COMPLETE:
+            current.is_over = True  # who is at work goes on in vain
+            number, attempt = current.round, current.attempt + 1
+            self._ask(_Try(number, attempt, current.asked, now, current.costs), job)
+            return
+        if phase is not Phase.SELECTING and current.filled is None:
+            current.filled = now
+            self._push_due(name, current, job.request().deadline_seconds)
+        if phase is Phase.COMPLETE:
             # After all answers of this very moment.
             current.is_over = True
             over = functools.partial(self._end_round, name, current)
-            self._push(self._clock.seconds, _Kind.ROUND_OVER, over)
-
-    def _begin(self, name: str, current: _Try) -> None:
-        job, now = self._jobs[name], self._clock.seconds
-        current.filled, current.cohort = now, tuple(sorted(current.given))
-        current.costs = job.costs(current.attempt, current.cohort)
-        for device in current.cohort:
-            seconds = current.costs[device].seconds
-            drawn = generator_for(
-                self._seed, "drop-out", name, current.round, current.attempt, device
-            )
-            chance, moment = drawn.random(2)
-            if chance < self._failure_rates.get(device, 0.0):
-                drop = functools.partial(self._lose, name, current, device, Outcome.FAILED)
-                self._push(now + float(moment) * seconds, _Kind.LOSS, drop)
-            else:
-                answer = functools.partial(self._answer, name, current, device)
-                self._push(now + seconds, _Kind.ANSWER, answer)
-        self._push_due(name, job.request().deadline_seconds)
+            self._push(now, _Kind.ROUND_OVER, over)
 
     def _answer(self, name: str, current: _Try, device: str) -> None:
-        if device not in current.given:
+        if device not in current.working:
             return
-        is_current = current is self._tries.get(name)
-        counts = is_current and device not in current.answers
+        counts = current is self._tries.get(name)
         if counts:
             current.answers[device] = self._clock.seconds
-        seconds = current.costs[device].seconds
-        if name not in self._history.completions:
-            self._scheduler.respond(name, device, seconds=seconds)
+        self._scheduler.respond(name, device, seconds=current.costs[device].seconds)
         self._free(name, current, device, Outcome.ANSWERED if counts else Outcome.LATE)
         self._look(name, current)
 
     def _lose(self, name: str, current: _Try, device: str, outcome: Outcome) -> None:
-        if device not in current.given:
+        if device not in current.working:
             return
         if current is self._tries.get(name):
+            if current.filled is None:  # another one is asked for
+                current.cohort.discard(device)
             self._scheduler.lose(name, device)
         self._free(name, current, device, outcome)
         self._look(name, current)
 
     def _free(self, name: str, current: _Try, device: str, outcome: Outcome) -> None:
-        given, now = current.given.pop(device), self._clock.seconds
+        began, now = current.working.pop(device), self._clock.seconds
         self._busy.discard(device)
-        share, cost = 0.0, None
-        if current.filled is not None:
-            cost = current.costs[device]
-            share = min(1.0, (now - current.filled) / cost.seconds) if cost.seconds else 1.0
+        cost = current.costs[device]
+        is_done = outcome in (Outcome.ANSWERED, Outcome.LATE)
+        share = 1.0 if is_done or not cost.seconds else (now - began) / cost.seconds
         self._history.segments.append(
             Segment(
                 device=device,
                 job=name,
                 round=current.round,
                 attempt=current.attempt,
-                given=given,
-                began=current.filled,
+                began=began,
                 ended=now,
                 outcome=outcome,
-                joules=share * cost.joules if cost else 0.0,
-                download_bytes=round(share * cost.download_bytes) if cost else 0,
-                upload_bytes=cost.upload_bytes if cost and share == 1.0 else 0,
+                joules=share * cost.joules,
+                download_bytes=round(share * cost.download_bytes),
+                upload_bytes=cost.upload_bytes if is_done else 0,
             )
         )
 
-    def _give_up(self, name: str, current: _Try) -> None:
-        """Ask anew for a round that has failed; who is at work goes on in vain."""
-        current.is_over = True
-        if current.filled is None:
-            for device in sorted(current.given):
-                self._free(name, current, device, Outcome.RELEASED)
-        self._ask(name, current.round, current.attempt + 1, current.asked)
-
     def _end_round(self, name: str, current: _Try) -> None:
         job, now = self._jobs[name], self._clock.seconds
-        filled = now if current.filled is None else current.filled
         self._scheduler.end_round(name)
         del self._tries[name]
-        arrivals = {device: at - filled for device, at in current.answers.items()}
+        arrivals = {device: at - current.begun for device, at in current.answers.items()}
         self._history.rounds.append(
             RoundTimes(
                 job=name,
                 round=current.round,
                 attempts=current.attempt,
                 asked=current.asked,
-                filled=filled,
+                begun=current.begun,
+                filled=now if current.filled is None else current.filled,
                 ended=now,
                 num_devices=len(current.cohort),
                 num_answers=len(arrivals),
             )
         )
-        job.run_round(current.cohort, arrivals)
+        job.run_round(sorted(current.cohort), arrivals)
         if self._after_round is not None:
             self._after_round(name, current.round)
         if job.is_over:
             self._scheduler.finish(name)
             self._history.completions[name] = now
         else:
-            self._ask(name, current.round + 1, 1, now)
+            self._ask(_Try(current.round + 1, 1, now, now, job.costs()), job)
 
     def _end_what_is_left(self) -> None:
         """Let devices end what they are at; nobody waits for it."""

@@ -16,7 +16,6 @@ from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.parameters import num_bytes
 from hocket.fl.core.strategy import ServerState
 from hocket.fl.core.types import ClientTask, Device
-from hocket.fl.fat.assignment import Resources, SpanCost
 from hocket.fl.fat.cascade import StageTask
 from hocket.fl.fat.strategy import FedProphet
 from hocket.fl.photon.config import load_photon_config
@@ -95,24 +94,20 @@ class Family:
 
 
 def make_family(
-    config: FleetConfig,
-    job: JobSection,
-    kinds: Mapping[str, str],
-    progress: Progressing | None = None,
+    config: FleetConfig, job: JobSection, progress: Progressing | None = None
 ) -> Family:
     """Return what a job is made of, with its model compiled for each class of devices.
 
     Args:
         config: The fleet's file.
         job: Of it.
-        kinds: Class of each device.
         progress: Of compilations, as ``hocket.compile`` takes it.
 
     Raises:
         ConfigError: Names the file, the key and what is wrong with it.
     """
     if job.federation:
-        return _make_federation(config, job, kinds, progress)
+        return _make_federation(config, job, progress)
     return _make_photon(config, job, progress)
 
 
@@ -165,14 +160,9 @@ class _PhotonTasks:
         return False
 
 
-def _make_federation(
-    config: FleetConfig,
-    job: JobSection,
-    kinds: Mapping[str, str],
-    progress: Progressing | None,
-) -> Family:
+def _make_federation(config: FleetConfig, job: JobSection, progress: Progressing | None) -> Family:
     path = config.home / job.federation
-    loaded = load_config(path, {**job.settings, "data.devices": len(kinds)})
+    loaded = load_config(path, {**job.settings, "data.devices": config.population.devices})
     with loaded.naming("model"):
         if not loaded.model.onnx:
             raise ConfigError("want onnx, which is compiled for each class of devices")
@@ -198,9 +188,9 @@ def _make_federation(
     strategy = federation.strategy
     if isinstance(strategy, FedProphet) and isinstance(clients, CascadeClients):
         workloads = Modules(clients.cascade)
-        names = dict(zip(sorted(clients.device_ids()), kinds.values(), strict=True))
-        strategy = _with_resources(strategy, models, names, training)
-        federation = dataclasses.replace(federation, strategy=strategy)
+        with loaded.naming("strategy"):
+            if strategy.settings.steering == "all" or strategy.available is not None:
+                raise ConfigError("a fleet's devices begin at once: want steering 'round', no pool")
         hardest = dataclasses.replace(
             hardest, config={**hardest.config, **_hardest_stage(strategy).to_config()}
         )
@@ -238,44 +228,6 @@ def _hardest_stage(strategy: FedProphet) -> StageTask:
     return StageTask(
         stage=last, last=last, steps=settings.steps, measure_steps=settings.measure_steps
     )
-
-
-def _with_resources(
-    strategy: FedProphet,
-    models: Mapping[str, ClassModel],
-    kinds: Mapping[str, str],
-    training: LocalTraining,
-) -> FedProphet:
-    """Return a strategy that knows what classes have: who has more trains more modules.
-
-    Args:
-        strategy: Of the federation.
-        models: The model for each class.
-        kinds: Class of each client.
-        training: What devices do.
-    """
-    cascade = strategy.cascade
-    if len(cascade) == 1:
-        return strategy
-    any_model = next(iter(models.values()))
-    costs = {}
-    for last in range(len(cascade)):
-        for first in range(last + 1):
-            footprint = any_model.footprint(training, cascade.piece(first, last).span)
-            costs[first, last] = SpanCost(footprint.peak_bytes, footprint.flops)
-    resources = {}
-    for name, model in models.items():
-        footprint = model.footprint(training, cascade.piece(0, 0).span)
-        speed = footprint.flops / footprint.step_seconds
-        resources[name] = Resources(model.memory_bytes, speed)
-
-    def available(
-        seed: int, round_number: int, devices: Sequence[Device]
-    ) -> Mapping[str, Resources]:
-        del seed, round_number
-        return {each.device_id: resources[kinds[each.device_id]] for each in devices}
-
-    return dataclasses.replace(strategy, costs=costs, available=available)
 
 
 def _make_photon(config: FleetConfig, job: JobSection, progress: Progressing | None) -> Family:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from hocket.fleet.costs import ClassModel, Workloads
 
 
+COSTS = "costs"
+"""Kind of an entry beside a round's report: what it took on each device."""
+
+
 class Server(Protocol):
     """What runs a job's rounds: a ``Coordinator`` or a ``PhotonServer``."""
 
@@ -126,13 +130,11 @@ class Demand:
             for name, model in self.models.items()
         }
 
-    def cost(
-        self, task: ClientTask, device: str, client: str, downloaded: int, uploaded: int
-    ) -> Cost:
-        """Return what a task takes on a device."""
+    def cost(self, task: ClientTask, device: str, downloaded: int, uploaded: int) -> Cost:
+        """Return what a client's task takes on its device."""
         model = self.models[self.kinds[device]]
         training = LocalTraining.from_config(task.config)
-        work = self.workloads.work(task, self.num_examples[client])
+        work = self.workloads.work(task, self.num_examples[task.device_id])
         seconds, joules = work.seconds(model, training), work.joules(model, training)
         return model.cost(seconds, joules, downloaded, uploaded)
 
@@ -192,15 +194,14 @@ class TrainedJob:
         """Return what devices its next round wants."""
         return self.demand.request(self.name)
 
-    def costs(self, attempt: int, devices: Sequence[str]) -> Mapping[str, Cost]:
-        """Return what its next round takes on each device that it got."""
-        key = Key(self.name, self.rounds_done + 1, SERVER, f"costs-{attempt}")
+    def costs(self) -> Mapping[str, Cost]:
+        """Return what its next round takes on every device."""
+        clients, number = self.engine.clients, self.rounds_done + 1
+        key = Key(self.name, number, SERVER, COSTS)
         if self.rounds_done < self.progress.round:
             found = json.loads(self.server.store.get(key))
             return {device: Cost(**each) for device, each in found.items()}
-        clients, number = self.engine.clients, self.rounds_done + 1
-        state = self.progress.state
-        costs = costs_of(self.tasks, self.demand, state, number, clients, devices)
+        costs = costs_of(self.tasks, self.demand, self.progress.state, number, clients)
         self.engine.costs = {clients[device]: cost for device, cost in costs.items()}
         content = {device: asdict(cost) for device, cost in costs.items()}
         self.server.store.put(key, json.dumps(content).encode())
@@ -223,9 +224,11 @@ def costs_of(
     state: ServerState,
     round_number: int,
     clients: Mapping[str, str],
-    devices: Sequence[str],
 ) -> dict[str, Cost]:
-    """Return what a round takes on each device; nothing for one that gets no task in it.
+    """Return what a round takes on each device.
+
+    A device's task does not depend on whom it takes part with, so it can begin before the others
+    are known.
 
     Args:
         tasks: Of the job.
@@ -233,17 +236,13 @@ def costs_of(
         state: Before the round.
         round_number: Of it.
         clients: Of the job, by device.
-        devices: That the round got.
     """
-    names = [clients[device] for device in devices]
-    wanted = {task.device_id: task for task in tasks.configure(state, round_number, names)}
+    wanted = tasks.configure(state, round_number, list(clients.values()))
+    devices = {client: device for device, client in clients.items()}
     downloaded = num_bytes(state.parameters)
-    found = {}
-    for device in devices:
-        task = wanted.get(clients[device])
-        if task is None:
-            found[device] = Cost(0.0, 0.0, 0.0)
-            continue
-        uploaded = tasks.upload_bytes(state, task)
-        found[device] = demand.cost(task, device, clients[device], downloaded, uploaded)
-    return found
+    return {
+        devices[task.device_id]: demand.cost(
+            task, devices[task.device_id], downloaded, tasks.upload_bytes(state, task)
+        )
+        for task in wanted
+    }

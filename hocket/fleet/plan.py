@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hocket.fleet.jobs import costs_of
@@ -34,6 +34,7 @@ class PlannedJob:
     demand: Demand
     clients: Mapping[str, str]
     rounds_done: int = 0
+    _costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -54,11 +55,12 @@ class PlannedJob:
         """Return what devices its next round wants."""
         return self.demand.request(self.name)
 
-    def costs(self, attempt: int, devices: Sequence[str]) -> Mapping[str, Cost]:
-        """Return what a round takes on each device that it got."""
-        del attempt
-        family = self.family
-        return costs_of(family.tasks, self.demand, family.first, 1, self.clients, devices)
+    def costs(self) -> Mapping[str, Cost]:
+        """Return what a round takes on every device."""
+        if not self._costs:
+            family = self.family
+            self._costs = costs_of(family.tasks, self.demand, family.first, 1, self.clients)
+        return self._costs
 
     def run_round(self, devices: Sequence[str], arrivals: Mapping[str, float]) -> None:
         """Count a round."""
@@ -110,7 +112,7 @@ def plan_fleet(
             history = make_loop(fleet, _jobs(fleet), policy, seed).run()
             for name, times in found.items():
                 times.append(history.completions[name] - history.arrivals[name])
-            hours.append(sum(each.ended - each.given for each in history.segments) / 3600)
+            hours.append(sum(each.ended - each.began for each in history.segments) / 3600)
         completions = {name: tuple(times) for name, times in found.items()}
         plans.append(PolicyPlan(policy, completions, tuple(hours)))
     return plans

@@ -127,10 +127,8 @@ def _describe_devices(ended: Ended) -> dict[str, Any]:
 def _totals(segments: Iterable[Segment]) -> dict[str, float]:
     """Return what devices gave, useful and in vain."""
     found = list(segments)
-    working = [each.ended - each.began for each in found if each.began is not None]
     return {
-        "device_hours": sum(each.ended - each.given for each in found) / 3600,
-        "working_device_hours": sum(working) / 3600,
+        "device_hours": sum(each.ended - each.began for each in found) / 3600,
         "joules": sum(each.joules for each in found),
         "download_bytes": sum(each.download_bytes for each in found),
         "upload_bytes": sum(each.upload_bytes for each in found),
@@ -168,7 +166,7 @@ def compare_fleets(fleets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "policy": fleet["policy"],
                 "dataflow": fleet["dataflow"],
                 "mean_completion_seconds": fleet["mean_completion_seconds"],
-                **{name: totals[name] for name in ("device_hours", "working_device_hours")},
+                "device_hours": totals["device_hours"],
                 "joules": totals["joules"],
                 "bytes": totals["download_bytes"] + totals["upload_bytes"],
                 "useful": totals["num_answered"] / max(totals["num_given"], 1),

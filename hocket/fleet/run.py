@@ -133,7 +133,7 @@ def prepare_fleet(
     for number, job in enumerate(config.jobs):
         if progress is not None:
             progress(job.name or job.federation or job.photon, number, len(config.jobs))
-        families.append(make_family(config, job, population.classes, progress))
+        families.append(make_family(config, job, progress))
     names = [family.name for family in families]
     if len(set(names)) < len(names):
         raise ConfigError(f"{config.origin}: jobs: two have one name, of {names}")
