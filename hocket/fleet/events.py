@@ -1,6 +1,7 @@
 """Jobs that share devices, in simulated time: who works for whom, from which second to which.
 
-A device is offered once a session, when it checks in. If a job gets it, it begins at once, and
+A device is offered once a session, when it checks in, unless it is at work still or has answered in
+a round that goes on. If a job gets it, it begins at once, and
 answers when it is done, unless its session ends first. A round is over when it has had all devices
 that it asked for, and a quorum of them has answered; who answers later has worked in vain. All of
 it follows from the seeds and from what jobs say of themselves, so a run that is begun anew goes the
@@ -318,7 +319,8 @@ class FleetLoop:
     def _check_in(self, session: Session) -> None:
         self._push_session()
         device = session.device.device_id
-        if device in self._busy:  # its last session goes on
+        has_answered = any(device in each.answers for each in self._tries.values())
+        if device in self._busy or has_answered:
             return
         name = self._scheduler.offer(session.device)
         if name is None:
