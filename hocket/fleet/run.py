@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.diagnosis import usable_cores
 from hocket.federation_parts import fingerprint_of
 from hocket.fl.core.clock import WallClock
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 RESULT, MADE_FROM, ROUNDS, STORE = "fleet.json", "made-from.json", "rounds", "store"
 """What a fleet leaves in its folder: what came of it, what it was made from, the store of rounds;
 and in the folder of each job its checkpoints."""
+
+AUTO = "auto"
+"""The dataflow that suits any machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +131,13 @@ def prepare_fleet(
         ConfigError: Names the file, the key and what is wrong with it.
         InfeasibleError: A model does not fit the machine of a class.
     """
+    # Now, and not when all models are compiled.
+    choose_policies([config.fleet.policy])
+    if config.fleet.dataflow not in (AUTO, *DATAFLOWS):
+        raise ConfigError(
+            f"{config.origin}: fleet.dataflow: no {config.fleet.dataflow!r}; there are {AUTO}, "
+            f"{', '.join(DATAFLOWS)}"
+        )
     people = config.population
     population = make_population(people.devices, config.classes, people.seed)
     families = []
