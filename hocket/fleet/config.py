@@ -127,7 +127,7 @@ class RequestSection(Section):
     """A question that is asked of the store again and again.
 
     Attributes:
-        workload: As ``hocket store ask`` has it.
+        workload: As ``hocket store run`` has it.
         job: Whose updates it is about.
         every: Rounds of the job from one time to the next.
         is_about_device: Whether it is about one device, the first that answered.

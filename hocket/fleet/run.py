@@ -341,6 +341,7 @@ def _check_made_from(fleet: Fleet, *, resume: bool) -> bool:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_there:
+        (path.parent / RESULT).unlink(missing_ok=True)
         _write(path, fleet.fingerprint)
     return is_there
 
