@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data redis install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data redis emulators board install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,18 @@ $(DATA)/redis/usr/bin/redis-server:
 	then for file in "$$folder"/*.deb; do dpkg-deb -x "$$file" $(DATA)/redis; done; \
 	else echo "make redis: apt-get cannot download redis-server" >&2; exit 1; fi
 
+emulators: $(DATA)/emulators/usr/bin/qemu-aarch64-static ## CPUs that exports are tried on
+
+# From Debian's archive, unpacked without root: the emulators, and a C library for each machine.
+$(DATA)/emulators/usr/bin/qemu-aarch64-static:
+	@mkdir -p $(DATA)/emulators; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; chmod 755 "$$folder"; \
+	if (cd "$$folder" && apt-get download -q qemu-user-static libc6-arm64-cross libc6-armhf-cross libc6-riscv64-cross); \
+	then for file in "$$folder"/*.deb; do dpkg-deb -x "$$file" $(DATA)/emulators; done; touch $@; \
+	else echo "make emulators: apt-get cannot download qemu-user-static; tests that want it are skipped" >&2; fi
+
+board: $(VENV)/.installed-dev emulators ## a Python and an onnxruntime for AArch64, for a test of exports
+	$(BIN)/python tests/support/make_board.py $(DATA)/board
+
 install: $(VENV)/.installed-dev ## make the virtual environment with everything for development
 
 test: check types unit bench-quick ## all that CI runs; the tests run the examples, too
@@ -82,10 +94,10 @@ types: $(VENV)/.installed-dev ## mypy, strict, over the whole package
 	@ln -sfn $(addprefix $(CURDIR)/,$(wildcard hocket/*) $(LAYERS)) $(TYPES)/hocket/
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-dev data ## the tests alone
+unit: $(VENV)/.installed-dev data emulators ## the tests alone
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
-unit-coverage: $(VENV)/.installed-dev data ## the tests, and which lines they reach: takes half as long again
+unit-coverage: $(VENV)/.installed-dev data emulators ## the tests, and which lines they reach: takes half as long again
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered
 
 fuzz: $(VENV)/.installed-dev data ## the property tests on examples that no run has had before

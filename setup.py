@@ -76,6 +76,8 @@ BENCH = [
     "redis>=5,<9",
     *ZOO,
 ]
+# A C compiler and linker for other machines.
+EXPORT = ["ziglang>=0.14,<0.18"]
 EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
 DEV = [
@@ -91,6 +93,7 @@ DEV = [
     *DATA,
     *DEMO,
     *EXACT,
+    *EXPORT,
     *FLOWER,
     *PRIVACY,
     *RAY,
@@ -107,9 +110,12 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.report": ["*.html", "*.css"],
         "hocket.fl.store.prices": ["*.toml"],
+        "hocket.fl.store.service": ["*.html", "*.css", "*.js"],
         "hocket.fl.venn.data": ["*.csv", "*.csv.gz", "*.md"],
         "hocket.fl.fat.pools": ["*.toml"],
+        "hocket.compiler.export": ["c/*.c", "c/*.h"],
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[
@@ -129,6 +135,7 @@ setup(
         "plot": PLOT,
         "demo": DEMO,
         "exact": EXACT,
+        "export": EXPORT,
         "fl": FL,
         "data": DATA,
         "photon": PHOTON,

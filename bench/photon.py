@@ -6,10 +6,10 @@ with DiLoCo's server. All arms see as many tokens, so they compute as much, and 
 schedules. Learning rates are swept for each arm on its own, the server's, too; the best by the last
 held-out loss are run with other seeds. Each run is a row, written as soon as it is known.
 
-``--quick`` is a rehearsal on the words of our own documents. ``--short`` takes ten minutes on two
-cores. ``--resume`` goes on from the rows of ``--json``. ``--torch`` trains by torch alone, on a GPU
-if there is one, and there a model of 25M parameters. The text is Debian's: ``hocket photon data``
-makes tokens of it, where ``--data`` says.
+``--quick`` is a rehearsal on the words of our own documents. ``--short`` has the main arms once, in
+ten minutes on two cores, and shares its rows with the full form. ``--resume`` goes on from the rows
+of ``--json``. ``--torch`` trains by torch alone, on a GPU if there is one, and there a model of 25M
+parameters. The text is Debian's: ``hocket photon data`` makes tokens of it, where ``--data`` says.
 """
 
 from __future__ import annotations

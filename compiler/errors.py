@@ -13,6 +13,10 @@ class CompileError(RuntimeError):
     """A pass that failed on a checked model; names the pass and chains the cause."""
 
 
+class ExportError(ValueError):
+    """An export that cannot be made: which CPU, module or folder, what is wrong, how to mend it."""
+
+
 class InfeasibleError(ValueError):
     """A problem that cannot be placed on a machine.
 

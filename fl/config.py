@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.core.sections import Section, parse_bytes, pythonic, read_toml, validated
+from hocket.fl.core.sections import (
+    Section,
+    StoreSection,
+    parse_bytes,
+    pythonic,
+    read_toml,
+    validated,
+)
 
 if TYPE_CHECKING:
     import os
@@ -30,6 +37,7 @@ _FREE_KEYS: dict[str, Any] = {
     "federation": {"rounds", "folder", "keep_states", "tensorboard"},
     "engine": {"name", "workers", "address"},
     "devices": True,
+    "store": True,
 }
 _SHARE_TOLERANCE = 1e-6
 
@@ -304,6 +312,7 @@ class FederationConfig(Section):
     training: TrainingSection = TrainingSection()
     device_classes: tuple[DeviceClass, ...] = Field(default=(), strict=False)
     prophet: ProphetSection | None = None
+    store: StoreSection = StoreSection()
     _origin: str = PrivateAttr(default="configuration")
     _folder: Path = PrivateAttr(default=Path())
 
@@ -383,6 +392,7 @@ def parse_config(content: Mapping[str, Any], origin: str, folder: Path) -> Feder
         "model": _placed(config.model, folder, "artifact", "onnx"),
         "federation": _placed(config.federation, folder, "folder"),
         "devices": _placed(config.devices, folder, "token_file"),
+        "store": config.store.placed(folder),
     }
     # A machine is a name, or the path of a file.
     if config.model.target.endswith(".toml"):

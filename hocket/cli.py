@@ -19,11 +19,13 @@ from hocket.commands import (
     bench,
     compile,  # noqa: A004
     doctor,
+    export,
     federate,
     fleet,
     inspect,
     photon,
     prophet,
+    report,
     run,
     search,
     simulate,
@@ -119,10 +121,12 @@ def configure(
 
 
 app.command("compile")(compile.compile_command)
+app.command("export")(export.export_command)
 app.command("run")(run.run_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("inspect")(inspect.inspect_command)
+app.command("report")(report.report_command)
 app.command("simulate")(simulate.simulate_command)
 app.command("search")(search.search_command)
 app.add_typer(targets.app, name="targets")

@@ -31,6 +31,7 @@ from hocket.fl.sim.fleet import make_fleet
 from hocket.prophet_parts import make_robust
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.files import atomic_file
+from hocket.store_recording import recorded, recorder_of
 
 if TYPE_CHECKING:
     import os
@@ -142,7 +143,10 @@ class Federation:
         try:
             with device_scheduler(self.config.devices, self.config.federation.rounds) as scheduler:
                 told = observers_with(scheduler, observers)
-                progress = self._run(engine, scheduler, told, resume=resume)
+                about = {"artifact": self.clients.artifact_digest}
+                with recorder_of(self.config.store, self.config.federation.name, about) as recorder:
+                    strategy = recorded(self.strategy, recorder)
+                    progress = self._run(engine, scheduler, strategy, told, resume=resume)
         finally:
             torch.set_num_threads(num_threads)
         return FederationResult(
@@ -201,6 +205,7 @@ class Federation:
         self,
         engine: Engine,
         scheduler: DeviceScheduler,
+        strategy: Strategy,
         observers: Sequence[Observer],
         *,
         resume: bool,
@@ -210,6 +215,7 @@ class Federation:
             clock = SimulatedClock()
             engine = SimulatedEngine(engine, self.fleet, clock)
         coordinator = self.coordinator(engine, scheduler, FolderStore(self.folder / STORE), clock)
+        coordinator = dataclasses.replace(coordinator, strategy=strategy)
         section = self.config.federation
         if resume and coordinator.store.keys(f"{section.name}/"):
             progress = coordinator.resume()

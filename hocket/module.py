@@ -70,6 +70,23 @@ class CompiledModule:
         save_artifact(self.artifact, Path(path))
         return Path(path)
 
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        triple: str,
+        *,
+        cpu: str = "",
+        kind: str = "onnxruntime",
+        dims: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """Write what runs on a device without Python, and return its manifest.
+
+        See ``compiler.export.driver.export_artifact``.
+        """
+        from hocket.compiler.export.driver import export_artifact
+
+        return export_artifact(self.artifact, folder, triple=triple, cpu=cpu, kind=kind, dims=dims)
+
     def session(self, **options: Any) -> InferenceSession:
         """Return a session that runs it; ``options`` are those of ``SessionOptions``."""
         from hocket.inference import InferenceSession

@@ -28,6 +28,7 @@ from hocket.fl.photon.shards import ShardClients, TokenShards, write_shards
 from hocket.photon_launch import check_packages, make_engine, run_deployed, run_peers
 from hocket.photon_parts import PhotonClients, compile_gpt, make_backend
 from hocket.runtime.artifact import load_artifact, save_artifact
+from hocket.store_recording import recorder_of
 
 if TYPE_CHECKING:
     import os
@@ -120,12 +121,19 @@ def train_photon(
         scheduler = stack.enter_context(
             device_scheduler(devices or DevicesSection(), config.run.rounds)
         )
+        recorder = stack.enter_context(
+            recorder_of(config.store, section.name, {"artifact": artifact.digest})
+        )
         store = FolderStore(folder / STORE)
         server = photon_server(config, artifact, clients, engine, scheduler, store, WallClock())
+        server = dataclasses.replace(server, recording=recorder)
         if resume and server.store.keys(f"{section.name}/"):
             progress = server.resume()
         else:
-            progress = server.begin(make_backend(artifact).parameters())
+            parameters = make_backend(artifact).parameters()
+            progress = server.begin(parameters)
+            if recorder is not None:
+                recorder.model(0, parameters, {})
         told: list[Observer] = [JsonLines(folder / METRICS, progress.reports), *observers]
         if section.tensorboard:
             from hocket.fl.tensorboard import TensorBoard

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CATALOG = "catalog.sqlite"
 MEMORY_BYTES = 2 << 30
+MAKE_MODEL = "hocket.store_models:make_model"
+"""What runs modules, found where it is needed: it loads much."""
 
 
 @contextlib.contextmanager
@@ -68,7 +70,9 @@ def open_round_store(
         num_instances: Processes at most.
     """
     with open_history(address, catalog, must_exist=must_exist) as history:
-        store = RoundStore(history, Instances(memory_bytes, most=num_instances))
+        store = RoundStore(
+            history, Instances(memory_bytes, most=num_instances, make_model=MAKE_MODEL)
+        )
         try:
             yield store
         finally:

@@ -96,7 +96,7 @@ class Arm:
 
 
 CENTRALISED, PHOTON, DILOCO = "centralised", "Photon", "DiLoCo"
-RATES, OUTER_RATES = (4e-3, 2e-3, 1e-3, 8e-3), (0.7, 0.4)
+RATES, OUTER_RATES = (4e-3, 8e-3, 2e-3), (0.7, 0.4)
 """What is tried, the likeliest first: of steps, and of DiLoCo's server."""
 
 
@@ -113,38 +113,42 @@ class Level:
     arms: tuple[Arm, ...]
 
 
-def arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int) -> list[Arm]:
-    """Return all arms.
+def main_arms_of(rates: tuple[float, ...], outer_rates: tuple[float, ...], seeds: int) -> list[Arm]:
+    """Return the arms that everything is compared with.
 
     Args:
         rates: Learning rates to try for those that are swept.
-        outer_rates: Of DiLoCo's server to try.
-        seeds: Runs of the main ones.
+        outer_rates: Of DiLoCo's server to try, each with the first two of the rates.
+        seeds: Runs of each with the best rates.
     """
     return [
         Arm(CENTRALISED, is_federated=False, rates=rates, num_seeds=seeds),
         Arm(PHOTON, rates=rates, num_seeds=seeds),
-        Arm(DILOCO, server="diloco", rates=rates, outer_rates=outer_rates, num_seeds=seeds),
-        # What is different in the link alone takes over the rate; so does part of a run.
+        Arm(DILOCO, server="diloco", rates=rates[:2], outer_rates=outer_rates, num_seeds=seeds),
+        # What is different in the link alone takes over the rate; so do parts of a run.
         Arm("Photon int8", scheme="int8", like=PHOTON, num_seeds=seeds),
-        Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
-        Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
-        Arm("Photon by source", by_source=True, rates=rates, num_seeds=seeds),
-        Arm("Photon int4", scheme="int4", like=PHOTON, num_seeds=seeds),
     ]
 
 
-def more_arms_of(rates: tuple[float, ...], seeds: int) -> list[Arm]:
-    """Return what a full study has beside; see ``arms_of``."""
-    return [
-        Arm("Photon bf16", scheme="bf16", like=PHOTON),
-        Arm("Photon stateless", keep_optimizer=False, rates=rates, num_seeds=seeds),
-        Arm("centralised, small batch", is_federated=False, batch_factor=1 / 4, rates=rates),
-    ]
+MORE_ARMS = (
+    Arm("centralised, 1/2", is_federated=False, rounds_factor=1 / 2, like=CENTRALISED),
+    Arm("centralised, 1/8", is_federated=False, rounds_factor=1 / 8, like=CENTRALISED),
+    # As far as a client of Photon comes by its own text, without the others'.
+    Arm("one client alone", False, rounds_factor=1 / 4, batch_factor=1 / 4, like=PHOTON),
+    Arm("Photon by source", by_source=True, like=PHOTON),
+    Arm("Photon int4", scheme="int4", like=PHOTON),
+    Arm("Photon bf16", scheme="bf16", like=PHOTON),
+    Arm("Photon stateless", keep_optimizer=False, like=PHOTON),
+    Arm("centralised, small batch", False, batch_factor=1 / 4, like=CENTRALISED),
+)
+"""What a full study has beside."""
 
 
 _TINY = GptSize(1, 32, 2, vocabulary=257, context=32)
-_SMALL = GptSize(2, 96, 3, vocabulary=512, context=64)
+_SMALL = GptSize(2, 64, 2, vocabulary=512, context=64)
+_STUDY = Study(_SMALL, 4, 8, 64, 100, 5, 128)
+"""13 million tokens, a hundred for each parameter: with few tokens the arms differ by how far they
+have come, and not by where they go."""
 LEVELS = {
     "quick": Level(
         Study(_TINY, 4, 2, 8, 2, 1, 8),
@@ -155,16 +159,12 @@ LEVELS = {
             Arm("Photon int8", scheme="int8", like=PHOTON),
         ),
     ),
-    "short": Level(
-        Study(_SMALL, 4, 2, 64, 60, 4, 128), tuple(arms_of(RATES[:3], OUTER_RATES[:1], 1))
-    ),
-    "full": Level(
-        Study(_SMALL, 4, 2, 64, 160, 8, 128),
-        (*arms_of(RATES, OUTER_RATES, 3), *more_arms_of(RATES, 3)),
-    ),
+    # Rows of the full form are good for the short one, and the other way round.
+    "short": Level(_STUDY, tuple(main_arms_of(RATES[:1], OUTER_RATES[:1], 1))),
+    "full": Level(_STUDY, (*main_arms_of(RATES, OUTER_RATES, 3), *MORE_ARMS)),
     "gpu": Level(
         Study(SIZES["25M"], 4, 16, 64, 60, 4, 128),
-        (*arms_of((1e-3, 5e-4, 2e-3), OUTER_RATES, 3), *more_arms_of((1e-3, 5e-4), 3)),
+        (*main_arms_of((1e-3, 5e-4, 2e-3), OUTER_RATES, 3), *MORE_ARMS),
     ),
 }
 

@@ -6,7 +6,6 @@ them; evaluation runs the compiled session.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,14 @@ from hocket.fl.backends.optimizer import (
     restore_optimizer,
 )
 from hocket.fl.backends.program import make_program
-from hocket.fl.backends.task import Measured, Task, check_targets, measure, metrics_of
+from hocket.fl.backends.task import (
+    Measured,
+    Task,
+    check_targets,
+    find_constants,
+    measure,
+    metrics_of,
+)
 from hocket.fl.backends.training_graph import (
     as_input,
     empty_inputs,
@@ -115,7 +121,7 @@ class CompiledBackend:
         self._graphs = tuple(fuse(step, ranks) for step in steps)
         self._statistics = find_statistics(self._graphs)
         self._tensors = {name: to_tensor(array) for name, array in artifact.weights.items()}
-        constants = _find_constants(artifact.weights, frozen)
+        constants = find_constants(artifact.weights, frozen)
         used = {name for graph in self._graphs for node in graph.nodes for name in node.inputs}
         self._names = [name for name in self._tensors if name in used - constants]
         self._trained = [name for name in self._names if name not in self._statistics]
@@ -392,17 +398,6 @@ class CompiledBackend:
             )
             self._is_session_current = True
         return self._session
-
-
-def _find_constants(weights: Parameters, frozen: Sequence[str]) -> set[str]:
-    """Return the weights that are no parameters."""
-    found = {name for name, array in weights.items() if not np.isfinite(array).all()}
-    for pattern in frozen:
-        matched = fnmatch.filter(weights, pattern)
-        if not matched:
-            raise ConfigError(f"frozen: no weight is like {pattern!r}; there are {list(weights)}")
-        found.update(matched)
-    return found
 
 
 def _add(sums: list[Any], found: Measured, loss: float) -> None:

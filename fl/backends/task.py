@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,11 @@ from torch.nn import functional
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+    from hocket.fl.core.parameters import Parameters
 
 
 @dataclass(frozen=True)
@@ -110,3 +115,22 @@ def metrics_of(task: Task, total_loss: float, num_counted: int, num_right: int) 
     if task.targets == "classes":
         metrics["accuracy"] = num_right / count
     return metrics
+
+
+def find_constants(weights: Parameters, frozen: Sequence[str]) -> set[str]:
+    """Return the weights that are no parameters: those named, and those that are not finite.
+
+    Args:
+        weights: Of a model.
+        frozen: Patterns of names, such as ``embeddings.*``.
+
+    Raises:
+        ConfigError: A pattern is of no weight.
+    """
+    found = {name for name, array in weights.items() if not np.isfinite(array).all()}
+    for pattern in frozen:
+        matched = fnmatch.filter(weights, pattern)
+        if not matched:
+            raise ConfigError(f"frozen: no weight is like {pattern!r}; there are {list(weights)}")
+        found.update(matched)
+    return found

@@ -33,6 +33,26 @@ class Section(BaseModel):
     )
 
 
+class StoreSection(Section):
+    """Where every round is recorded; see docs/store.md.
+
+    Attributes:
+        address: A folder, from the file's own, or ``s3://BUCKET/PREFIX?endpoint=URL``; empty for
+            nowhere.
+        catalog: File of the entries' catalog, if they are in no folder.
+    """
+
+    address: str = ""
+    catalog: str = ""
+
+    def placed(self, folder: Path) -> StoreSection:
+        """Return it with paths from a folder made absolute."""
+        is_path = self.address and "://" not in self.address
+        address = str(folder / self.address) if is_path else self.address
+        catalog = str(folder / self.catalog) if self.catalog else ""
+        return self.model_copy(update={"address": address, "catalog": catalog})
+
+
 def read_toml(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a file holds.
 

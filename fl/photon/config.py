@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.core.sections import Section, read_toml, validated
+from hocket.fl.core.sections import Section, StoreSection, read_toml, validated
 from hocket.fl.core.server_optimizer import Sgd
 from hocket.fl.photon.guard import Deadline, Guard
 from hocket.fl.photon.lattice import Secure
@@ -199,10 +199,13 @@ class PhotonConfig(Section):
     node: NodeSection = NodeSection()
     secure: SecureSection | None = None
     privacy: PrivacySection | None = None
+    store: StoreSection = StoreSection()
 
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out: not how long, where, nor how often measured."""
-        content = self.model_dump(mode="json", exclude={"engine": True, "data": {"folder"}})
+        content = self.model_dump(
+            mode="json", exclude={"engine": True, "store": True, "data": {"folder"}}
+        )
         content["run"] = {"seed": self.run.seed}
         del content["data"]["held_out"]
         return content
@@ -303,4 +306,5 @@ def load_photon_config(
     engine = config.engine
     if engine.certificate:
         engine = engine.model_copy(update={"certificate": str(home / engine.certificate)})
-    return config.model_copy(update={"run": run, "data": data, "engine": engine})
+    placed = {"run": run, "data": data, "engine": engine, "store": config.store.placed(home)}
+    return config.model_copy(update=placed)

@@ -37,6 +37,7 @@ class Round:
         failures: What was not, a sentence each.
         exchanges: Seconds that replies took beyond the work of their clients.
         uploaded_bytes: On the wire, what was refused included.
+        recorded: Tokens of each update that is kept, by device.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Round:
     failures: list[str] = field(default_factory=list)
     exchanges: list[float] = field(default_factory=list)
     uploaded_bytes: int = 0
+    recorded: dict[str, int] = field(default_factory=dict)
 
 
 def train_metrics(

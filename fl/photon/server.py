@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.recording import Recording
     from hocket.fl.core.store import Store
     from hocket.fl.photon.recipe import Recipe
 
@@ -70,6 +71,7 @@ class PhotonServer:
         observers: Who is told.
         evaluate: The server's own evaluation of parameters, if it has any.
         scheduler: Gives clients, where others want them, too.
+        recording: Keeps every round, if anything does. Of updates that nobody is to see, none.
     """
 
     plan: Plan
@@ -80,6 +82,7 @@ class PhotonServer:
     observers: Sequence[Observer] = ()
     evaluate: Callable[[Parameters], Mapping[str, float]] | None = None
     scheduler: DeviceScheduler = field(default_factory=FifoScheduler)
+    recording: Recording | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -125,6 +128,10 @@ class PhotonServer:
         change = self._mean(current, tasks)
         has_quorum = bool(change)
         state = self._next_state(state, current, len(tasks), change)
+        if self.recording is not None and has_quorum:
+            total = sum(current.recorded.values())
+            shares = {name: count / total for name, count in current.recorded.items()}
+            self.recording.model(number, state.parameters, shares)
         report = RoundReport(
             round=number,
             num_tasks=len(tasks),
@@ -263,6 +270,15 @@ class PhotonServer:
         else:
             change = dict(unpack(reply.parameters, label, parameters, self.recipe.scheme))
             self._add(current, name, change, reply.num_examples)
+            if self.recording is not None and self.recipe.privacy is None:
+                trained = {
+                    key: (array + change[key]).astype(array.dtype)
+                    for key, array in parameters.items()
+                }
+                self.recording.update(
+                    current.number, name, trained, reply.num_examples, reply.metrics
+                )
+                current.recorded[name] = reply.num_examples
         before = current.ledger.account(name)
         current.accounts[name] = Account(
             cursor=before.cursor + int(task.config[SEQUENCES]),

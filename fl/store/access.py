@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 SERVER = "server"
 MODEL, UPDATE, METRICS = "model", "update", "metrics"
+MODULE, EXAMPLES = "module", "examples"
+AIDS = (MODULE, EXAMPLES)
+"""Kinds of what work reads beside updates, in every round alike."""
+
 WINDOW_ROUNDS = 10
 
 # How many of a workload's last requests its class is learnt from.

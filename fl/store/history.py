@@ -127,12 +127,19 @@ class History:
             KeyError: There are none.
             StoreError: They are not those that were put there, or are gone.
         """
-        digest = self.catalog.entry(key).digest
+        return self.content(self.catalog.entry(key))
+
+    def content(self, entry: Entry) -> memoryview:
+        """Return the bytes that an entry had when it was looked up, as ``view`` does.
+
+        Raises:
+            StoreError: They are not those that were put there, or are gone.
+        """
         try:
-            return self.objects.get(digest)
+            return self.objects.get(entry.digest)
         except KeyError:
             raise StoreError(
-                f"{key}: its object {digest} is gone from {self.objects.origin}"
+                f"{entry.key}: its object {entry.digest} is gone from {self.objects.origin}"
             ) from None
 
     def arrays(self, key: Key) -> dict[str, NDArray[Any]]:
@@ -187,6 +194,13 @@ class History:
     def keep_rounds(self, job: str, num_rounds: int, kind: str | None = None) -> int:
         """Forget what is older than a job's last rounds, and return how many entries that were.
 
+        See ``expired`` for the arguments.
+        """
+        return self.forget(self.expired(job, num_rounds, kind))
+
+    def expired(self, job: str, num_rounds: int, kind: str | None = None) -> list[Key]:
+        """Return the entries that are older than a job's last rounds.
+
         Args:
             job: Whose.
             num_rounds: How many of the last ones stay.
@@ -196,7 +210,7 @@ class History:
             raise ConfigError(f"want 1 or more rounds to keep, got {num_rounds}")
         entries = self.catalog.entries(job=job, kind=kind)
         last = max((entry.key.round for entry in entries), default=0)
-        return self.forget([entry.key for entry in entries if entry.key.round <= last - num_rounds])
+        return [entry.key for entry in entries if entry.key.round <= last - num_rounds]
 
     def collect_garbage(self, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
         """Delete bytes that no entry has.

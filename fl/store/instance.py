@@ -6,7 +6,9 @@ What is said to it is JSON, then descriptors of memory, so that nothing that com
 from __future__ import annotations
 
 import json
-from multiprocessing.reduction import recv_handle
+import os
+import pkgutil
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
@@ -14,25 +16,36 @@ from threadpoolctl import threadpool_limits
 from hocket.fl.core.errors import ConfigError, StoreError, UpdateError
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
-from hocket.fl.store.slots import map_slot
+from hocket.fl.store.access import MODULE
+from hocket.fl.store.slots import map_slot, open_nameless
 from hocket.fl.store.workloads import WORKLOADS
+from hocket.fl.store.workloads.models import ModelWorkload
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
+
+    from hocket.fl.store.workloads.models import MakeModel, Model
+    from hocket.fl.store.workloads.workload import Answer
 
 ERRORS = {error.__name__: error for error in (ConfigError, StoreError, UpdateError)}
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, make_model: str = "") -> None:
     """Answer what comes down a pipe until it is closed.
+
+    Args:
+        connection: The pipe.
+        make_model: Where to find what makes models, as ``package.module:name``; empty for nothing.
 
     Messages: ``{"attach": slot, "num_bytes": n}``, followed by a descriptor; ``{"detach": slot}``;
     ``{"run": workload, "facts": ..., "contents": [[key, slot, num_bytes], ...]}``, answered by
-    ``{"values": ..., "has_arrays": ...}``, an object after it if there are arrays, or by
-    ``{"error": ..., "message": ...}``.
+    ``{"values": ..., "num_bytes": n}``, followed by the descriptor of an object if there are arrays
+    and ``n`` is not 0, or by ``{"error": ..., "message": ...}``.
     """
     slots: dict[int, mmap.mmap] = {}
+    models = Models(make_model)
     with threadpool_limits(1):
         # Says that it is there, which is what a cold start is timed by.
         connection.send_bytes(b"{}")
@@ -47,18 +60,66 @@ def serve(connection: Connection) -> None:
                 # Unmapped when the last array over it is gone.
                 del slots[message["detach"]]
             else:
-                for part in _run(message, slots):
-                    connection.send_bytes(part)
+                _answer(connection, _run(message, slots, models))
 
 
-def _run(message: dict[str, Any], slots: dict[int, mmap.mmap]) -> list[bytes]:
+class Models:
+    """Models of modules, of which the last one is kept: to make one takes longer than to run it.
+
+    Args:
+        make_model: Where to find what makes them; empty for nothing.
+    """
+
+    def __init__(self, make_model: str) -> None:
+        self._make_model = make_model
+        self._last: tuple[str, Model] | None = None
+
+    def run(
+        self, workload: str, facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]
+    ) -> Answer:
+        """Return what a workload comes to, with a model if it wants one.
+
+        Raises:
+            ConfigError, StoreError, UpdateError: The work failed.
+        """
+        work = WORKLOADS[workload]
+        if not isinstance(work, ModelWorkload) or not self._make_model or not work.compute_with:
+            return work.compute(facts, contents)
+        digest = facts[MODULE]
+        if self._last is None or self._last[0] != digest:
+            make: MakeModel = pkgutil.resolve_name(self._make_model)
+            self._last = (digest, make(contents[0][1]))
+        return work.compute_with(facts, contents[1:], self._last[1])
+
+
+def _run(
+    message: dict[str, Any], slots: dict[int, mmap.mmap], models: Models
+) -> Answer | Exception:
     contents = [
         (Key.parse(key), memoryview(slots[slot])[:num_bytes])
         for key, slot, num_bytes in message["contents"]
     ]
     try:
-        answer = WORKLOADS[message["run"]].compute(message["facts"], contents)
+        return models.run(message["run"], message["facts"], contents)
     except tuple(ERRORS.values()) as error:
-        return [json.dumps({"error": type(error).__name__, "message": str(error)}).encode()]
-    said = json.dumps({"values": answer.values, "has_arrays": bool(answer.arrays)}).encode()
-    return [said, layout.encode(answer.arrays)] if answer.arrays else [said]
+        return error
+
+
+def _answer(connection: Connection, answer: Answer | Exception) -> None:
+    if isinstance(answer, Exception):
+        _say(connection, error=type(answer).__name__, message=str(answer))
+        return
+    if not answer.arrays:
+        _say(connection, values=answer.values, num_bytes=0)
+        return
+    # In memory that who asked maps: a pipe would take longer than the work.
+    descriptor = open_nameless()
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(layout.pieces(answer.arrays))
+        file.flush()
+        _say(connection, values=answer.values, num_bytes=file.tell())
+        send_handle(connection, descriptor, os.getpid())
+
+
+def _say(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())

@@ -11,31 +11,31 @@ import multiprocessing
 import threading
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from multiprocessing.reduction import send_handle
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
 from hocket.fl.core.errors import FederationError, StoreError
 from hocket.fl.store import layout
+from hocket.fl.store.cache import ATTEMPTS, InstanceLostError, Usage, died_too_often
 from hocket.fl.store.instance import ERRORS, serve
-from hocket.fl.store.slots import Slot, Slots
+from hocket.fl.store.slots import Slot, Slots, map_slot
 from hocket.fl.store.workloads.workload import Answer
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
     from hocket.fl.core.store import Key
 
-ATTEMPTS = 5
 START_SECONDS = 60.0
-
-
-class InstanceLostError(FederationError):
-    """An instance has died; what it was asked for can be asked of another."""
+READERS = 4
+"""Entries that are read at once for a request."""
 
 
 @dataclass(eq=False)
@@ -54,34 +54,8 @@ class _Held:
     is_dropped: bool = False
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What instances have done.
-
-    Attributes:
-        num_instances: That are alive.
-        num_requests: That were answered.
-        num_lost: Instances that died.
-        num_retries: Requests that were run again for it.
-        num_cold_starts: Requests that waited for a new instance.
-        cold_start_seconds: How long they did, in all.
-        busy_seconds: In which instances worked, in all.
-        held_bytes, shared_bytes: Of entries, and of the memory they are in.
-    """
-
-    num_instances: int
-    num_requests: int
-    num_lost: int
-    num_retries: int
-    num_cold_starts: int
-    cold_start_seconds: float
-    busy_seconds: float
-    held_bytes: int
-    shared_bytes: int
-
-
 class Instances:
-    """Holds entries and runs work on them. For several threads at once.
+    """Holds entries and runs work on them, as a ``Cache`` does.
 
     Args:
         capacity_bytes: Of the memory that entries are held in.
@@ -89,6 +63,8 @@ class Instances:
         idle_seconds: After which one is stopped, at the next request's end.
         request_seconds: After which a request has failed, and its instance is killed.
         now: The time in seconds, ever growing.
+        make_model: Where instances find what makes models, as ``package.module:name``; empty for
+            nothing.
     """
 
     def __init__(
@@ -98,11 +74,13 @@ class Instances:
         idle_seconds: float = 300.0,
         request_seconds: float = 120.0,
         now: Callable[[], float] = time.monotonic,
+        make_model: str = "",
     ) -> None:
         self.capacity_bytes = capacity_bytes
         self._slots = Slots(capacity_bytes)
         self._most, self._idle_seconds = most, idle_seconds
         self._request_seconds, self._now = request_seconds, now
+        self._make_model = make_model
         self._held: dict[Key, _Held] = {}
         self._idle: list[_Instance] = []
         self._alive: list[_Instance] = []
@@ -114,11 +92,7 @@ class Instances:
         self._context.set_forkserver_preload(["hocket.fl.store.instance"])
 
     def hold(self, key: Key, content: bytes | memoryview) -> bool:
-        """Hold an entry, in the place of what was held under its key.
-
-        Returns:
-            Whether there was room.
-        """
+        """Hold an entry, in the place of what was held under its key."""
         with self._changed:
             self._drop(key)
             slot = self._slots.take(len(content))
@@ -163,18 +137,7 @@ class Instances:
         keys: Sequence[Key],
         read: Callable[[Key], bytes | memoryview],
     ) -> Answer:
-        """Run work on entries in an instance, and again in another if that one dies.
-
-        Args:
-            workload: By name.
-            facts: Of its plan.
-            keys: Of its plan.
-            read: Gives the bytes of an entry that is not held; they are held for this request.
-
-        Raises:
-            ConfigError, StoreError, UpdateError: The work itself failed.
-            FederationError: Instances died of it time and again, or it took too long.
-        """
+        """Run work on entries in an instance, and again in another if that one dies."""
         with self._pinned(keys, read) as contents:
             for attempt in range(ATTEMPTS):
                 try:
@@ -186,10 +149,7 @@ class Instances:
                 with self._changed:
                     self._counts["requests"] += 1
                 return answer
-        raise FederationError(
-            f"{workload}: {ATTEMPTS} instances died of it, one after the other; "
-            "is there too little memory?"
-        )
+        raise died_too_often(workload)
 
     def usage(self) -> Usage:
         """Return what instances have done so far."""
@@ -240,19 +200,28 @@ class Instances:
         self, keys: Sequence[Key], read: Callable[[Key], bytes | memoryview]
     ) -> Iterator[list[_Held]]:
         """Give entries in memory that stays theirs until the request is over."""
-        pinned: list[_Held] = []
+        pinned: dict[Key, _Held] = {}
         try:
-            for key in keys:
-                with self._changed:
-                    held = self._held.get(key)
-                    if held is not None:
-                        held.readers += 1
-                pinned.append(held if held is not None else self._borrow(key, read(key)))
-            yield pinned
+            with self._changed:
+                for key in keys:
+                    if key in self._held and key not in pinned:
+                        pinned[key] = self._held[key]
+                        pinned[key].readers += 1
+            missing = [key for key in dict.fromkeys(keys) if key not in pinned]
+            if missing:
+                # Several at once, as most of it is waiting, and digests.
+                with ThreadPoolExecutor(READERS) as readers:
+                    reads = [readers.submit(self._borrow, key, read) for key in missing]
+                found = zip(missing, reads, strict=True)
+                pinned |= {key: each.result() for key, each in found if each.exception() is None}
+                for each in reads:
+                    each.result()
+            yield [pinned[key] for key in keys]
         finally:
-            self._done_reading(pinned)
+            self._done_reading(list(pinned.values()))
 
-    def _borrow(self, key: Key, content: bytes | memoryview) -> _Held:
+    def _borrow(self, key: Key, read: Callable[[Key], bytes | memoryview]) -> _Held:
+        content = read(key)
         with self._changed:
             slot = self._slots.take(len(content))
         if slot is None:
@@ -307,15 +276,21 @@ class Instances:
                 for key, held in zip(keys, contents, strict=True)
             ]
             _say(connection, run=workload, facts=facts, contents=places)
-            said = json.loads(self._receive(instance))
-            arrays = self._receive(instance) if said.get("has_arrays") else b""
+            self._wait_for(instance)
+            said = json.loads(connection.recv_bytes())
+            arrays: mmap.mmap | None = None
+            if said.get("num_bytes"):
+                self._wait_for(instance)
+                arrays = map_slot(recv_handle(connection), said["num_bytes"])
         except (OSError, EOFError) as error:
             raise InstanceLostError(f"instance {instance.process.pid}: {error}") from error
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
-        return Answer(said["values"], layout.view(arrays, workload) if arrays else {})
+        return Answer(
+            said["values"], {} if arrays is None else layout.view(memoryview(arrays), workload)
+        )
 
-    def _receive(self, instance: _Instance) -> bytes:
+    def _wait_for(self, instance: _Instance) -> None:
         ready = wait([instance.connection, instance.process.sentinel], self._request_seconds)
         if not ready:
             raise FederationError(
@@ -324,7 +299,6 @@ class Instances:
         # What it said before it died is still to be read.
         if instance.connection not in ready and not instance.connection.poll():
             raise InstanceLostError(f"instance {instance.process.pid} died")
-        return instance.connection.recv_bytes()
 
     def _take_instance(self) -> _Instance:
         with self._changed:
@@ -351,7 +325,7 @@ class Instances:
 
     def _start(self) -> _Instance:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+        process = self._context.Process(target=serve, args=(theirs, self._make_model), daemon=True)
         process.start()
         theirs.close()
         instance = _Instance(process, ours)

@@ -16,7 +16,6 @@ import ml_dtypes
 import numpy as np
 
 from hocket.fl.core.errors import StoreError
-from hocket.fl.core.parameters import encode_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +40,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,41 @@ class Layer:
 
 
 def encode(parameters: Parameters) -> bytes:
-    """Return arrays as one object: the same bytes for the same arrays in any order."""
-    content = encode_arrays(parameters)
-    length = int.from_bytes(content[:HEAD_BYTES], "little")
-    # The format allows spaces behind its index.
-    padding = -(HEAD_BYTES + length) % ALIGNMENT_BYTES
-    return b"".join(
-        (
-            (length + padding).to_bytes(HEAD_BYTES, "little"),
-            content[HEAD_BYTES : HEAD_BYTES + length],
-            b" " * padding,
-            content[HEAD_BYTES + length :],
-        )
+    """Return arrays as one object: the same bytes for the same arrays in any order.
+
+    Raises:
+        StoreError: An array is of a type that objects do not have.
+    """
+    return b"".join(pieces(parameters))
+
+
+def pieces(parameters: Parameters) -> list[bytes | memoryview]:
+    """Return an object in pieces: its index, then the bytes of each array, which are not copied.
+
+    Raises:
+        StoreError: An array is of a type that objects do not have.
+    """
+    # Wide numbers first keep all aligned, and arrays of one type lie side by side.
+    order = sorted(
+        parameters, key=lambda name: (-parameters[name].itemsize, parameters[name].dtype.name, name)
     )
+    table: dict[str, Any] = {}
+    found: list[bytes | memoryview] = []
+    end = 0
+    for name in order:
+        array = np.ascontiguousarray(parameters[name])
+        if array.dtype not in _CODES:
+            raise StoreError(f"array {name!r}: objects have no numbers of type {array.dtype}")
+        start, end = end, end + array.nbytes
+        shape = list(parameters[name].shape)
+        code = _CODES[array.dtype]
+        table[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
+        # By bytes, as bfloat16 is no type of Python's buffers.
+        found.append(array.reshape(-1).view(np.uint8).data)
+    index = json.dumps(table, separators=(",", ":")).encode()
+    # The format allows spaces behind its index.
+    index += b" " * (-(HEAD_BYTES + len(index)) % ALIGNMENT_BYTES)
+    return [len(index).to_bytes(HEAD_BYTES, "little") + index, *found]
 
 
 def index_bytes(head: bytes | memoryview, origin: str) -> int:

@@ -13,6 +13,7 @@ import cachetools
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.store.access import (
+    AIDS,
     METRICS,
     MODEL,
     SERVER,
@@ -155,6 +156,8 @@ class Tailored:
     P4      metrics of the last rounds                  those of older ones
     ======  ==========================================  =======================================
 
+    Modules and examples are held from when a class has read them.
+
     An entry is in memory as long as some class holds it. Where that is too much, what was loaded
     ahead for P3 goes first, then older rounds, then the newest: metrics, which are small, last.
     A class that nobody has asked for in some rounds holds nothing until somebody asks again.
@@ -198,19 +201,20 @@ class Tailored:
         access = self._learner.access_of(request, newest)
         self._asked[job, access] = newest
         last = max(key.round for key in request.keys)
+        aids = [key for key in request.keys if key.kind in AIDS]
         if access is Access.ROUND and last < newest:
-            ahead = self.directory.updates_of(job, last + 1)
+            ahead = [*aids, *self.directory.updates_of(job, last + 1)]
             return self._change(ahead, access, lambda held: held.round <= last, job)
         if access is Access.DEVICE:
             read = set(request.keys)
             ahead = [
                 following
-                for device in sorted({key.device for key in request.keys})
+                for device in sorted({key.device for key in request.keys if key not in aids})
                 for following in [self._next(request, device)]
                 if following is not None
             ]
-            return self._change(ahead, access, read.__contains__, job)
-        return Change()
+            return self._change([*aids, *ahead], access, read.__contains__, job)
+        return self._change(aids, access, lambda _: False, job) if aids else Change()
 
     def holds(self, key: Key) -> bool:
         """Return whether an entry is held."""
@@ -229,7 +233,8 @@ class Tailored:
         if self._newest.get(job, 0) - self._asked.get((job, access), 0) > self.patience_rounds:
             wanted = ()
         for key in [key for key, classes in self._held.items() if access in classes]:
-            if key.job == job and is_past(key):
+            # A module and its examples serve every round.
+            if key.job == job and key.kind not in AIDS and is_past(key):
                 self._let_go(key, access)
         for key in wanted:
             self._sizes[key] = self.directory.num_bytes(key)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,15 @@ from hocket.fl.store.statistics import work_out
 from hocket.fl.store.workloads import WORKLOADS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.store.cache import Cache
     from hocket.fl.store.catalog import Catalog, Entry, Statistics
     from hocket.fl.store.history import History
-    from hocket.fl.store.instances import Instances
     from hocket.fl.store.workloads.workload import Answer, Question
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RoundStore:
     """
 
     history: History
-    instances: Instances
+    instances: Cache
     policy: Policy | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -120,9 +120,20 @@ class RoundStore:
 
     def put(self, key: Key, content: bytes) -> None:
         """Keep bytes; what the key held before is replaced, whole or not at all."""
+        self.keep(key, content)
+
+    def keep(
+        self,
+        key: Key,
+        content: bytes | memoryview,
+        metrics: Mapping[str, float] | None = None,
+        provenance: Mapping[str, str] | None = None,
+        made_from: Mapping[Key, float] | None = None,
+    ) -> Entry:
+        """Keep bytes and what is known of them, as ``History.record`` does, and hold none of it."""
         with self._lock:
             self.instances.drop(key)
-            self.history.put(key, content)
+            return self.history.record(key, content, metrics, provenance, made_from)
 
     def get(self, key: Key) -> bytes:
         """Return the bytes, from memory if they are there.
@@ -131,14 +142,32 @@ class RoundStore:
             KeyError: There are none.
             StoreError: They are not those that were put there.
         """
+        with self.content(key) as content:
+            return bytes(content)
+
+    @contextmanager
+    def content(self, key: Key) -> Iterator[memoryview]:
+        """Give the bytes without a copy, from memory if they are there; they stay meanwhile.
+
+        Raises:
+            KeyError: There are none.
+            StoreError: They are not those that were put there.
+        """
         with self.instances.reading([key]) as held:
-            return bytes(held[key]) if key in held else self.history.get(key)
+            yield held[key] if key in held else self.history.view(key)
 
     def delete(self, key: Key) -> None:
         """Forget an entry."""
         with self._lock:
             self.instances.drop(key)
             self.history.delete(key)
+
+    def forget(self, keys: Sequence[Key]) -> int:
+        """Forget entries, those in memory, too, and return how many were there."""
+        with self._lock:
+            for key in keys:
+                self.instances.drop(key)
+            return self.history.forget(keys)
 
     def keys(self, prefix: str = "") -> list[Key]:
         """Return the keys whose text begins so, in order."""
@@ -178,7 +207,7 @@ class RoundStore:
             self.instances.drop(key)
             entry = self.history.record(key, content, metrics, provenance, made_from, statistics)
             change = self._policy.ingested(key)
-        self._apply(change, {key: memoryview(content)})
+        self._apply(change, {key: (entry, memoryview(content))})
         return entry
 
     def ask(self, workload: str, question: Question) -> Answer:
@@ -267,15 +296,27 @@ class RoundStore:
             # Nothing was promised: the next request reads what is not there.
             logger.warning("cannot load ahead of %s: %s", request.workload, error)
 
-    def _apply(self, change: Change, contents: Mapping[Key, memoryview]) -> None:
-        # Changes of two threads may come here in another order than the policy made them, so that
-        # what it holds by now counts.
+    def _apply(self, change: Change, contents: Mapping[Key, tuple[Entry, memoryview]]) -> None:
+        # Changes of two threads may come here in another order than the policy made them, and
+        # entries may be put anew or forgotten meanwhile: what is there by now counts.
         for key in change.drop:
             with self._lock:
                 if not self._policy.holds(key):
                     self.instances.drop(key)
         for key in change.load:
-            content = contents[key] if key in contents else self.history.view(key)
+            if key in contents:
+                entry, content = contents[key]
+            else:
+                entry = self.history.catalog.entry(key)
+                content = self.history.content(entry)
             with self._lock:
-                if self._policy.holds(key) and not self.instances.hold(key, content):
+                if not self._policy.holds(key) or not self._is_current(entry):
+                    continue
+                if not self.instances.hold(key, content):
                     logger.warning("%s: no room for its %d bytes in memory", key, len(content))
+
+    def _is_current(self, entry: Entry) -> bool:
+        try:
+            return self.history.catalog.entry(entry.key).digest == entry.digest
+        except KeyError:
+            return False

@@ -73,7 +73,7 @@ class Slots:
                 self._close(slots.pop())
 
     def _make(self, size: int) -> Slot:
-        descriptor = _open_nameless()
+        descriptor = open_nameless()
         try:
             os.ftruncate(descriptor, size)
             memory = mmap.mmap(descriptor, size)
@@ -101,7 +101,8 @@ def slot_bytes(num_bytes: int) -> int:
     return -(-wanted // max(step, mmap.PAGESIZE)) * max(step, mmap.PAGESIZE)
 
 
-def _open_nameless() -> int:
+def open_nameless() -> int:
+    """Return the descriptor of a new file in memory, which is gone when nobody has it open."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("hocket", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:

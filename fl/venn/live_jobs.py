@@ -10,6 +10,8 @@ from hocket.fl.venn.planning import ALL_TIERS
 from hocket.fl.venn.requests import Phase, Progress, RoundRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hocket.fl.core.devices import DeviceRequest
     from hocket.fl.venn.eligibility import Requirement
 
@@ -134,4 +136,11 @@ class LiveJob:
         """Return how the round stands."""
         return Progress(
             self.phase, self.wanted, len(self.cohort), self.answered, self.lost, self.due - now
+        )
+
+    def is_first_of(self, jobs: Iterable[LiveJob]) -> bool:
+        """Whether no waiting job with the same requirement wants fewer devices."""
+        return not any(
+            other.wanted and other.requirement == self.requirement and other.wanted < self.wanted
+            for other in jobs
         )

@@ -137,7 +137,7 @@ class VennScheduler:
         self._due_at = min(self._due_at, job.due)
         if self._policy.matching in (Matching.TRADE_OFF, Matching.FASTEST):
             tier = int(self._generator.integers(self._policy.num_tiers))
-            gain = self._tiers.gain(tier) if self._is_first(job) else 1.0
+            gain = self._tiers.gain(tier) if job.is_first_of(self._jobs.values()) else 1.0
             draw = float(self._generator.random())
             job.accepts = tiers_at_request(self._numbers, tier, gain, job.ratio, has_failed, draw)
         self._is_stale = True
@@ -348,13 +348,6 @@ class VennScheduler:
 
     def _group(self, job: LiveJob) -> int:
         return self._eligibility.groups[job.requirement]
-
-    def _is_first(self, job: LiveJob) -> bool:
-        """Whether no waiting job with the same requirement wants fewer devices."""
-        return not any(
-            other.wanted and other.requirement == job.requirement and other.wanted < job.wanted
-            for other in self._jobs.values()
-        )
 
     def _change_order(self) -> None:
         self._ranked_until = -math.inf

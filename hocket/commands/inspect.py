@@ -27,7 +27,9 @@ def inspect_command(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL.onnx|MODULE.hkt", help="A model, or a module.", show_default=False
+            metavar="MODEL.onnx|MODULE.hkt|FOLDER",
+            help="A model, a module, or the folder of an export.",
+            show_default=False,
         ),
     ],
     *,
@@ -64,9 +66,13 @@ def inspect_command(
     - `hocket inspect model.onnx`
     - `hocket inspect model.onnx --dim batch=1 --dim seq=512 --json`
     - `hocket inspect model.hkt --layer 2 --html schedule.html --trace schedule.json`
+    - `hocket inspect exported`
     """
     if path.is_dir():
-        raise IsADirectoryError(21, "this is a folder, not a file", str(path))
+        for option in schedule.given():
+            raise typer.BadParameter(f"{path} is an export; inspect its module", param_hint=option)
+        _inspect_export(path, json_output=json_output)
+        return
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     with path.open("rb") as file:
@@ -100,6 +106,42 @@ def _inspect_model(path: Path, dims: dict[str, int], *, json_output: bool) -> No
         console.print(f"with {bound}")
     _print_attention(console, answer["attention"])
     _print_left(console, answer)
+
+
+def _inspect_export(path: Path, *, json_output: bool) -> None:
+    from hocket.compiler.export.manifest import load_manifest
+
+    manifest = load_manifest(path)
+    if json_output:
+        print_json({"path": str(path)} | manifest)
+        return
+    console = answer_console()
+    needs = ", ".join(manifest["features"]) or "nothing that such a machine may lack"
+    console.print(
+        f"{manifest['model_name']} as {manifest['kind']} for {manifest['cpu']} "
+        f"({manifest['machine']}), needing {needs}"
+    )
+    table = plain_table("#", "lengths", "dims", "heads", "scratch", "time", "attention")
+    table.columns[-1].justify = "left"
+    for number, item in enumerate(manifest["attention"]):
+        sizes, estimate = item["parameters"], item["estimate"]
+        table.add_row(
+            str(number),
+            f"{sizes['query_length']}x{sizes['kv_length']}",
+            str(sizes["head_dim"]),
+            str(sizes["query_heads"]),
+            format_bytes(item["scratch_bytes"]),
+            format_seconds(estimate["seconds"]) if estimate else "",
+            item["name"],
+        )
+    console.print(table)
+    console.print(f"time: simulated on {manifest['target']}, not measured", style="dim")
+    files = plain_table("file", "size", "sha256")
+    files.columns[0].justify = files.columns[-1].justify = "left"
+    for name, file in manifest["files"].items():
+        files.add_row(name, format_bytes(file["bytes"]), file["sha256"][:16])
+    console.print(files)
+    console.print(f"of module {manifest['module_digest']}", style="dim", soft_wrap=True)
 
 
 def _inspect_module(

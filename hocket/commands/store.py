@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hocket.commands.service_options import (
+    CertificateOption,
+    HostOption,
+    KeyOption,
+    PortOption,
+    TokensOption,
+    having_service,
+    pair_of,
+    token_command,
+)
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
@@ -278,6 +288,59 @@ def stats_command(
     console.print(f"{len(listed):,} objects of {kept:,} bytes; equal entries are kept once")
 
 
+app.command("token")(token_command)
+
+
+@app.command("serve")
+def serve_command(
+    *,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8472,
+    tokens: TokensOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="That entries are held in.")
+    ] = "2GiB",
+    instances: Annotated[int, typer.Option("--instances", min=1, help="Processes at most.")] = 2,
+    max_body: Annotated[
+        str, typer.Option("--max-body", metavar="SIZE", help="Of an entry that is put.")
+    ] = "2GiB",
+    waiting: Annotated[
+        int, typer.Option("--waiting", min=0, help="Requests that may wait; more get status 503.")
+    ] = 64,
+    store: StoreOption = DEFAULT,
+    catalog: CatalogOption = None,
+) -> None:
+    """Keep and answer over HTTP, with a page to look at, until SIGTERM.
+
+    **Examples**
+
+    - `hocket store serve`
+    - `hocket store serve --host 0.0.0.0 --tokens tokens.toml --certificate cert.pem --key key.pem`
+    """
+    with having_service():
+        from hocket.fl.service.tokens import load_tokens
+        from hocket.fl.store.service.app import Limits
+        from hocket.fl.store.service.server import serve
+    from hocket.store_parts import open_round_store
+
+    pair = pair_of(certificate, key)
+    limits = Limits(body_bytes=_size(max_body, "--max-body"), waiting=waiting)
+    with open_round_store(
+        store, catalog, _size(memory, "--memory"), instances, must_exist=False
+    ) as opened:
+        serve(
+            opened,
+            None if tokens is None else load_tokens(tokens),
+            host=host,
+            port=port,
+            certificate=pair,
+            limits=limits,
+            ready=lambda url: answer_console().print(f"serving {store} at {url}", soft_wrap=True),
+        )
+
+
 @app.command("gc")
 def collect_command(
     *,
@@ -350,6 +413,15 @@ def _key(text: str) -> Any:
     if len(parts) == 4 and parts[1].isdecimal():
         return Key(parts[0], int(parts[1]), parts[2], parts[3])
     return Key.parse(text)
+
+
+def _size(text: str, name: str) -> int:
+    from hocket.fl.core.sections import parse_bytes
+
+    try:
+        return parse_bytes(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from None
 
 
 def _number(text: str, name: str) -> float:

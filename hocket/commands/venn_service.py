@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hocket.commands.service_options import (
+    CertificateOption,
+    HostOption,
+    KeyOption,
+    PortOption,
+    TokensOption,
+    having_service,
+    pair_of,
+    token_command,
+)
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
     format_seconds,
-    log_console,
     plain_table,
     print_json,
 )
@@ -19,11 +28,6 @@ from hocket.commands.terminal import (
 if TYPE_CHECKING:
     from hocket.fl.venn.service.answers import JobStatus, Status
     from hocket.fl.venn.service.client import ServiceClient
-
-TokensOption = Annotated[
-    Path | None,
-    typer.Option("--tokens", metavar="FILE", help="Who may ask; without, this machine alone may."),
-]
 
 UrlArgument = Annotated[str, typer.Argument(help="Of the service.", show_default=False)]
 TokenFileOption = Annotated[
@@ -52,17 +56,11 @@ def serve_command(
     policy: Annotated[
         str, typer.Option("--policy", metavar="NAME", help="As in docs/venn.md.")
     ] = "venn",
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")
-    ] = 8471,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8471,
     tokens: TokensOption = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", metavar="FILE", help="For HTTPS, with --key.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="Of the certificate.")
-    ] = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what the policy draws.")] = 0,
 ) -> None:
     """Share devices among jobs, over HTTP, until SIGTERM.
@@ -74,13 +72,12 @@ def serve_command(
     - `hocket venn serve --database venn.db`
     - `hocket venn serve --database venn.db --host 0.0.0.0 --tokens tokens.toml`
     """
-    with _having_service():
+    with having_service():
+        from hocket.fl.service.tokens import load_tokens
         from hocket.fl.venn.service.server import serve
-        from hocket.fl.venn.service.tokens import load_tokens
     from hocket.fl.venn.policies import choose_policies
 
-    if (certificate is None) != (key is None):
-        raise typer.BadParameter("want --certificate and --key, or neither")
+    pair = pair_of(certificate, key)
     (chosen,) = choose_policies([policy])
     serve(
         database,
@@ -89,38 +86,9 @@ def serve_command(
         host=host,
         port=port,
         seed=seed,
-        certificate=None if certificate is None or key is None else (certificate, key),
+        certificate=pair,
         ready=lambda url: answer_console().print(f"serving {database} at {url}", soft_wrap=True),
     )
-
-
-def token_command(
-    name: Annotated[str, typer.Argument(help="Of the holder.", show_default=False)],
-    *,
-    tokens: Annotated[
-        Path, typer.Option("--tokens", metavar="FILE", help="To add it to; made if not there.")
-    ],
-    role: Annotated[
-        list[str],
-        typer.Option("--role", help="device, job or operator; repeat it."),
-    ],
-    rate: Annotated[
-        float | None, typer.Option("--rate", help="Devices or other operations a second.")
-    ] = None,
-) -> None:
-    """Make a token, add its hash to a file, and print it: nobody can do so again.
-
-    **Examples**
-
-    - `hocket venn token gateway-1 --role device --tokens tokens.toml`
-    """
-    with _having_service():
-        from hocket.fl.venn.service.tokens import DEFAULT_RATE, add_token, make_token
-
-    token, text = make_token(name, tuple(role), DEFAULT_RATE if rate is None else rate)
-    add_token(tokens, token)
-    answer_console().print(text, soft_wrap=True)
-    log_console().print(f"added {token} to {tokens}; restart the service to use it", style="dim")
 
 
 def status_command(
@@ -165,7 +133,7 @@ def cancel_command(
 
 @contextmanager
 def _client_of(url: str, token_file: Path | None) -> Iterator["ServiceClient"]:
-    with _having_service():
+    with having_service():
         from hocket.fl.venn.service.client import ServiceClient
     from hocket.federation_devices import read_token
 
@@ -174,16 +142,6 @@ def _client_of(url: str, token_file: Path | None) -> Iterator["ServiceClient"]:
         yield client
     finally:
         client.close()
-
-
-@contextmanager
-def _having_service() -> Iterator[None]:
-    from hocket.fl.core.errors import ConfigError
-
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(f'{error}; pip install "hocket[service]"') from error
 
 
 def _print(status: "Status") -> None:

@@ -250,5 +250,7 @@ function drawMap() {
 }
 
 function redraw() {
+  // In a frame that has no size yet there is nothing to draw on; its size's change comes here.
+  if (!map.clientWidth) return;
   if (!queued) { queued = true; requestAnimationFrame(draw); }
 }

@@ -54,6 +54,7 @@ _TILES = (
 _INTRINSICS = (decode_state, elementary, lanes, shuffles, storage, tile, x86, *_TILES)
 
 _WIDTH = 100
+_DECORATOR = '@njit(void(intp, intp, intp), nogil=True, cache=True, error_model="numpy")'
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class KernelSource:
     text: str
     digest: str
     entry_names: tuple[str, ...]
+
+    @property
+    def plain_text(self) -> str:
+        """The text without the line that has Numba compile it for this process."""
+        return self.text.replace(f"{_DECORATOR}\n", "")
 
 
 def make_source(
@@ -111,7 +117,7 @@ def make_source(
         *tiles,
         "",
         "",
-        '@njit(void(intp, intp, intp), nogil=True, cache=True, error_model="numpy")',
+        _DECORATOR,
         f"def {entry_name}(arguments, scratch, counter):",
         *indent(1, _argument_lines(body, argument_names, real_names)),
         *indent(1, body),

@@ -19,8 +19,8 @@ from hocket.fl.venn.service.journal import Journal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hocket.fl.service.tokens import Token
     from hocket.fl.venn.policies import Policy
-    from hocket.fl.venn.service.tokens import Token
 
 URL = "http://service"
 

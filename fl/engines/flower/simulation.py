@@ -113,7 +113,11 @@ class FlowerSimulation:
         try:
             with _quiet_flower():
                 from flwr.simulation import run_simulation
+                from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
+                # That an actor ends when it is told to is no failure to be tried again, and told.
+                actors: Any = ClientAppActor
+                actors.__ray_metadata__.method_meta.max_task_retries["terminate"] = 0
                 run_simulation(
                     make_server_app(self._hold),
                     make_client_app(_WithoutContext(make_client), shares_clock=True),

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hocket.fl.store.workloads import contribution, means, records, selection, similarity
+from hocket.fl.store.workloads import (
+    contribution,
+    means,
+    models,
+    records,
+    selection,
+    similarity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +20,6 @@ if TYPE_CHECKING:
 
 WORKLOADS: Mapping[str, Workload] = {
     workload.name: workload
-    for family in (similarity, contribution, selection, records, means)
+    for family in (similarity, contribution, selection, records, means, models)
     for workload in family.WORKLOADS
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering, KMeans
+from threadpoolctl import ThreadpoolController
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.store.access import Access
@@ -188,7 +190,9 @@ def cluster(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]
     del contents
     devices, products = _read(facts)
     places = embed(products)
-    found = KMeans(facts["clusters"], n_init=10, random_state=facts["seed"]).fit(places)
+    # A handful of points: threads would take longer to wake than to work.
+    with _threads().limit(limits=1):
+        found = KMeans(facts["clusters"], n_init=10, random_state=facts["seed"]).fit(places)
     # Named by the first device of each, so that names do not depend on how the search went.
     first = {label: place for place, label in reversed(list(enumerate(found.labels_)))}
     groups = [
@@ -196,6 +200,12 @@ def cluster(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]
         for each in sorted(first, key=first.__getitem__)
     ]
     return Answer({"round": facts["round"], "clusters": groups, "inertia": float(found.inertia_)})
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    # Finds the libraries that have threads, which takes a while.
+    return ThreadpoolController()
 
 
 def embed(products: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ Who asks is known by a token before anything is read, and a body is never read b
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from hocket.fl.service.errors import InvalidError, RefusedError
+from hocket.fl.service.requests import REFUSALS, parse, read_body
+from hocket.fl.service.tokens import Gate
 from hocket.fl.venn.service.answers import (
     Answer,
     Assignments,
@@ -26,16 +26,9 @@ from hocket.fl.venn.service.answers import (
     Done,
     Explanation,
     Health,
-    Problem,
     Recorded,
     Status,
     to_json,
-)
-from hocket.fl.venn.service.errors import (
-    InvalidError,
-    RefusedError,
-    SlowError,
-    TooLargeError,
 )
 from hocket.fl.venn.service.group_commit import GroupCommit
 from hocket.fl.venn.service.manager import Caller
@@ -54,16 +47,15 @@ from hocket.fl.venn.service.operations import (
     Withdraw,
     cost_of,
 )
-from hocket.fl.venn.service.tokens import Gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from starlette.requests import Request
 
+    from hocket.fl.service.tokens import Role, Token
     from hocket.fl.venn.service.journal import Journal
     from hocket.fl.venn.service.operations import Operation
-    from hocket.fl.venn.service.tokens import Role, Token
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 BODY_SECONDS = 10.0
@@ -158,7 +150,8 @@ class Service:
         token.needs(endpoint.role)
         self.gate.charge(token, 1, time.monotonic())
         key = _key_of(request)
-        operation = _parse(endpoint.operation, await _read_body(request))
+        body = await read_body(request, MAX_BODY_BYTES, BODY_SECONDS)
+        operation = parse(endpoint.operation, body)
         cost = cost_of(operation)
         self.gate.charge(token, cost - 1, time.monotonic())
         caller = Caller(token.name, "operator" in token.roles)
@@ -205,42 +198,9 @@ def make_app(
             Route("/metrics", service.show_metrics),
             Route("/openapi.json", show_description),
         ],
-        exception_handlers={RefusedError: _refuse, HTTPException: _refuse_path},
+        exception_handlers=REFUSALS,
         lifespan=service.lifespan,
     )
-
-
-async def _read_body(request: Request) -> bytes:
-    """Return the body.
-
-    Raises:
-        TooLargeError, SlowError: It is too long, or too long in coming.
-    """
-    too_large = TooLargeError(f"want at most {MAX_BODY_BYTES} bytes")
-    length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise too_large
-                parts.append(part)
-    except TimeoutError:
-        raise SlowError(f"the body took more than {BODY_SECONDS:g} s") from None
-    return b"".join(parts)
-
-
-def _parse(model: type[Operation], body: bytes) -> Operation:
-    try:
-        return model.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        texts = [f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in found]
-        more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
-        raise InvalidError("; ".join(texts[:3]) + more) from None
 
 
 def _key_of(request: Request) -> str | None:
@@ -252,15 +212,3 @@ def _key_of(request: Request) -> str | None:
 
 def _respond(answer: Answer, status: int, headers: Mapping[str, str] | None = None) -> Response:
     return Response(to_json(answer), status, headers, media_type="application/json")
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    del request
-    assert isinstance(error, RefusedError)  # noqa: S101 - for whom this handler is
-    return _respond(Problem(str(error)), error.status, error.headers)
-
-
-async def _refuse_path(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - for whom this handler is
-    message = f"{error.detail}: {request.method} {request.url.path}"
-    return _respond(Problem(message), error.status_code, error.headers)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hocket.fl.venn.service.errors import OverloadedError, RefusedError
+from hocket.fl.service.errors import OverloadedError, RefusedError
 from hocket.fl.venn.service.manager import Caller
 from hocket.fl.venn.service.operations import Tick
 

@@ -12,8 +12,9 @@ import sqlite3
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from hocket.fl.service.errors import ConflictError, RefusedError
 from hocket.fl.venn.service.answers import Problem, to_json
-from hocket.fl.venn.service.errors import REFUSALS, ConflictError, JournalError, RefusedError
+from hocket.fl.venn.service.errors import REFUSALS, JournalError
 from hocket.fl.venn.service.manager import Caller, ResourceManager
 from hocket.fl.venn.service.operations import DAY_SECONDS, OPERATION, cost_of
 from hocket.fl.venn.service.snapshot import read_snapshot, write_snapshot

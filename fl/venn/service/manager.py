@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.types import Device
+from hocket.fl.service.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    UnknownError,
+)
 from hocket.fl.venn.requests import Phase, RoundRequest
 from hocket.fl.venn.scheduler import VennScheduler
 from hocket.fl.venn.service.answers import (
@@ -26,12 +32,6 @@ from hocket.fl.venn.service.answers import (
     JobStatus,
     Recorded,
     Status,
-)
-from hocket.fl.venn.service.errors import (
-    ConflictError,
-    ForbiddenError,
-    InvalidError,
-    UnknownError,
 )
 from hocket.fl.venn.service.operations import (
     AskDevices,

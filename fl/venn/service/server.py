@@ -1,14 +1,11 @@
-"""The process: a socket, signals, and the end in good order."""
+"""The process: a journal, an application, and the end in good order."""
 
 from __future__ import annotations
 
 import gc
-import ipaddress
 from typing import TYPE_CHECKING
 
-import uvicorn
-
-from hocket.fl.core.errors import ConfigError
+from hocket.fl.service.process import Process, check_reach
 from hocket.fl.venn.service.app import make_app
 from hocket.fl.venn.service.errors import JournalError
 from hocket.fl.venn.service.journal import Journal
@@ -17,14 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from hocket.fl.service.tokens import Token
     from hocket.fl.venn.policies import Policy
-    from hocket.fl.venn.service.tokens import Token
-
-STOP_SECONDS = 10
-"""That requests in progress have after SIGTERM."""
-
-MAX_CONNECTIONS = 2000
-"""Open at once; more get status 503."""
 
 COLLECTOR = (50_000, 20, 50)
 """Thresholds of the garbage collector. Devices at work are many small objects that live long; by
@@ -59,41 +50,18 @@ def serve(
         ConfigError: Anyone could do everything from elsewhere.
         JournalError: The database cannot be used, or could not be written.
     """
-    if tokens is None and not _is_loopback(host):
-        raise ConfigError(f"{host} can be reached from elsewhere: want tokens")
+    check_reach(host, tokens)
     journal = Journal(database, policy, seed, is_synced=is_synced)
     has_failed = []
 
+    process = Process(host, port, certificate)
+
     def fail() -> None:
         has_failed.append(True)
-        server.should_exit = True
+        process.stop()
 
-    config = uvicorn.Config(
-        make_app(journal, tokens, failed=fail),
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=STOP_SECONDS,
-        ssl_certfile=None if certificate is None else certificate[0],
-        ssl_keyfile=None if certificate is None else certificate[1],
-    )
-    server = uvicorn.Server(config)
     gc.freeze()
     gc.set_threshold(*COLLECTOR)
-    socket = config.bind_socket()
-    scheme = "http" if certificate is None else "https"
-    name = f"[{host}]" if ":" in host else host
-    ready(f"{scheme}://{name}:{socket.getsockname()[1]}")
-    server.run(sockets=[socket])
+    process.run(make_app(journal, tokens, failed=fail), ready)
     if has_failed:
         raise JournalError(f"{database}: could not be written; start again to go on from the disk")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

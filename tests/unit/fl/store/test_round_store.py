@@ -11,13 +11,15 @@ import pytest
 
 from hocket.fl.core.errors import ConfigError, UpdateError
 from hocket.fl.core.store import Key
+from hocket.fl.store import layout
 from hocket.fl.store.access import MODEL, SERVER, UPDATE
-from hocket.fl.store.catalog import Catalog
+from hocket.fl.store.catalog import Catalog, Entry
 from hocket.fl.store.history import History
 from hocket.fl.store.instances import Instances
 from hocket.fl.store.objects import open_objects
 from hocket.fl.store.round_store import RoundStore
 from hocket.fl.store.workloads import WORKLOADS
+from hocket.fl.store.workloads.models import ModelWorkload
 from hocket.fl.store.workloads.workload import Question
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ def fill(store: RoundStore, rounds: range, seed: int = 0) -> list[Any]:
     return updates
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+PLAIN = [name for name, work in WORKLOADS.items() if not isinstance(work, ModelWorkload)]
+
+
+@pytest.mark.parametrize("workload", PLAIN)
 def test_every_workload_is_answered(store: RoundStore, workload: str) -> None:
     fill(store, range(1, 4))
     question = Question("job", device="b" if workload != "clustering" else None)
@@ -88,12 +93,10 @@ def test_a_walk_through_old_rounds_is_loaded_ahead(store: RoundStore) -> None:
 def test_a_new_store_over_old_entries_answers_alike(tmp_path: Path) -> None:
     one = open_store(tmp_path)
     fill(one, range(1, 3))
-    before = {name: one.ask(name, Question("job", device="c")).values for name in WORKLOADS}
+    before = {name: one.ask(name, Question("job", device="c")).values for name in PLAIN}
     one.close()
     again = open_store(tmp_path)
-    assert {
-        name: again.ask(name, Question("job", device="c")).values for name in WORKLOADS
-    } == before
+    assert {name: again.ask(name, Question("job", device="c")).values for name in PLAIN} == before
     # Updates that come later are compared with those that came before the restart.
     again.ingest(Key("job", 2, "late", UPDATE), {"w": np.zeros(2000, np.float32)})
     found = again.history.catalog.products("job", 2, UPDATE, [*DEVICES, "late"])
@@ -179,3 +182,28 @@ def test_a_cache_too_small_for_a_round_still_answers(
     answer = store.ask("cosine-scheduling", Question("job"))
     assert len(answer.values["cosines"]) == len(updates)
     store.close()
+
+
+def test_what_was_loaded_ahead_is_not_held_if_it_was_put_anew(
+    store: RoundStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, range(1, 4))
+    key = Key("job", 2, "a", UPDATE)
+    changed = {"w": np.ones(2000, np.float32)}
+    read = History.content
+
+    def put_meanwhile(history: History, entry: Entry) -> memoryview:
+        found = read(history, entry)
+        if entry.key == key:
+            monkeypatch.undo()
+            store.put(key, layout.encode(changed))
+            store.delete(Key("job", 2, "b", UPDATE))
+        return found
+
+    # Work on the first round has the second loaded.
+    monkeypatch.setattr(History, "content", put_meanwhile)
+    store.ask("robust-mean", Question("job", 1))
+    store.settle()
+    assert store.get(key) == layout.encode(changed)
+    with pytest.raises(KeyError):
+        store.get(Key("job", 2, "b", UPDATE))

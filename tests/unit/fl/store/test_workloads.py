@@ -21,6 +21,7 @@ from hocket.fl.store.objects import open_objects
 from hocket.fl.store.statistics import work_out
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.contribution import estimate_shapley, shapley
+from hocket.fl.store.workloads.means import sorting_network
 from hocket.fl.store.workloads.similarity import krum_scores
 from hocket.fl.store.workloads.workload import Answer, Question
 
@@ -343,3 +344,15 @@ def test_updates_that_were_only_put_have_no_products() -> None:
     history.put(Key("job", 1, "x", UPDATE), layout.encode({"w": np.ones(2, np.float32)}))
     with pytest.raises(ConfigError, match="put updates by `ingest`"):
         WORKLOADS["clustering"].prepare(history.catalog, Question("job"))
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_a_sorting_network_sorts_all_zeros_and_ones(count: int) -> None:
+    """And so everything (Knuth's 0-1 principle)."""
+    values = np.array(list(itertools.product([0.0, 1.0], repeat=count)))
+    wanted = np.sort(values, axis=1)
+    for low, high in sorting_network(count):
+        assert low < high
+        pair = values[:, [low, high]]
+        values[:, low], values[:, high] = pair.min(axis=1), pair.max(axis=1)
+    np.testing.assert_array_equal(values, wanted)

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.venn_service import URL, HandClock, ServiceHere
 
+from hocket.fl.service.tokens import make_token
 from hocket.fl.venn.service import app
 from hocket.fl.venn.service.app import ENDPOINTS, MAX_BODY_BYTES
-from hocket.fl.venn.service.tokens import make_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

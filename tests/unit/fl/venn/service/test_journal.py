@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hocket.fl.service.errors import ConflictError, UnknownError
 from hocket.fl.venn.policies import POLICIES
-from hocket.fl.venn.service.errors import ConflictError, JournalError, UnknownError
+from hocket.fl.venn.service.errors import JournalError
 from hocket.fl.venn.service.journal import Journal
 from hocket.fl.venn.service.manager import Caller
 from hocket.fl.venn.service.operations import AskDevices, CheckIn, CheckIns, Register, Withdraw

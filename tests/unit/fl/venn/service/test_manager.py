@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hocket.fl.service.errors import ConflictError, ForbiddenError, InvalidError, RefusedError
 from hocket.fl.venn.policies import POLICIES
 from hocket.fl.venn.service.answers import Assignments, Cohort, Recorded, Status
-from hocket.fl.venn.service.errors import ConflictError, ForbiddenError, InvalidError, RefusedError
 from hocket.fl.venn.service.manager import KEPT_JOBS, Caller, ResourceManager
 from hocket.fl.venn.service.operations import (
     AskDevices,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.venn.service.errors import RateError, UnauthorizedError
-from hocket.fl.venn.service.tokens import Gate, Token, add_token, load_tokens, make_token
+from hocket.fl.service.errors import RateError, UnauthorizedError
+from hocket.fl.service.tokens import Gate, Token, add_token, load_tokens, make_token
 
 
 def test_a_token_is_known_by_its_text_and_kept_as_a_hash(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from hocket.fl.core.errors import ConfigError
-from hocket.fl.venn.service.errors import ForbiddenError, RateError, UnauthorizedError
+from hocket.fl.service.errors import ForbiddenError, RateError, UnauthorizedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Role = Literal["device", "job", "operator"]
-"""``device`` checks in and reports, ``job`` has jobs of its own, ``operator`` may do all."""
+Role = Literal["device", "job", "reader", "writer", "operator"]
+"""Of the device scheduler, ``device`` checks in and reports, ``job`` has jobs of its own; of the
+store, ``reader`` gets and asks, ``writer`` puts; ``operator`` may do all."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -136,6 +137,11 @@ class Gate:
     def __init__(self, tokens: Mapping[str, Token] | None) -> None:
         self._tokens = tokens
         self._buckets: dict[str, _Bucket] = {}
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether nobody may ask without one."""
+        return self._tokens is not None
 
     def identify(self, authorization: str | None) -> Token:
         """Return the token of an ``Authorization`` header.
