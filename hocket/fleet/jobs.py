@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hocket.fl.core.coordinator import Plan, Progress
+    from hocket.fl.core.parameters import Parameters
     from hocket.fl.core.store import Store
     from hocket.fl.core.strategy import ServerState
     from hocket.fl.core.types import ClientTask, RoundReport
@@ -42,6 +43,14 @@ class Server(Protocol):
     @property
     def store(self) -> Store:
         """Where it keeps rounds."""
+        ...
+
+    def begin(self, parameters: Parameters) -> Progress:
+        """Return the start of the job, and keep it; one of this name is replaced."""
+        ...
+
+    def resume(self) -> Progress:
+        """Return how far the job in the store has come."""
         ...
 
     def run_round(self, progress: Progress) -> Progress:
