@@ -21,6 +21,7 @@ from hocket.commands import (
     doctor,
     export,
     federate,
+    fleet,
     inspect,
     photon,
     prophet,
@@ -134,4 +135,5 @@ app.add_typer(venn.app, name="venn")
 app.add_typer(store.app, name="store")
 app.add_typer(prophet.app, name="prophet")
 app.add_typer(photon.app, name="photon")
+app.add_typer(fleet.app, name="fleet")
 app.command("doctor")(doctor.doctor_command)

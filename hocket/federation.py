@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.store import Store
     from hocket.fl.core.strategy import Strategy
     from hocket.fl.core.types import RoundReport
     from hocket.fl.sim.fleet import Fleet
@@ -168,6 +169,38 @@ class Federation:
             else:
                 save_artifact(content, self.folder / name)
 
+    def coordinator(
+        self, engine: Engine, scheduler: DeviceScheduler, store: Store, clock: Clock
+    ) -> Coordinator:
+        """Return what runs its rounds, for who has an engine, a store and a clock of their own."""
+        examples = self.clients.partitions.held_out()
+        names = self.backend.parameters().keys()
+
+        def evaluate(parameters: Parameters) -> Mapping[str, float]:
+            # A strategy may keep other models' among them.
+            self.backend.load_parameters({name: parameters[name] for name in names})
+            return self.backend.evaluate(examples).metrics
+
+        section, digest = self.config.federation, self.clients.artifact_digest
+        return Coordinator(
+            plan=Plan(
+                job=section.name,
+                num_rounds=section.rounds,
+                seed=section.seed,
+                evaluate_every=section.evaluate_every,
+                timeout_seconds=section.timeout_seconds,
+                keep_states=section.keep_states,
+                fingerprint=self.fingerprint,
+            ),
+            strategy=self.strategy,
+            engine=engine,
+            scheduler=scheduler,
+            store=store,
+            clock=clock,
+            evaluate=evaluate,
+            settings={ARTIFACT_DIGEST: digest} if digest else {},
+        )
+
     def _run(
         self,
         engine: Engine,
@@ -181,33 +214,9 @@ class Federation:
         if self.fleet is not None and self.config.federation.clock == "simulated":
             clock = SimulatedClock()
             engine = SimulatedEngine(engine, self.fleet, clock)
-        examples = self.clients.partitions.held_out()
-        names = self.backend.parameters().keys()
-
-        def evaluate(parameters: Parameters) -> Mapping[str, float]:
-            # A strategy may keep other models' among them.
-            self.backend.load_parameters({name: parameters[name] for name in names})
-            return self.backend.evaluate(examples).metrics
-
-        section, digest = self.config.federation, self.clients.artifact_digest
-        coordinator = Coordinator(
-            plan=Plan(
-                job=section.name,
-                num_rounds=section.rounds,
-                seed=section.seed,
-                evaluate_every=section.evaluate_every,
-                timeout_seconds=section.timeout_seconds,
-                keep_states=section.keep_states,
-                fingerprint=self.fingerprint,
-            ),
-            strategy=strategy,
-            engine=engine,
-            scheduler=scheduler,
-            store=FolderStore(self.folder / STORE),
-            clock=clock,
-            evaluate=evaluate,
-            settings={ARTIFACT_DIGEST: digest} if digest else {},
-        )
+        coordinator = self.coordinator(engine, scheduler, FolderStore(self.folder / STORE), clock)
+        coordinator = dataclasses.replace(coordinator, strategy=strategy)
+        section = self.config.federation
         if resume and coordinator.store.keys(f"{section.name}/"):
             progress = coordinator.resume()
         else:

@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hocket.fl.core.backend import Backend
+    from hocket.fl.core.clock import Clock
+    from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.observers import Observer
     from hocket.fl.core.parameters import Parameters
+    from hocket.fl.core.store import Store
     from hocket.fl.core.types import RoundReport
     from hocket.fl.photon.ledger import Ledger
     from hocket.runtime.artifact import Artifact
@@ -108,16 +111,9 @@ def train_photon(
         # No round is left: this reads how it ended.
         engine = InProcessEngine(clients, WallClock())
         return train_photon(config, resume=True, engine=engine)
-    recipe = config.recipe(clients.data.context)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(clients.num_threads)
     folder, section = Path(config.run.folder), config.run
-    backend = make_backend(artifact)
-
-    def evaluate(parameters: Parameters) -> Mapping[str, float]:
-        backend.load_parameters(parameters)
-        return _held_out_losses(backend, clients.data, config.data.held_out)
-
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, num_threads)
         if engine is None:
@@ -128,29 +124,16 @@ def train_photon(
         recorder = stack.enter_context(
             recorder_of(config.store, section.name, {"artifact": artifact.digest})
         )
-        server = PhotonServer(
-            plan=Plan(
-                job=section.name,
-                num_rounds=section.rounds,
-                seed=section.seed,
-                evaluate_every=section.evaluate_every,
-                keep_states=section.keep_states,
-                fingerprint=_fingerprint(config, artifact, clients.data.shards),
-            ),
-            recipe=recipe,
-            engine=engine,
-            store=FolderStore(folder / STORE),
-            clock=WallClock(),
-            evaluate=evaluate,
-            scheduler=scheduler,
-            recording=recorder,
-        )
+        store = FolderStore(folder / STORE)
+        server = photon_server(config, artifact, clients, engine, scheduler, store, WallClock())
+        server = dataclasses.replace(server, recording=recorder)
         if resume and server.store.keys(f"{section.name}/"):
             progress = server.resume()
         else:
-            progress = server.begin(backend.parameters())
+            parameters = make_backend(artifact).parameters()
+            progress = server.begin(parameters)
             if recorder is not None:
-                recorder.model(0, backend.parameters(), {})
+                recorder.model(0, parameters, {})
         told: list[Observer] = [JsonLines(folder / METRICS, progress.reports), *observers]
         if section.tensorboard:
             from hocket.fl.tensorboard import TensorBoard
@@ -165,6 +148,52 @@ def train_photon(
         digest=progress.digest,
         reports=progress.reports,
         ledger=ledger_of(progress.state),
+    )
+
+
+def photon_server(
+    config: PhotonConfig,
+    artifact: Artifact,
+    clients: PhotonClients,
+    engine: Engine,
+    scheduler: DeviceScheduler,
+    store: Store,
+    clock: Clock,
+) -> PhotonServer:
+    """Return what runs a run's rounds, for who has an engine, a store and a clock of their own.
+
+    Args:
+        config: What its file holds.
+        artifact, clients: As ``photon_clients`` returns them.
+        engine: Where clients run.
+        scheduler: Gives clients.
+        store: Of checkpoints.
+        clock: Of rounds.
+
+    Raises:
+        ConfigError: Its settings do not go together.
+    """
+    backend, section = make_backend(artifact), config.run
+
+    def evaluate(parameters: Parameters) -> Mapping[str, float]:
+        backend.load_parameters(parameters)
+        return _held_out_losses(backend, clients.data, config.data.held_out)
+
+    return PhotonServer(
+        plan=Plan(
+            job=section.name,
+            num_rounds=section.rounds,
+            seed=section.seed,
+            evaluate_every=section.evaluate_every,
+            keep_states=section.keep_states,
+            fingerprint=_fingerprint(config, artifact, clients.data.shards),
+        ),
+        recipe=config.recipe(clients.data.context),
+        engine=engine,
+        store=store,
+        clock=clock,
+        evaluate=evaluate,
+        scheduler=scheduler,
     )
 
 

@@ -19,6 +19,7 @@ from hocket.fl.photon.wall_time import PARAMETER_SERVER
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from hocket.fl.core.server_optimizer import ServerOptimizer
 
@@ -283,14 +284,20 @@ class PhotonConfig(Section):
         return Sgd(found.learning_rate if rate is None else rate, chosen, nesterov=chosen > 0)
 
 
-def load_photon_config(path: str | os.PathLike[str]) -> PhotonConfig:
+def load_photon_config(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None
+) -> PhotonConfig:
     """Read a run's file. Folders in it are made absolute, from the file's own folder.
+
+    Args:
+        path: The file.
+        overrides: Values that take the place of the file's, by ``section.key``.
 
     Raises:
         ConfigError: Names the file, the key and what is wrong with it.
     """
     path = Path(path)
-    config = validated(PhotonConfig, read_toml(path), str(path))
+    config = validated(PhotonConfig, read_toml(path, overrides), str(path))
     if not config.model.size and not config.model.layers:
         raise ConfigError(f"{path}: model: want a size ({', '.join(SIZES)}) or layers, width, ...")
     home = path.resolve().parent

@@ -111,18 +111,8 @@ def surrogate_trace(
         raise ConfigError(
             f"want a scale above 0 and 1 or more clients, got {scale} and {num_clients}"
         )
-    content = files("hocket.fl.venn.data").joinpath("fedscale100_sessions.csv.gz").read_bytes()
-    rows = np.loadtxt(io.BytesIO(gzip.decompress(content)), np.int64, delimiter=",", skiprows=1)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    firsts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
-    counts = np.diff(firsts, append=len(rows))
     generator = generator_for(seed, "sessions")
-    clients = generator.integers(0, firsts.size, num_clients)
-    shifts = generator.integers(-MAX_SHIFT_SECONDS, MAX_SHIFT_SECONDS + 1, num_clients)
-    sizes = counts[clients]
-    at = np.arange(sizes.sum()) + np.repeat(firsts[clients] - np.cumsum(sizes) + sizes, sizes)
-    starts = rows[at, 1] + np.repeat(shifts, sizes)
-    lengths = rows[at, 2] - rows[at, 1]
+    starts, lengths, _ = _draw_sessions(num_clients, generator)
     is_in = (starts >= 0) & (starts <= PERIOD_SECONDS)
     wanted = scale * CHECKINS_A_PERIOD * num_clients / NUM_FEDSCALE_CLIENTS
     is_in &= generator.random(starts.size) < wanted / is_in.sum()
@@ -138,6 +128,44 @@ def surrogate_trace(
     return _assemble(
         starts[is_in], lengths[is_in], capacities[drawn, 0], capacities[drawn, 1] * noise, origin
     )
+
+
+def client_sessions(num_clients: int, seed: int = 0) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return sessions that are known by their clients, all that real ones had.
+
+    Clients are drawn and shifted as those of ``surrogate_trace``, and no session is left out.
+
+    Args:
+        num_clients: The size of the population.
+        seed: The same seed gives the same sessions.
+
+    Returns:
+        Starts, which ascend within ``PERIOD_SECONDS``; ends; and whose each is, by its number.
+    """
+    if num_clients < 1:
+        raise ConfigError(f"want 1 or more clients, got {num_clients}")
+    starts, lengths, clients = _draw_sessions(num_clients, generator_for(seed, "sessions"))
+    order = np.argsort(starts, kind="stable")
+    order = order[(starts[order] >= 0) & (starts[order] <= PERIOD_SECONDS)]
+    found = starts[order].astype(np.float64)
+    return found, found + lengths[order] + LONGER_SECONDS, clients[order]
+
+
+def _draw_sessions(
+    num_clients: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return starts and lengths of sessions, and whose each is, client by client."""
+    content = files("hocket.fl.venn.data").joinpath("fedscale100_sessions.csv.gz").read_bytes()
+    rows = np.loadtxt(io.BytesIO(gzip.decompress(content)), np.int64, delimiter=",", skiprows=1)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    firsts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
+    counts = np.diff(firsts, append=len(rows))
+    clients = generator.integers(0, firsts.size, num_clients)
+    shifts = generator.integers(-MAX_SHIFT_SECONDS, MAX_SHIFT_SECONDS + 1, num_clients)
+    sizes = counts[clients]
+    at = np.arange(sizes.sum()) + np.repeat(firsts[clients] - np.cumsum(sizes) + sizes, sizes)
+    starts = rows[at, 1] + np.repeat(shifts, sizes)
+    return starts, rows[at, 2] - rows[at, 1], np.repeat(np.arange(num_clients), sizes)
 
 
 def load_trace(sessions: Path, capacities: Path) -> Trace:

@@ -216,6 +216,8 @@ TABLE = (
     Row("hocket.diagnosis", EVERYTHING, ("numpy", "llvmlite")),
     Row("hocket.federated_clients", EVERYTHING, ("torch",)),
     Row("hocket.federation", EVERYTHING, ("torch",)),
+    Row("hocket.fleet.config", EVERYTHING, ("pydantic",)),
+    Row("hocket.fleet.run", EVERYTHING, ("torch",)),
     Row("hocket.flower_app", EVERYTHING, ("flwr",)),
     Row("hocket.flower_recording", EVERYTHING, ("flwr", "numpy")),
     Row("hocket.inspection", EVERYTHING, ("onnx",)),

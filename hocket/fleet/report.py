@@ -1,0 +1,185 @@
+"""What came of a fleet, as values of JSON, and how two fleets differ.
+
+All of it follows from the file and its seeds, except what is under ``measured``: a run that was
+stopped and resumed says the same.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.fl.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hocket.fleet.events import History, RoundTimes, Segment
+    from hocket.fleet.jobs import TrainedJob
+    from hocket.fleet.run import Ended
+
+VERSION = 1
+_MEASURED = ("seconds", "num_hits")
+
+
+def describe_fleet(ended: Ended) -> dict[str, Any]:
+    """Return what came of a fleet."""
+    config, history = ended.fleet.config, ended.history
+    jobs = {job.name: _describe_job(job, history) for job in ended.jobs}
+    return {
+        "version": VERSION,
+        "file": Path(config.origin).name,
+        "policy": config.fleet.policy,
+        "dataflow": config.fleet.dataflow,
+        "seeds": {"fleet": config.fleet.seed, "population": config.population.seed},
+        "fingerprint": ended.fleet.fingerprint,
+        "mean_completion_seconds": statistics.fmean(
+            job["completion_seconds"] for job in jobs.values()
+        ),
+        "totals": _totals(history.segments),
+        "classes": _describe_classes(ended),
+        "jobs": jobs,
+        "devices": _describe_devices(ended),
+        "requests": [
+            {name: value for name, value in each.items() if name not in _MEASURED}
+            for each in ended.answers
+        ],
+        "measured": {
+            "engine": config.engine.name,
+            "wall_seconds": ended.wall_seconds,
+            "requests": [{name: each[name] for name in _MEASURED} for each in ended.answers],
+        },
+    }
+
+
+def _describe_job(job: TrainedJob, history: History) -> dict[str, Any]:
+    name = job.name
+    arrival = history.arrivals[name]
+    times = [each for each in history.rounds if each.job == name]
+    mine = [each for each in history.segments if each.job == name]
+    return {
+        "arrival_seconds": arrival,
+        "completion_seconds": history.completions[name] - arrival,
+        "waiting_seconds": sum(each.filled - each.asked for each in times),
+        "responding_seconds": sum(each.ended - each.filled for each in times),
+        "num_rounds": len(times),
+        "num_failed_rounds": sum(each.attempts - 1 for each in times),
+        "digest": job.reports[-1].digest,
+        "requirement": job.demand.minimum(name),
+        **_totals(mine),
+        "rounds": [
+            _describe_round(each, job) for each in sorted(times, key=lambda each: each.round)
+        ],
+    }
+
+
+def _describe_round(times: RoundTimes, job: TrainedJob) -> dict[str, Any]:
+    report = job.reports[times.round - 1]
+    found = asdict(times)
+    del found["job"]
+    return found | {
+        "has_quorum": report.has_quorum,
+        "train_metrics": dict(report.train_metrics),
+        "evaluate_metrics": dict(report.evaluate_metrics),
+        "digest": report.digest,
+        "failures": list(report.failures),
+    }
+
+
+def _describe_classes(ended: Ended) -> dict[str, Any]:
+    fleet = ended.fleet
+    attributes, kinds = fleet.attributes(), list(fleet.population.classes.values())
+    found = {}
+    for each in fleet.config.classes:
+        able = []
+        for job in ended.jobs:
+            wanted = job.demand.minimum(job.name).items()
+            if all(attributes[each.name][key] >= least for key, least in wanted):
+                able.append(job.name)
+        found[each.name] = {
+            "target": Path(each.target).name,
+            "num_devices": kinds.count(each.name),
+            "attributes": attributes[each.name],
+            "jobs": able,
+            "step_seconds": {
+                job.name: job.demand.models[each.name].footprint(job.demand.training).step_seconds
+                for job in ended.jobs
+            },
+        }
+    return found
+
+
+def _describe_devices(ended: Ended) -> dict[str, Any]:
+    segments: dict[str, list[dict[str, Any]]] = {}
+    for each in ended.history.segments:
+        about = asdict(each)
+        segments.setdefault(about.pop("device"), []).append(about)
+    return {
+        name: {"class": kind, "segments": segments.get(name, [])}
+        for name, kind in ended.fleet.population.classes.items()
+    }
+
+
+def _totals(segments: Iterable[Segment]) -> dict[str, float]:
+    """Return what devices gave, useful and in vain."""
+    found = list(segments)
+    return {
+        "device_hours": sum(each.ended - each.began for each in found) / 3600,
+        "joules": sum(each.joules for each in found),
+        "download_bytes": sum(each.download_bytes for each in found),
+        "upload_bytes": sum(each.upload_bytes for each in found),
+        "num_given": len(found),
+        "num_answered": sum(each.outcome == "answered" for each in found),
+    }
+
+
+def read_fleet(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a fleet has left.
+
+    Raises:
+        ConfigError: There is no such file, or it holds something else.
+    """
+    place = Path(path)
+    place = place / "fleet.json" if place.is_dir() else place
+    try:
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{place}: no such file; `hocket fleet run` writes one") from None
+    except ValueError as error:
+        raise ConfigError(f"{place}: cannot be read: {error}") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ConfigError(f"{place}: want what `hocket fleet run` of this version writes")
+    return found
+
+
+def compare_fleets(fleets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a fleet: what may differ between them, in the order in which they are given."""
+    rows = []
+    for fleet in fleets:
+        jobs, totals = fleet["jobs"], fleet["totals"]
+        rows.append(
+            {
+                "policy": fleet["policy"],
+                "dataflow": fleet["dataflow"],
+                "mean_completion_seconds": fleet["mean_completion_seconds"],
+                "device_hours": totals["device_hours"],
+                "joules": totals["joules"],
+                "bytes": totals["download_bytes"] + totals["upload_bytes"],
+                "useful": totals["num_answered"] / max(totals["num_given"], 1),
+                "quality": {name: quality_of(job) for name, job in jobs.items()},
+            }
+        )
+    return rows
+
+
+def quality_of(job: Mapping[str, Any]) -> tuple[str, float]:
+    """Return the last figure of how good a job's model is, with its name."""
+    for each in reversed(job["rounds"]):
+        for name in ("server_accuracy", "server_perplexity", "server_loss"):
+            if name in each["evaluate_metrics"]:
+                return name.removeprefix("server_"), each["evaluate_metrics"][name]
+    return "", float("nan")

@@ -1,0 +1,139 @@
+"""``hocket fleet`` from the outside: a rehearsal, what it leaves, how it goes on after SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hocket import cli
+
+ROOT = Path(__file__).parents[2]
+REHEARSAL = ROOT / "examples" / "fleet" / "rehearsal.toml"
+KILLED = Path(__file__).with_name("fleet_killed.py")
+
+runner = CliRunner()
+
+
+def fleet(*arguments: object) -> Result:
+    return runner.invoke(cli.app, ["fleet", *map(str, arguments)], env={"COLUMNS": "160"})
+
+
+def found_in(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a rehearsal that nobody has stopped."""
+    folder = tmp_path_factory.mktemp("fleet")
+    found = found_in(fleet("run", REHEARSAL, "-o", folder, "--json"))
+    assert found["folder"] == str(folder)
+    return folder
+
+
+def described(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "fleet.json").read_text(encoding="utf-8"))
+    del found["measured"]
+    return found
+
+
+def test_all_jobs_are_trained(ended: Path) -> None:
+    found = described(ended)
+    assert list(found["jobs"]) == ["documents", "programs", "vision"]
+    for job in found["jobs"].values():
+        rounds = job["rounds"]
+        assert len(rounds) == job["num_rounds"] > 1
+        assert all(each["has_quorum"] for each in rounds)
+        assert job["digest"] == rounds[-1]["digest"] != rounds[0]["digest"]
+        ends = [0.0, *(each["ended"] for each in rounds)]
+        assert ends == sorted(ends)
+        assert job["completion_seconds"] == pytest.approx(ends[-1] - job["arrival_seconds"])
+        assert job["joules"] > 0
+        assert job["upload_bytes"] > 0
+    assert 0 < found["jobs"]["vision"]["rounds"][-1]["evaluate_metrics"]["server_accuracy"] <= 1
+    segments = [each for device in found["devices"].values() for each in device["segments"]]
+    hours = sum(each["ended"] - each["began"] for each in segments) / 3600
+    assert hours == pytest.approx(found["totals"]["device_hours"])
+
+
+def test_who_lacks_memory_takes_no_part(ended: Path) -> None:
+    found = described(ended)
+    allowed = {name: set(each["jobs"]) for name, each in found["classes"].items()}
+    assert allowed == {"tablet": {"documents", "programs", "vision"}, "sensor": {"vision"}}
+    seen = {
+        (device["class"], each["job"])
+        for device in found["devices"].values()
+        for each in device["segments"]
+    }
+    assert seen <= {(name, job) for name, jobs in allowed.items() for job in jobs}
+
+
+def test_the_store_answers_while_training_goes_on(ended: Path) -> None:
+    requests = described(ended)["requests"]
+    assert {each["workload"] for each in requests} == {"clustering", "filtering", "audit"}
+    assert all(not each["error"] and each["answer"] for each in requests)
+    result = runner.invoke(cli.app, ["store", "ls", "--store", str(ended / "rounds"), "--json"])
+    keys = {entry["key"] for entry in json.loads(result.stdout)["entries"]}
+    for job, about in described(ended)["jobs"].items():
+        models = {f"{job}/{number:08d}/server/model" for number in range(about["num_rounds"] + 1)}
+        assert models <= keys
+
+
+@pytest.mark.parametrize("moment", ["vision-3"])
+def test_a_fleet_that_is_killed_goes_on_as_if_it_had_not_been(
+    moment: str, ended: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "fleet"
+    ending = subprocess.run(
+        [sys.executable, str(KILLED), str(REHEARSAL), str(folder), moment], check=False, timeout=600
+    )
+    assert ending.returncode == -signal.SIGKILL
+    assert not (folder / "fleet.json").exists()
+    result = fleet("run", REHEARSAL, "-o", folder, "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert described(folder) == described(ended)
+
+
+def test_other_settings_are_not_gone_on_with(ended: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(ended, folder)
+    result = fleet("run", REHEARSAL, "-o", folder, "--resume", "--policy", "random")
+    assert result.exit_code == 2
+    assert "made with other settings" in " ".join(result.stderr.split())
+
+
+def test_fleets_are_compared(ended: Path, tmp_path: Path) -> None:
+    other = json.loads((ended / "fleet.json").read_text(encoding="utf-8"))
+    other["policy"] = "random"
+    other["mean_completion_seconds"] *= 2
+    (tmp_path / "other.json").write_text(json.dumps(other), encoding="utf-8")
+    shown = fleet("compare", ended / "fleet.json", tmp_path / "other.json")
+    assert shown.exit_code == 0, shown.stderr
+    assert "0.50x" in shown.stdout
+    found = found_in(fleet("compare", ended, tmp_path / "other.json", "--json"))
+    assert [each["policy"] for each in found["fleets"]] == ["venn", "random"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("fleet.policy=best", "no policy 'best'"),
+        ("population.devices=2", "one wants 3 devices of 2"),
+        ("fleet.seeds=1", "fleet.seeds: there is no such key"),
+        ("store.memory=much", "want a size such as 60MB"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused(setting: str, message: str, tmp_path: Path) -> None:
+    result = fleet("run", REHEARSAL, "-o", tmp_path, "--set", setting)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
