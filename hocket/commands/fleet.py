@@ -189,6 +189,36 @@ def compare_command(
     answer_console().print(table)
 
 
+@app.command("report")
+def report_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="FLEET.json...", help="Of a fleet, and of others to compare."),
+    ],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page.")
+    ] = Path("fleet.html"),
+) -> None:
+    """Write what came of a fleet as one HTML page that loads nothing.
+
+    **Examples**
+
+    - `hocket fleet report runs/fleet -o fleet.html`
+    - `hocket fleet report runs/fleet runs/random`
+    """
+    from hocket.commands.output_files import check_outputs
+    from hocket.fleet.report import read_fleet
+    from hocket.report.fleet_report import fleet_report
+    from hocket.runtime.files import atomic_file
+
+    check_outputs({"--output": output}, [path for path in results if path.is_file()])
+    page = fleet_report([read_fleet(path) for path in results])
+    with atomic_file(output) as file:
+        file.write(page.encode())
+    answer_console().print(f"{output}: {len(page):,} bytes", soft_wrap=True)
+
+
 def _print_jobs(found: dict[str, Any]) -> None:
     from hocket.fleet.report import quality_of
 

@@ -1,15 +1,13 @@
-"""Drawings of reports, as SVG that takes on the colours of the page it is in."""
+"""Drawings of a compiled module: rooflines, and the map of its tilings."""
 
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hocket.plotting import check_can_draw
+from hocket.report.svg import INK, as_svg, new_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +15,7 @@ if TYPE_CHECKING:
     from hocket.compiler.attention.search.landscape import Landscape
     from hocket.hwmodels.machine import HardwareModel
 
-_INK = "#010203"  # takes the place of the page's own, which the drawing library cannot name
 _ROOF, _POINT, _BEST = "#2f6aa8", "#e07b1f", "#e0341f"
-_INCHES = (8.6, 4.2)
 _MARGIN = 4.0  # of the axes beyond the points, as a factor
 _FARTHEST = 32.0  # from the best, as a factor, that has a colour of its own
 _TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20)
@@ -51,7 +47,7 @@ def draw_roofline(machine: HardwareModel, points: Sequence[Point]) -> str:
     ridge = peak / bandwidth
     places = [ridge, *(point.macs_per_byte for point in points)]
     ends = (min(places) / _MARGIN, max(places) * _MARGIN)
-    figure, axes = _new()
+    figure, axes = new_axes()
     way = np.geomspace(ends[0], ends[1], 200)
     axes.plot(way, np.minimum(peak, way * bandwidth) / 1e9, color=_ROOF, linewidth=2)
     axes.annotate(
@@ -60,20 +56,20 @@ def draw_roofline(machine: HardwareModel, points: Sequence[Point]) -> str:
         xytext=(0, 5),
         textcoords="offset points",
         ha="right",
-        color=_INK,
+        color=INK,
     )
     axes.annotate(
         f"DRAM, {bandwidth / 1e9:,.3g} GB a second",
         (ends[0], ends[0] * bandwidth / 1e9),
         xytext=(26, 4),
         textcoords="offset points",
-        color=_INK,
+        color=INK,
     )
     for point in points:
         at = (point.macs_per_byte, point.macs_per_second / 1e9)
         axes.plot(*at, "o", color=_POINT)
         offset = {"xytext": (7, -12), "textcoords": "offset points"}
-        axes.annotate(point.label, at, color=_INK, parse_math=False, **offset)
+        axes.annotate(point.label, at, color=INK, parse_math=False, **offset)
     axes.set(
         xscale="log",
         yscale="log",
@@ -81,8 +77,8 @@ def draw_roofline(machine: HardwareModel, points: Sequence[Point]) -> str:
         ylabel="G multiply-accumulates a second",
     )
     axes.set_ylim(top=1.6 * peak / 1e9)
-    axes.grid(visible=True, which="major", color=_INK, alpha=0.12)
-    return _svg(figure)
+    axes.grid(visible=True, which="major", color=INK, alpha=0.12)
+    return as_svg(figure)
 
 
 def draw_landscape(landscape: Landscape) -> str:
@@ -91,7 +87,7 @@ def draw_landscape(landscape: Landscape) -> str:
     Raises:
         PlotError: matplotlib is not installed.
     """
-    figure, axes = _new()
+    figure, axes = new_axes()
     ratios = landscape.cycles / np.nanmin(landscape.cycles)
     from matplotlib.colors import LogNorm
 
@@ -113,37 +109,7 @@ def draw_landscape(landscape: Landscape) -> str:
     bar = figure.colorbar(shown, ax=axes, format="%.3g", ticks=_TICKS)
     bar.minorticks_off()
     bar.solids.set_rasterized(False)
-    bar.set_label("times the cycles of the best", color=_INK)
-    bar.ax.tick_params(which="both", colors=_INK)
-    bar.outline.set_edgecolor(_INK)
-    return _svg(figure)
-
-
-def _new() -> tuple[Any, Any]:
-    check_can_draw()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.tick_params(which="both", colors=_INK)
-    for part in (axes.xaxis.label, axes.yaxis.label):
-        part.set_color(_INK)
-    for spine in axes.spines.values():
-        spine.set_edgecolor(_INK)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    """Return a figure without what only files of their own have."""
-    import matplotlib as mpl
-
-    file = io.StringIO()
-    # Names inside are drawn at random otherwise; a page is the same each time.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hocket", "font.size": 9.5}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return text.replace(_INK, "currentColor")
+    bar.set_label("times the cycles of the best", color=INK)
+    bar.ax.tick_params(which="both", colors=INK)
+    bar.outline.set_edgecolor(INK)
+    return as_svg(figure)

@@ -102,7 +102,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[s
 
 def figure(svg: str, caption: str) -> str:
     """Return a drawing with what it shows in words."""
-    return f"<figure>\n{svg}\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>"
+    return (
+        f'<figure>\n<div class="scroll">{svg}</div>\n'
+        f"<figcaption>{html.escape(caption)}</figcaption>\n</figure>"
+    )
 
 
 def embedded(page: str, title: str) -> str:

@@ -233,7 +233,10 @@ TABLE = (
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.installation", EVERYTHING, ("packaging",)),
     Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
-    Row("hocket.report.drawings", EVERYTHING, ("matplotlib", "numpy")),
+    *(
+        Row(f"hocket.report.{name}", EVERYTHING, ("matplotlib", "numpy"))
+        for name in ("drawings", "fleet_drawings", "svg")
+    ),
     Row("hocket.prophet_plots", EVERYTHING, ("matplotlib",)),
     Row("hocket.robust_clients", EVERYTHING, ("torch",)),
     Row("hocket.commands", EVERYTHING, ("numpy", "typer", "rich")),

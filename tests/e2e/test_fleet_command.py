@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import NASTY, Read
 from typer.testing import CliRunner, Result
 
 from hocket import cli
+from hocket.fleet.report import read_fleet
+from hocket.report.fleet_report import fleet_report
 
 ROOT = Path(__file__).parents[2]
 REHEARSAL = ROOT / "examples" / "fleet" / "rehearsal.toml"
@@ -64,6 +68,32 @@ def test_all_jobs_are_trained(ended: Path) -> None:
     segments = [each for device in found["devices"].values() for each in device["segments"]]
     hours = sum(each["ended"] - each["began"] for each in segments) / 3600
     assert hours == pytest.approx(found["totals"]["device_hours"])
+
+
+def test_the_page_has_it_all_and_loads_nothing(ended: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.html"
+    result = fleet("report", ended, "-o", path)
+    assert result.exit_code == 0, result.stderr
+    page = path.read_text(encoding="utf-8")
+    read = Read(page)
+    assert (read.loads, read.count["svg"]) == ([], 2)
+    found = described(ended)
+    for name, job in found["jobs"].items():
+        assert f"<td>{name}</td>" in page
+        assert f"<td>{job['completion_seconds'] / 3600:,.2f} h</td>" in page
+    assert {each["workload"] for each in found["requests"]} <= set(
+        re.findall("<td>(.*?)</td>", page)
+    )
+
+
+def test_the_page_compares_fleets_and_keeps_names_as_text(ended: Path) -> None:
+    other = read_fleet(ended)
+    evil = json.loads(json.dumps(other).replace('"vision"', json.dumps(NASTY)))
+    plain, page = fleet_report([other, other]), fleet_report([evil, evil])
+    assert Read(page).count["td"] == Read(plain).count["td"]
+    assert NASTY in evil["jobs"]
+    assert "<img" not in page
+    assert "Beside others" in page
 
 
 def test_who_lacks_memory_takes_no_part(ended: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from support.browser import find_browser, open_page
+from support.pages import NASTY, Read
 from support.tiny_encoder import write_tiny_encoder
 from typer.testing import CliRunner
 
@@ -20,7 +20,6 @@ from hocket.report.page import Section, page_html, paragraph, table
 from hocket.runtime.artifact import load_artifact, save_artifact
 
 BROWSER = find_browser()
-NASTY = "</script><img src=x onerror=alert(1)> & \"quoted\" '<b>' $x$"
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +40,6 @@ def written(module: Path) -> Path:
     assert status == 0, said
     assert f"{len(path.read_text(encoding='utf-8')):,} bytes" in said
     return path
-
-
-class Read(HTMLParser):
-    """What a page loads, and how many elements of each kind it has."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.count: dict[str, int] = {}
-        self.loads: list[str] = []
-        self.frames: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.count[tag] = self.count.get(tag, 0) + 1
-        for name, value in attrs:
-            # Links within the page and within a drawing load nothing.
-            is_inner = (value or "").startswith("#")
-            if name in ("src", "href", "xlink:href", "srcset") and not is_inner:
-                self.loads.append(f"{tag} {name}={value}")
-            if name == "srcdoc":
-                self.frames.append(value or "")
 
 
 def run(*arguments: object) -> tuple[int, str]:
