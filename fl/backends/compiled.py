@@ -18,7 +18,7 @@ from hocket.fl.backends.batching import (
     find_batch_sizes,
     size_for,
 )
-from hocket.fl.backends.cuts import find_cuts
+from hocket.fl.backends.cuts import check_span, find_cuts
 from hocket.fl.backends.footprint import Work, footprint_of
 from hocket.fl.backends.fusion import fuse
 from hocket.fl.backends.inference import as_inference_artifact
@@ -305,16 +305,7 @@ class CompiledBackend:
         if not self._cuts:
             whole = self._program(at_own_size(self._artifact), is_training=True)
             self._cuts = find_cuts(whole, self._tensors, self._output)
-        borders = ["", *(each.name for each in self._cuts)]
-        for name in (span.start, span.stop):
-            if name not in borders:
-                raise ConfigError(f"there is no border {name!r}; there are {borders[1:]}")
-        for name in span.exits:
-            if name not in self._heads:
-                raise ConfigError(f"there is no exit at {name!r}; there are {list(self._heads)}")
-        places = [borders.index(name) for name in (*span.exits, *([span.stop] * bool(span.stop)))]
-        if any(place <= borders.index(span.start) for place in places):
-            raise ConfigError(f"{span} is no span: it ends before it begins")
+        check_span(span, self._cuts, self._heads)
 
     def _array(self, name: str) -> NDArray[Any]:
         """Return a tensor's own memory."""

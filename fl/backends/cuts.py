@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hocket.fl.backends.program import TrainingProgram
+from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from hocket.fl.backends.program import Call
+    from hocket.fl.core.backend import Span
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,26 @@ def _needed(calls: Sequence[Call], ends: set[int], begin: set[int]) -> list[Call
             found.append(call)
             wanted.update(set(call.inputs) - begin)
     return found[::-1]
+
+
+def check_span(span: Span, cuts: Sequence[Cut], exits: Collection[str]) -> None:
+    """Check that a model has a span.
+
+    Args:
+        span: Of it, and not the whole.
+        cuts: Where it can be cut, in order.
+        exits: Names of the borders that have an early exit.
+
+    Raises:
+        ConfigError: A border or an exit is not there, or the span ends before it begins.
+    """
+    borders = ["", *(each.name for each in cuts)]
+    for name in (span.start, span.stop):
+        if name not in borders:
+            raise ConfigError(f"there is no border {name!r}; there are {borders[1:]}")
+    for name in span.exits:
+        if name not in exits:
+            raise ConfigError(f"there is no exit at {name!r}; there are {list(exits)}")
+    places = [borders.index(name) for name in (*span.exits, *([span.stop] * bool(span.stop)))]
+    if any(place <= borders.index(span.start) for place in places):
+        raise ConfigError(f"{span} is no span: it ends before it begins")

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hocket.commands.service_options import (
-    CertificateOption,
-    HostOption,
-    KeyOption,
-    PortOption,
-    TokensOption,
-    having_service,
-    pair_of,
-    token_command,
-)
+from hocket.commands import store_upkeep
+from hocket.commands.store_options import DEFAULT, CatalogOption, StoreOption
 from hocket.commands.terminal import (
     JsonFlag,
     answer_console,
@@ -29,26 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Keep every update of every round, and ask of them.")
 
-DAMAGED = 1
-
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        "-s",
-        metavar="FOLDER|s3://...",
-        envvar="HOCKET_STORE",
-        help="Where it is; s3://BUCKET/PREFIX?endpoint=URL with the usual AWS variables.",
-    ),
-]
-CatalogOption = Annotated[
-    Path | None,
-    typer.Option("--catalog", metavar="FILE", help="Its catalog, if it is in no folder."),
-]
 KeyArgument = Annotated[
     str, typer.Argument(metavar="JOB/ROUND/DEVICE/KIND", help="What it is; see `hocket store ls`.")
 ]
-DEFAULT = "hocket-store"
 
 
 @app.command("put")
@@ -288,122 +263,7 @@ def stats_command(
     console.print(f"{len(listed):,} objects of {kept:,} bytes; equal entries are kept once")
 
 
-app.command("token")(token_command)
-
-
-@app.command("serve")
-def serve_command(
-    *,
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 8472,
-    tokens: TokensOption = None,
-    certificate: CertificateOption = None,
-    key: KeyOption = None,
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="That entries are held in.")
-    ] = "2GiB",
-    instances: Annotated[int, typer.Option("--instances", min=1, help="Processes at most.")] = 2,
-    max_body: Annotated[
-        str, typer.Option("--max-body", metavar="SIZE", help="Of an entry that is put.")
-    ] = "2GiB",
-    waiting: Annotated[
-        int, typer.Option("--waiting", min=0, help="Requests that may wait; more get status 503.")
-    ] = 64,
-    store: StoreOption = DEFAULT,
-    catalog: CatalogOption = None,
-) -> None:
-    """Keep and answer over HTTP, with a page to look at, until SIGTERM.
-
-    **Examples**
-
-    - `hocket store serve`
-    - `hocket store serve --host 0.0.0.0 --tokens tokens.toml --certificate cert.pem --key key.pem`
-    """
-    with having_service():
-        from hocket.fl.service.tokens import load_tokens
-        from hocket.fl.store.service.app import Limits
-        from hocket.fl.store.service.server import serve
-    from hocket.store_parts import open_round_store
-
-    pair = pair_of(certificate, key)
-    limits = Limits(body_bytes=_size(max_body, "--max-body"), waiting=waiting)
-    with open_round_store(
-        store, catalog, _size(memory, "--memory"), instances, must_exist=False
-    ) as opened:
-        serve(
-            opened,
-            None if tokens is None else load_tokens(tokens),
-            host=host,
-            port=port,
-            certificate=pair,
-            limits=limits,
-            ready=lambda url: answer_console().print(f"serving {store} at {url}", soft_wrap=True),
-        )
-
-
-@app.command("gc")
-def collect_command(
-    *,
-    job: Annotated[str | None, typer.Option("--job", help="Whose entries to forget first.")] = None,
-    keep_rounds: Annotated[
-        int | None, typer.Option("--keep-rounds", min=1, help="Forget all but a job's last rounds.")
-    ] = None,
-    erase_device: Annotated[
-        str | None, typer.Option("--erase-device", help="Forget all that a device sent.")
-    ] = None,
-    grace_seconds: Annotated[
-        float, typer.Option("--grace", min=0, help="Younger objects stay; somebody may be at them.")
-    ] = 3600.0,
-    store: StoreOption = DEFAULT,
-    catalog: CatalogOption = None,
-) -> None:
-    """Delete the bytes of entries that are forgotten, after forgetting some.
-
-    **Example:** `hocket store gc --job vision --keep-rounds 50`
-    """
-    from hocket.store_parts import open_history
-
-    if job is None and (keep_rounds is not None or erase_device is not None):
-        raise typer.BadParameter(
-            "name the job whose entries are to be forgotten", param_hint="--job"
-        )
-    forgotten = 0
-    with open_history(store, catalog) as history:
-        if job is not None and keep_rounds is not None:
-            forgotten += history.keep_rounds(job, keep_rounds)
-        if job is not None and erase_device is not None:
-            entries = history.catalog.entries(job=job, device=erase_device)
-            forgotten += history.forget([entry.key for entry in entries])
-        num_objects, freed = history.collect_garbage(grace_seconds)
-    answer_console().print(
-        f"{forgotten:,} entries forgotten; {num_objects:,} objects of {freed:,} bytes deleted"
-    )
-
-
-@app.command("verify")
-def verify_command(
-    *, store: StoreOption = DEFAULT, catalog: CatalogOption = None, json_output: JsonFlag = False
-) -> None:
-    """Read all bytes and compare them with their digests; ends with 1 if some are damaged."""
-    from hocket.store_parts import open_history
-
-    with open_history(store, catalog) as history:
-        entries = history.catalog.entries()
-        damages = history.verify(entries)
-    if json_output:
-        print_json(
-            {
-                "num_entries": len(entries),
-                "damaged": {str(damage.key): damage.reason for damage in damages},
-            }
-        )
-    else:
-        console = answer_console()
-        for damage in damages:
-            console.print(f"{damage.key}: {damage.reason}")
-        console.print(f"{len(entries):,} entries, {len(damages):,} damaged")
-    if damages:
-        raise typer.Exit(DAMAGED)
+store_upkeep.add_commands(app)
 
 
 def _key(text: str) -> Any:
@@ -413,15 +273,6 @@ def _key(text: str) -> Any:
     if len(parts) == 4 and parts[1].isdecimal():
         return Key(parts[0], int(parts[1]), parts[2], parts[3])
     return Key.parse(text)
-
-
-def _size(text: str, name: str) -> int:
-    from hocket.fl.core.sections import parse_bytes
-
-    try:
-        return parse_bytes(int(text) if text.isdecimal() else text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=name) from None
 
 
 def _number(text: str, name: str) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
 
-    from hocket.fleet.events import History, RoundTimes, Segment
+    from hocket.fleet.history import History, RoundTimes, Segment
     from hocket.fleet.jobs import TrainedJob
     from hocket.fleet.run import Ended
 

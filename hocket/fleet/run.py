@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from hocket.fl.core.engine import Engine
     from hocket.fl.store.round_store import RoundStore
     from hocket.fleet.config import EngineSection, FleetConfig
-    from hocket.fleet.events import FleetJob, History
+    from hocket.fleet.events import FleetJob
     from hocket.fleet.families import Family
+    from hocket.fleet.history import History
     from hocket.fleet.population import Population
 
 RESULT, MADE_FROM, ROUNDS, STORE = "fleet.json", "made-from.json", "rounds", "store"

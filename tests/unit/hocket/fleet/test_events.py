@@ -11,7 +11,7 @@ from support.toy_fleet import ToyJob, make_loop
 
 from hocket.fl.core.errors import FederationError
 from hocket.fl.core.types import Device
-from hocket.fleet.events import History, Outcome
+from hocket.fleet.history import History, Outcome
 from hocket.fleet.population import DeviceSession
 
 
