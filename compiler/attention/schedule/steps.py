@@ -2,8 +2,8 @@
 
 A *step* is one task of a matrix or vector unit before anything is known of memory. Its block is a
 *row block*: rows of one head, or of several query heads that share keys and values, stacked. What
-is written here is an order; what has to be moved for it, ``movement.py`` finds out. The file is longer
-than others, as all orders are made of the same few pieces.
+is written here is an order; what has to be moved for it, ``movement.py`` finds out. The file is
+longer than others, as all orders are made of the same few pieces.
 """
 
 from __future__ import annotations
