@@ -18,6 +18,7 @@ from hocket.fl.core.backend import LocalTraining
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.sections import (
     Section,
+    Size,
     StoreSection,
     parse_bytes,
     pythonic,
@@ -280,19 +281,13 @@ class ProphetSection(Section):
             they take part in no round.
     """
 
-    memory: int | str = 0
+    memory: Size = 0
     pool: Literal["", "cifar", "caltech"] = ""
     scaling: float = 0.0
     exit_features: int = Field(default=1, ge=1)
     smaller: tuple[str, ...] = Field(default=(), strict=False)
     groups: dict[str, list[str]] = Field(default_factory=dict)
     public_devices: int = Field(default=0, ge=0)
-
-    @field_validator("memory")
-    @classmethod
-    def _is_size(cls, value: int | str) -> int | str:
-        parse_bytes(value)
-        return value
 
     @property
     def memory_bytes(self) -> int:

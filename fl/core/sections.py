@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from hocket.fl.core.errors import ConfigError
 
@@ -112,6 +112,15 @@ def parse_bytes(text: int | str) -> int:
     base = 1024 if unit.endswith("i") else 1000
     scale: int = base ** _UNITS.index(unit[:1])
     return round(float(found[1]) * scale)
+
+
+def _checked_size(value: int | str) -> int | str:
+    parse_bytes(value)
+    return value
+
+
+Size = Annotated[int | str, AfterValidator(_checked_size)]
+"""A number of bytes, or one written as in ``60MB``; ``parse_bytes`` reads it."""
 
 
 def pythonic(value: Any) -> Any:

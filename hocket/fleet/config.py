@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from hocket.fl.config import DeviceClass  # noqa: TC001 - pydantic reads annotations
-from hocket.fl.core.sections import Section, parse_bytes, read_toml, validated
+from hocket.fl.core.sections import Section, Size, parse_bytes, read_toml, validated
 
 if TYPE_CHECKING:
     import os
@@ -68,14 +68,8 @@ class StoreSection(Section):
         instances: Processes that answer.
     """
 
-    memory: int | str = "256MB"
+    memory: Size = "256MB"
     instances: int = Field(default=1, ge=1)
-
-    @field_validator("memory")
-    @classmethod
-    def _is_size(cls, value: int | str) -> int | str:
-        parse_bytes(value)
-        return value
 
     @property
     def memory_bytes(self) -> int:

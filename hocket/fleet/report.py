@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MEASURED = ("seconds", "num_hits")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("file", "policy", "dataflow"), str),
+    **dict.fromkeys(("totals", "classes", "jobs", "devices", "measured"), dict),
+    "mean_completion_seconds": (int, float),
+    "requests": list,
+}
 
 
 def describe_fleet(ended: Ended) -> dict[str, Any]:
@@ -153,6 +159,9 @@ def read_fleet(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{place}: cannot be read: {error}") from error
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise ConfigError(f"{place}: want what `hocket fleet run` of this version writes")
+    for key, kind in _KINDS.items():
+        if not isinstance(found.get(key), kind):
+            raise ConfigError(f"{place}: {key}: it is missing, or damaged; run the fleet again")
     return found
 
 

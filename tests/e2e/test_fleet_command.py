@@ -96,6 +96,22 @@ def test_the_page_compares_fleets_and_keeps_names_as_text(ended: Path) -> None:
     assert "Beside others" in page
 
 
+@pytest.mark.parametrize("key", ["jobs", "totals", "mean_completion_seconds", "requests"])
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_a_damaged_result_is_refused_by_its_name(
+    tmp_path: Path, ended: Path, command: str, key: str
+) -> None:
+    whole = json.loads((ended / "fleet.json").read_text(encoding="utf-8"))
+    path, page = tmp_path / "fleet.json", tmp_path / "page.html"
+    for damaged in ({**whole, key: None}, {k: v for k, v in whole.items() if k != key}):
+        path.write_text(json.dumps(damaged), encoding="utf-8")
+        result = fleet(command, path, *(["-o", page] if command == "report" else []))
+        assert result.exit_code == 2
+        said = " ".join(result.stderr.split())
+        assert f"{key}: it is missing, or damaged; run the fleet again" in said
+    assert not page.exists()
+
+
 def test_who_lacks_memory_takes_no_part(ended: Path) -> None:
     found = described(ended)
     allowed = {name: set(each["jobs"]) for name, each in found["classes"].items()}
