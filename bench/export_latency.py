@@ -3,20 +3,19 @@
 A trained sentence encoder, exported for this CPU, beside ``hocket.InferenceSession`` on the module
 it was exported from and stock onnxruntime on the original file: in turns, in one process, with the
 same threads. Ratios are of medians, and of the fastest runs, which others on the machine disturb
-least. With one thread, time is what the process had of its core; with more, time on the wall. Its
-table of positions ends at 512 tokens; for 1024 it is repeated, which changes
-numbers and not time.
+least. With one thread, time is what the process had of its core; with more, time on the wall. The
+model's table of positions ends at 512 tokens; for 1024 it is repeated, which changes numbers and
+not time.
 """
 
 from __future__ import annotations
 
 import functools
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,10 +26,8 @@ from zoo.models import ZooError
 from zoo.packaged import PACKAGED, find_file
 
 import hocket
+from hocket.benchmarking import time_in_turns
 from hocket.sampling import random_feeds
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 QUESTION = "latency of an exported model in stock onnxruntime (timed)"
 COLUMNS = {
@@ -47,7 +44,7 @@ COLUMNS = {
 }
 LENGTHS = (128, 256, 512, 1024)
 POSITIONS = 512
-LEAST_RUNS, QUICK_RUNS = 31, 5
+RUNS, QUICK_RUNS = 200, 5
 
 
 def main() -> int:
@@ -96,14 +93,13 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
         float(np.abs(ours - theirs).max())
         for ours, theirs in zip(found["exported"], found["original"], strict=True)
     ]
-    times = _time_in_turns(
+    times = time_in_turns(
         {name: functools.partial(session.run, None, feeds) for name, session in runs.items()},
         clock=time.process_time if threads == 1 else time.perf_counter,
-        seconds=2.0 if choices.quick else 30.0,
-        least_runs=QUICK_RUNS if choices.quick else LEAST_RUNS,
+        repeats=QUICK_RUNS if choices.quick else RUNS,
     )
-    medians = {name: statistics.median(found) * 1e3 for name, found in times.items()}
-    least = {name: min(found) * 1e3 for name, found in times.items()}
+    medians = {name: found.median_seconds * 1e3 for name, found in times.items()}
+    least = {name: found.min_seconds * 1e3 for name, found in times.items()}
     return {
         "threads": threads,
         "length": length,
@@ -114,26 +110,8 @@ def _measure(path: Path, threads: int, length: int, choices: Choices) -> dict[st
         "least_over_session": least["session"] / least["exported"],
         "least_over_original": least["original"] / least["exported"],
         "max_error": max(errors),
-        "repeats": len(times["exported"]),
+        "repeats": times["exported"].repeats,
     }
-
-
-def _time_in_turns(
-    runs: Mapping[str, Callable[[], object]],
-    clock: Callable[[], float],
-    seconds: float,
-    least_runs: int,
-) -> dict[str, list[float]]:
-    """Return the time of each run, one of each after the other, again and again."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["exported"]) < least_runs:
-        for name, run in runs.items():
-            run()  # what the one before left in caches and threads is no longer there
-            start = clock()
-            run()
-            times[name].append(clock() - start)
-    return times
 
 
 def _session(content: bytes, threads: int, library: Path | None = None) -> Any:

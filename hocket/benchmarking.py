@@ -169,12 +169,21 @@ def time_in_turns(
     repeats: int | None = None,
     seconds: float = DEFAULT_SECONDS,
     progress: Callable[[int, float], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Time several ways to do the same, one after the other, again and again.
 
     What else the machine does then hits all of them alike. A turn begins with a pause, in which the
     threads of the one before stop spinning for more work and leave the cores free, and with runs
     that are not timed, in which caches fill and sleeping cores and threads wake up.
+
+    Args:
+        runs: What to time, by name.
+        repeats: Timed runs of each; by default as many as there is time for.
+        seconds: On the wall, after which no turn is begun.
+        progress: Told of how many runs of each are done, and of the seconds so far.
+        clock: That runs are timed by: ``time.process_time`` for runs of one thread on a machine
+            that others use, too.
     """
     timings: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -186,7 +195,7 @@ def time_in_turns(
         in_turn = min(RUNS_A_TURN, wanted - done)
         for name, run in runs.items():
             time.sleep(PAUSE_SECONDS)
-            timings[name] += _time_runs(run, in_turn)
+            timings[name] += _time_runs(run, in_turn, clock)
         done += in_turn
         spent = time.perf_counter() - start
         if progress is not None:
@@ -196,15 +205,15 @@ def time_in_turns(
     return {name: Latency.of(values) for name, values in timings.items()}
 
 
-def _time_runs(run: Callable[[], object], count: int) -> list[float]:
+def _time_runs(run: Callable[[], object], count: int, clock: Callable[[], float]) -> list[float]:
     """Return the seconds of ``count`` runs, after some that are not timed."""
     seconds = []
     for _ in range(WARM_UP_RUNS):
         run()
     for _ in range(count):
-        before = time.perf_counter()
+        before = clock()
         run()
-        seconds.append(time.perf_counter() - before)
+        seconds.append(clock() - before)
     return seconds
 
 

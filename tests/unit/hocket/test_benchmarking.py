@@ -36,6 +36,16 @@ def test_a_time_limit_still_gives_enough_runs() -> None:
     assert result["a"].repeats == 5
 
 
+def test_runs_are_timed_by_the_clock_that_is_given() -> None:
+    worked = [0.0]
+
+    def work() -> None:
+        worked[0] += 3.0
+
+    result = time_in_turns({"a": work}, repeats=6, clock=lambda: worked[0])
+    assert result["a"] == Latency(3.0, 3.0, 3.0, 3.0, 6)
+
+
 def test_progress_is_told_each_turn() -> None:
     seen: list[int] = []
     time_in_turns({"a": lambda: None}, repeats=6, progress=lambda count, _: seen.append(count))
