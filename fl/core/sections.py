@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from hocket.fl.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from pydantic.fields import FieldInfo
 
 _BYTES = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?(|[kMGT]i?)B")
 _UNITS = ("", "k", "M", "G", "T")
@@ -94,7 +97,7 @@ def validated(model: type[Model], content: Mapping[str, Any], origin: str) -> Mo
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(error)}") from error
+        raise ConfigError(f"{origin}: {_explain(error, model)}") from error
 
 
 def parse_bytes(text: int | str) -> int:
@@ -130,13 +133,13 @@ def pythonic(value: Any) -> Any:
     return value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for each in error.errors(include_url=False):
         where = ".".join(str(part).replace("_", "-") for part in each["loc"])
         reason = each["msg"].removeprefix("Value error, ")
         if each["type"] == "extra_forbidden":
-            reason = "there is no such key"
+            reason = f"there is no such key{_meant(each['loc'], model)}"
         elif each["type"] == "value_error":
             pass  # of our own, and says what it found
         elif each["type"] == "missing":
@@ -145,3 +148,28 @@ def _explain(error: ValidationError) -> str:
             reason = f"{reason[0].lower()}{reason[1:]}, got {each['input']!r}"
         lines.append(f"{where}: {reason}" if where else reason)
     return "; ".join(lines)
+
+
+def _meant(place: Sequence[int | str], model: type[BaseModel]) -> str:
+    """Return what to say of the keys that there are where one is not, "" of a table of any keys."""
+    *tables, key = place
+    kind: Any = model
+    for name in tables:
+        if isinstance(name, int):
+            (kind, *_) = get_args(kind) or (None,)
+        else:
+            found = _fields(kind).get(name.replace("-", "_"))
+            kind = None if found is None else found.annotation
+    known = [name.replace("_", "-") for name in _fields(kind)]
+    close = difflib.get_close_matches(str(key).replace("_", "-"), known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(known)}" if known else ""
+
+
+def _fields(kind: Any) -> Mapping[str, FieldInfo]:
+    """Return the keys of a section, or of one that may be left out."""
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each.model_fields
+    return {}

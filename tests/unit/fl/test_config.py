@@ -76,7 +76,9 @@ def test_a_file_says_what_it_says() -> None:
     [
         ({"federation__rounds": 0}, "federation.rounds: .*greater than or equal to 1, got 0"),
         ({"federation__rounds": "3"}, "federation.rounds: .*integer, got '3'"),
-        ({"federation__round": 3}, "federation.round: there is no such key"),
+        ({"federation__round": 3}, "federation.round: there is no such key; .* 'rounds'"),
+        ({"training__learning_rte": 3}, "training.learning-rte: .* mean 'learning-rate'"),
+        ({"federation__zzz": 3}, "federation.zzz: there is no such key; there are name, rounds"),
         ({"federation__name": "a/b"}, "federation.name: .*got 'a/b'"),
         ({"federation__timeout_seconds": 0.0}, "federation.timeout-seconds: .*got 0.0"),
         ({"federation__clock": "sun"}, "federation.clock: .*'wall' or 'simulated', got 'sun'"),
@@ -110,6 +112,10 @@ def test_a_file_says_what_it_says() -> None:
         (
             {"device_classes": [], "federation__clock": "simulated"},
             "federation.clock: simulated time wants device-classes",
+        ),
+        (
+            {"device_classes": [{"name": "a", "shares": 1.0}]},
+            "device-classes.0.shares: there is no such key; did you mean 'share'",
         ),
         ({"engine": 3}, "engine: .*got 3"),
         ({"extra": {}}, "extra: there is no such key"),
