@@ -99,18 +99,10 @@ class CascadeClients:
 
 
 @dataclass(frozen=True)
-class PartialClients:
-    """Makes clients that train narrow copies of a model.
-
-    Attributes:
-        members: Make clients of each width, the whole model's first.
-        widths: What the axes of all arrays number.
-        counts: Units that each model has, by their group.
-    """
+class _FamilyClients:
+    """What is known of clients of several models by the first, which is the whole one."""
 
     members: tuple[CascadeClients, ...]
-    widths: Widths
-    counts: tuple[Mapping[str, int], ...]
 
     @property
     def partitions(self) -> Partitions:
@@ -126,34 +118,32 @@ class PartialClients:
         """Return the devices that have data."""
         return self.members[0].device_ids()
 
+
+@dataclass(frozen=True)
+class PartialClients(_FamilyClients):
+    """Makes clients that train narrow copies of a model.
+
+    Attributes:
+        members: Make clients of each width, the whole model's first.
+        widths: What the axes of all arrays number.
+        counts: Units that each model has, by their group.
+    """
+
+    widths: Widths
+    counts: tuple[Mapping[str, int], ...]
+
     def __call__(self) -> PartialClient:
         """Return a new client."""
         return PartialClient(self.members, self.widths, self.counts)
 
 
 @dataclass(frozen=True)
-class DistilledClients:
+class DistilledClients(_FamilyClients):
     """Makes clients that train models of several sizes.
 
     Attributes:
         members: Make clients of each size, the largest first.
     """
-
-    members: tuple[CascadeClients, ...]
-
-    @property
-    def partitions(self) -> Partitions:
-        """Everyone's data."""
-        return self.members[0].partitions
-
-    @property
-    def artifact_digest(self) -> str:
-        """Of the largest model's artifact."""
-        return self.members[0].artifact_digest
-
-    def device_ids(self) -> list[str]:
-        """Return the devices that have data."""
-        return self.members[0].device_ids()
 
     def __call__(self) -> DistilledClient:
         """Return a new client."""

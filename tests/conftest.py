@@ -16,6 +16,8 @@ _SLOW_OK = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 # Tests neither read nor write what a user keeps.
 os.environ.setdefault("HOCKET_TUNING_LOG", "")
+# Ray starts its workers at nice 15: beside other tests they would hardly have their turn.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The same examples each time: what a change is judged by must not pass or fail by luck.
 settings.register_profile(

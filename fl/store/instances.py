@@ -89,7 +89,8 @@ class Instances:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._changed = threading.Condition()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["hocket.fl.store.instance"])
+        # Work imports scikit-learn only where it needs it, which takes a second or two: here once.
+        self._context.set_forkserver_preload(["hocket.fl.store.instance", "sklearn.cluster"])
 
     def hold(self, key: Key, content: bytes | memoryview) -> bool:
         """Hold an entry, in the place of what was held under its key."""

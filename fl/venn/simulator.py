@@ -139,11 +139,6 @@ class Outcome:
         return float(lost / max(self.devices_used.sum(), 1))
 
     @property
-    def events_per_second(self) -> float:
-        """Events of devices simulated in a second of wall time."""
-        return self.num_events / self.wall_seconds
-
-    @property
     def checkins_per_second(self) -> float:
         """Check-ins simulated in a second of wall time."""
         return self.num_checkins / self.wall_seconds

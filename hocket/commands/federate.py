@@ -23,6 +23,8 @@ from hocket.commands.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hocket.federation import FederationResult
+    from hocket.fl.config import FederationConfig
     from hocket.fl.core.types import ClientTask, Reply, RoundReport
 
 NOTHING_LEARNED = 1
@@ -35,6 +37,17 @@ app = typer.Typer(no_args_is_help=True, help="Train a model across devices (docs
 ConfigArgument = Annotated[
     Path,
     typer.Argument(metavar="CONFIG.toml", help="The federation's file.", show_default=False),
+]
+EngineOption = Annotated[
+    Literal["local", "ray", "flower"] | None,
+    typer.Option("--engine", help="Where clients run.", show_default=False),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Clients at once; 0 for the engine's own choice."),
+]
+ResumeFlag = Annotated[
+    bool, typer.Option("--resume", help="Go on after the last round that is over, if one is.")
 ]
 RoundsOption = Annotated[
     int | None, typer.Option("--rounds", min=1, help="Rounds in all, instead of the file's.")
@@ -53,20 +66,11 @@ SetOption = Annotated[
 def run_command(
     config: ConfigArgument,
     *,
-    engine: Annotated[
-        Literal["local", "ray", "flower"] | None,
-        typer.Option("--engine", help="Where clients run.", show_default=False),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=0, help="Clients at once; 0 for the engine's own choice."),
-    ] = None,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
     rounds: RoundsOption = None,
     settings: SetOption = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on after the last round that is over, if one is."),
-    ] = False,
+    resume: ResumeFlag = False,
     json_output: JsonFlag = False,
 ) -> None:
     """Run a federation from its file to a trained module.
@@ -79,23 +83,12 @@ def run_command(
     - `hocket federate run federation.toml --engine ray --workers 4 --rounds 50 --resume`
     - `hocket federate run federation.toml --set training.learning-rate=0.1 --json`
     """
-    from hocket.federation import prepare_federation
-    from hocket.federation_launch import launch
     from hocket.fl.config import load_config
 
     given = {"engine.name": engine, "engine.workers": workers, "federation.rounds": rounds}
     loaded = load_config(config, overrides_of(settings, given))
-    with progress_bar("preparing") as bar:
-        federation = prepare_federation(loaded, progress=bar.show)
-    with progress_bar("training") as bar:
-        watcher = RoundBar(bar, loaded.federation.rounds)
-        result = launch(federation, [watcher], resume=resume)
-    if json_output:
-        print_json(result_to_json(config, loaded.engine.name, result))
-    else:
-        print_rounds(result)
-    if not any(report.has_quorum for report in result.reports):
-        raise typer.Exit(NOTHING_LEARNED)
+    result = run_watched(loaded, resume=resume)
+    answer_rounds(result, result_to_json(config, loaded.engine.name, result), as_json=json_output)
 
 
 @app.command("plan")
@@ -170,6 +163,32 @@ class RoundBar:
         self._bar.show(text, self._round - 1 + within, self._num_rounds)
 
 
+def run_watched(config: "FederationConfig", *, resume: bool) -> "FederationResult":
+    """Run a federation on the engine that its file names, and show how far it is."""
+    from hocket.federation import prepare_federation
+    from hocket.federation_launch import launch
+
+    with progress_bar("preparing") as bar:
+        federation = prepare_federation(config, progress=bar.show)
+    with progress_bar("training") as bar:
+        watcher = RoundBar(bar, config.federation.rounds)
+        return launch(federation, [watcher], resume=resume)
+
+
+def answer_rounds(result: "FederationResult", answer: dict[str, Any], *, as_json: bool) -> None:
+    """Say how a federation ended, by its answer in JSON or by its last rounds.
+
+    Raises:
+        Exit: No round had enough updates.
+    """
+    if as_json:
+        print_json(answer)
+    else:
+        _print_rounds(result)
+    if not any(report.has_quorum for report in result.reports):
+        raise typer.Exit(NOTHING_LEARNED)
+
+
 def overrides_of(settings: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return values by ``section.key``, of options and of ``--set``.
 
@@ -214,7 +233,7 @@ def result_to_json(config: Path, engine: str, result: Any) -> dict[str, Any]:
     }
 
 
-def print_rounds(result: Any) -> None:
+def _print_rounds(result: Any) -> None:
     """Show the last rounds, and where the trained model is."""
     console = answer_console()
     shown = result.reports[-_SHOWN_ROUNDS:]

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hocket.commands.federate import (
-    NOTHING_LEARNED,
     ConfigArgument,
-    RoundBar,
+    EngineOption,
+    ResumeFlag,
     RoundsOption,
     SetOption,
+    WorkersOption,
+    answer_rounds,
     overrides_of,
-    print_rounds,
     result_to_json,
+    run_watched,
 )
 from hocket.commands.terminal import (
     JsonFlag,
@@ -109,20 +111,11 @@ def plan_command(
 def train_command(
     config: ConfigArgument,
     *,
-    engine: Annotated[
-        Literal["local", "ray", "flower"] | None,
-        typer.Option("--engine", help="Where clients run.", show_default=False),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=0, help="Clients at once; 0 for the engine's own choice."),
-    ] = None,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
     rounds: RoundsOption = None,
     settings: SetOption = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on after the last round that is over, if one is."),
-    ] = False,
+    resume: ResumeFlag = False,
     plot: PlotOption = None,
     json_output: JsonFlag = False,
 ) -> None:
@@ -136,8 +129,6 @@ def train_command(
     - `hocket prophet train prophet.toml --set strategy.name=jfat --plot rounds.png`
     - `hocket prophet train prophet.toml --engine flower --workers 4 --rounds 50 --resume`
     """
-    from hocket.federation import prepare_federation
-    from hocket.federation_launch import launch
     from hocket.fl.config import load_config
     from hocket.fl.core.errors import ConfigError
     from hocket.prophet_plots import draw_rounds
@@ -146,20 +137,11 @@ def train_command(
     loaded = load_config(config, overrides_of(settings, given))
     if loaded.prophet is None:
         raise ConfigError(f"{config}: want a section [prophet]; see docs/fedprophet.md")
-    with progress_bar("preparing") as bar:
-        federation = prepare_federation(loaded, progress=bar.show)
-    with progress_bar("training") as bar:
-        watcher = RoundBar(bar, loaded.federation.rounds)
-        result = launch(federation, [watcher], resume=resume)
+    result = run_watched(loaded, resume=resume)
     if plot is not None:
         draw_rounds(result.reports, plot)
-    if json_output:
-        answer = result_to_json(config, loaded.engine.name, result)
-        print_json({**answer, "method": loaded.strategy.name})
-    else:
-        print_rounds(result)
-    if not any(report.has_quorum for report in result.reports):
-        raise typer.Exit(NOTHING_LEARNED)
+    answer = result_to_json(config, loaded.engine.name, result)
+    answer_rounds(result, {**answer, "method": loaded.strategy.name}, as_json=json_output)
 
 
 @app.command("evaluate")

@@ -244,6 +244,10 @@ TABLE = (
     Row("hocket", EVERYTHING, ("numpy",)),
 )
 
+# Only presentation: what it presents does not know it, nor does anything that is loaded for a user.
+COMMAND_LINE = ("hocket.cli", "hocket.commands")
+STARTS_IT = "hocket.__main__"
+
 FLOORS = ("hocket.hwmodels", "hocket.runtime", "hocket.compiler", "hocket.fl")
 
 
@@ -280,6 +284,17 @@ def _may_import(row: Row, item: Import) -> bool:
     return any(_is_within(scope, item.target) for scope in row.may) and item.target != "hocket"
 
 
+def find_callers_of_the_command_line(imports: list[Import]) -> list[str]:
+    """Return one sentence for every import of the command line that is not its own."""
+    its_own = (*COMMAND_LINE, STARTS_IT)
+    return [
+        f"{item}; only the command line knows the command line"
+        for item in imports
+        if any(_is_within(item.target, scope) for scope in COMMAND_LINE)
+        and not any(_is_within(item.importer, scope) for scope in its_own)
+    ]
+
+
 def _wing_of_fl(module: str) -> str:
     parts = module.split(".")
     return parts[2] if parts[:2] == ["hocket", "fl"] and len(parts) > 2 else ""
@@ -291,6 +306,12 @@ def _is_within(module: str, scope: str) -> bool:
 
 def test_every_import_is_allowed_by_the_table() -> None:
     assert find_breaches(read_imports(find_modules())) == []
+
+
+def test_only_the_command_line_knows_the_command_line(tmp_path: Path) -> None:
+    assert find_callers_of_the_command_line(read_imports(find_modules())) == []
+    breach = _tree_with(tmp_path, "hocket", "module.py", "from hocket.commands import terminal")
+    assert len(find_callers_of_the_command_line(read_imports(breach))) == 1
 
 
 def test_imports_run_in_no_circle() -> None:
@@ -336,7 +357,21 @@ def test_packages_above_modules_hold_only_a_docstring() -> None:
         ("compiler/attention", "tiling.py", "import onnx_ir"),
         ("compiler/attention/search", "genetic.py", "from ortools.sat.python import cp_model"),
         ("compiler", "problem.py", "import hocket.runtime.artifact"),
+        ("runtime", "session.py", "import hocket.fl.core.types"),
+        ("compiler", "driver.py", "import hocket.runtime.session"),
+        ("compiler", "driver.py", "import hocket.fl.core.types"),
         ("fl/fat", "cascade.py", "import hocket.fl.venn.matching"),
+        ("fl/photon", "server.py", "from hocket.fl.store import history"),
+        ("fl/store", "history.py", "import hocket.fl.photon.server"),
+        ("fl/store/service", "app.py", "import hocket.fl.venn.service.manager"),
+        ("fl/service", "tokens.py", "import hocket.fl.store.service.app"),
+        ("fl/venn", "scheduler.py", "import hocket.fl.service.tokens"),
+        ("fl/engines", "ray.py", "import hocket.fl.backends.compiled"),
+        ("fl/backends", "compiled.py", "import hocket.fl.engines.local"),
+        ("fl/backends", "compiled.py", "import hocket.module"),
+        ("fl/core", "coordinator.py", "from hocket.fl.engines import local"),
+        ("fl/core", "coordinator.py", "import hocket.fl.backends.task"),
+        ("fl/core", "coordinator.py", "import torch"),
         ("fl/fat", "cascade.py", "import torch"),
         ("fl/core", "types.py", "import hocket.fl.fat.cascade"),
         ("fl/backends", "attention_op.py", "import hocket.compiler.driver"),

@@ -9,13 +9,10 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from support.graph_wing import cut
-from support.onnx_models import bert_like_model
 
 from hocket.compiler.attention.schedule.build import build_program
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
 from hocket.compiler.attention.tiling import Tiling
-from hocket.compiler.graph.report import make_report
 from hocket.compiler.problem import AttentionProblem
 from hocket.hwmodels.dtypes import DType
 from hocket.hwmodels.loader import load_target
@@ -46,10 +43,6 @@ def test_gantt(golden: Golden, dataflow: str) -> None:
     )
     program = build_program(problem, tiling, chosen, machine)
     golden(f"gantt-{dataflow}", text_gantt(simulate(program, machine)))
-
-
-def test_recognition_report(golden: Golden) -> None:
-    golden("report", str(make_report(cut(bert_like_model(), {"batch": 2, "length": 7}))))
 
 
 @pytest.mark.parametrize("is_causal", [False, True])

@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.cluster import AgglomerativeClustering, KMeans
 from threadpoolctl import ThreadpoolController
 
 from hocket.fl.core.errors import ConfigError
@@ -158,6 +157,8 @@ def _unlikeness(products: NDArray[np.float64]) -> NDArray[np.float64]:
 def _outside_majority(
     products: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    from sklearn.cluster import AgglomerativeClustering
+
     apart = 1.0 - _pairwise_cosines(products)
     count = len(apart)
     if count < 3:
@@ -187,6 +188,8 @@ def cluster(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]
     ``k`` updates lie in a space of ``k`` dimensions, and a root of their products is their places
     in it: k-means there is k-means on the updates.
     """
+    from sklearn.cluster import KMeans
+
     del contents
     devices, products = _read(facts)
     places = embed(products)

@@ -28,7 +28,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = SHORT.replace("rounds-per-stage = 1", "rounds-per-stage = 2")
     folder = tmp_path_factory.mktemp("prophet")
     path = write_prophet(folder, rounds=3, settings=settings, section='pool = "cifar"')
-    text = path.read_text(encoding="utf-8")
+    # As few devices as have one among them that can train the second module.
+    text = path.read_text(encoding="utf-8").replace("devices = 6", "devices = 4")
     path.write_text(text.replace("fraction-train = 0.5", "fraction-train = 1.0"), encoding="utf-8")
     return path
 
@@ -49,7 +50,7 @@ def test_three_rounds_give_one_model(
     assert found.digest == wanted.digest
     assert [report.digest for report in found.reports] == [each.digest for each in wanted.reports]
     for report, like in zip(found.reports, wanted.reports, strict=True):
-        assert (report.failures, report.num_updates) == ((), 6)
+        assert (report.failures, report.num_updates) == ((), 4)
         assert report.train_metrics == like.train_metrics
     assert found.model.read_bytes() == wanted.model.read_bytes()
 

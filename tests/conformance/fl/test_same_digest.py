@@ -25,7 +25,11 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_federation(tmp_path_factory.mktemp("federation"), "vit", rounds=2)
+    path = write_federation(tmp_path_factory.mktemp("federation"), "vit", rounds=2)
+    # Flower starts a process for each of a round's two clients.
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("devices = 6", "devices = 4"), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def test_one_file_gives_one_model(
     assert found.artifact_digest == wanted.artifact_digest
     assert len(found.reports) == len(wanted.reports) == 2
     for report, like in zip(found.reports, wanted.reports, strict=True):
-        assert (report.failures, report.num_updates) == ((), 3)
+        assert (report.failures, report.num_updates) == ((), 2)
         assert report.digest == like.digest
         assert report.train_metrics == like.train_metrics
         assert report.evaluate_metrics == like.evaluate_metrics
