@@ -18,7 +18,7 @@ import numpy as np
 from hocket.fl.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -167,6 +167,25 @@ def view_layer(content: bytes | memoryview, layer: Layer, offset: int = 0) -> ND
     """
     inside = memoryview(content)[layer.start - offset : layer.end - offset].toreadonly()
     return np.frombuffer(inside, layer.dtype).reshape(layer.shape)
+
+
+def spans(layers: Mapping[str, Layer]) -> list[list[str]]:
+    """Return names of arrays of one type that lie side by side, in the order in which they lie."""
+    found: list[list[str]] = []
+    end, dtype = -1, None
+    # Arrays without numbers end where they begin.
+    for name, layer in sorted(layers.items(), key=lambda each: (each[1].start, each[1].end)):
+        if layer.dtype != dtype or layer.start != end:
+            found.append([])
+        found[-1].append(name)
+        end, dtype = layer.end, layer.dtype
+    return found
+
+
+def view_span(content: bytes | memoryview, layers: Sequence[Layer]) -> NDArray[Any]:
+    """Return a read-only vector over arrays that lie side by side, which are not copied."""
+    inside = memoryview(content)[layers[0].start : layers[-1].end].toreadonly()
+    return np.frombuffer(inside, layers[0].dtype)
 
 
 def flat_numbers(content: bytes | memoryview, origin: str) -> NDArray[np.float32]:
