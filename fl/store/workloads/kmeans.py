@@ -78,7 +78,7 @@ def _start(products: Any, draw: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _apart(products: Any, one: int, other: int) -> float:
+def _apart(products: Any, one: int, other: int) -> Any:
     return max(products[one, one] + products[other, other] - 2 * products[one, other], 0.0)
 
 
