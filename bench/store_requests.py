@@ -49,13 +49,16 @@ COLUMNS = {
 }
 CASES = {
     "resnet-18": Case("resnet-18", 50, 2),
-    # Half a gigabyte an update: no more than a round is in this machine's memory in three places.
-    "gpt-125m": Case("gpt-125m", 1, 1, ("cosine-scheduling", "clustering", *FULL_PASSES, "audit")),
+    # Half a gigabyte an update: no more than so many of a round are in 24 GiB in three places.
+    "gpt-125m": Case(
+        "gpt-125m", 2, 1, ("cosine-scheduling", "filtering", "clustering", *FULL_PASSES), 6
+    ),
     "vit-tiny": Case("vit-tiny", 50, 2),
 }
 QUICK = Case("tiny", 4, 2)
 # Rooms for entries: a round and its model, and a device's history of some rounds.
-NUM_HELD = {"gpt-125m": 14}
+NUM_HELD = {"gpt-125m": 9}
+PARTS = ("policies", "faults", "passes", "recording", "requests")
 
 
 def measure(case: Case, folder: Path) -> list[dict[str, Any]]:
@@ -91,7 +94,9 @@ def run(case: Case, folder: Path, peers: Mapping[str, Aggregator]) -> list[dict[
         return rows_of(store, case, run_rounds(store, case, peers))
 
 
-def parts_of(models: list[str], *, is_quick: bool) -> dict[str, Callable[[Path], Any]]:
+def parts_of(
+    models: list[str], wanted: list[str], *, is_quick: bool
+) -> dict[str, Callable[[Path], Any]]:
     """Return what is measured, by a name that its rows have."""
     cases = [QUICK] if is_quick else [CASES[model] for model in models]
     found: dict[str, Callable[[Path], Any]] = {
@@ -106,7 +111,7 @@ def parts_of(models: list[str], *, is_quick: bool) -> dict[str, Callable[[Path],
         found["recording"] = lambda folder: [recording_row(folder)]
     for case in cases:
         found[f"requests of {case.model}"] = lambda folder, case=case: measure(case, folder)
-    return found
+    return {name: part for name, part in found.items() if name.split()[0] in wanted}
 
 
 def main() -> None:
@@ -114,6 +119,7 @@ def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--resume", action="store_true", help="keep the rows that the file has")
     found = parser.parse_args()
     choices = choices_of(found)
@@ -121,7 +127,7 @@ def main() -> None:
     title = (__doc__ or "").splitlines()[0]
     rows = read_rows(choices.json_path) if found.resume and choices.json_path else []
     os.environ.pop("AWS_ACCESS_KEY_ID", None)
-    for name, part in parts_of(found.models, is_quick=found.quick).items():
+    for name, part in parts_of(found.models, found.parts, is_quick=found.quick).items():
         if name in {row["measured"] for row in rows}:
             continue
         with tempfile.TemporaryDirectory() as folder:

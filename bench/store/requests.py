@@ -11,7 +11,7 @@ import numpy as np
 
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
-from hocket.fl.store.access import MODEL, SERVER, UPDATE, WINDOW_ROUNDS
+from hocket.fl.store.access import MODEL, SERVER, UPDATE, WINDOW_ROUNDS, Access
 from hocket.fl.store.pricing import Demand, aggregator_bill, load_prices, serverless_bill
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.models import ModelWorkload
@@ -54,12 +54,14 @@ class Case:
         num_rounds: Put in all.
         num_asked: Of the last rounds, of which is asked.
         asked: What is asked.
+        num_devices: In each round.
     """
 
     model: str
     num_rounds: int
     num_asked: int
     asked: tuple[str, ...] = ASKED
+    num_devices: int = A_ROUND
 
     @property
     def num_bytes(self) -> int:
@@ -85,26 +87,29 @@ class Measured:
 def draw_devices(case: Case) -> list[list[str]]:
     """Return the devices of each round, from the first."""
     rng = np.random.default_rng(0)
-    drawn = [rng.choice(NUM_DEVICES, A_ROUND, replace=False) for _ in range(case.num_rounds)]
+    drawn = [
+        rng.choice(NUM_DEVICES, case.num_devices, replace=False) for _ in range(case.num_rounds)
+    ]
     return [[f"d{device:03d}" for device in sorted(devices)] for devices in drawn]
 
 
-def draw_rounds(case: Case) -> Iterator[tuple[int, dict[str, Any], Any]]:
-    """Yield each round's number, updates by device, and model."""
+def draw_entries(case: Case) -> Iterator[tuple[Key, Any]]:
+    """Yield updates and models as they come: those of a round, then its model, their mean."""
     rng = np.random.default_rng(0)
     size = MODELS[case.model]
     model = rng.standard_normal(size, dtype=np.float32)
-    yield 0, {}, model
+    yield Key(case.model, 0, SERVER, MODEL), model
     noise = rng.standard_normal(size + 1_000_003, dtype=np.float32) * np.float32(0.01)
     for number, devices in enumerate(draw_devices(case), start=1):
-        # Another piece of the same noise for each, since drawing takes longer than sending.
-        starts = rng.integers(0, 1_000_000, len(devices)).tolist()
-        updates = {
-            device: model + noise[start : start + size]
-            for device, start in zip(devices, starts, strict=True)
-        }
-        model = np.mean(list(updates.values()), axis=0, dtype=np.float32)
-        yield number, updates, model
+        mean = np.zeros(size, np.float32)
+        for device in devices:
+            # Another piece of the same noise for each, since drawing takes longer than sending.
+            start = int(rng.integers(0, 1_000_000))
+            update = model + noise[start : start + size]
+            mean += update / np.float32(len(devices))
+            yield Key(case.model, number, device, UPDATE), update
+        model = mean
+        yield Key(case.model, number, SERVER, MODEL), model
 
 
 def history_of(case: Case, number: int) -> tuple[str, list[int]]:
@@ -120,29 +125,35 @@ def history_of(case: Case, number: int) -> tuple[str, list[int]]:
 
 
 def shared_rounds(case: Case) -> set[int]:
-    """Return the rounds that aggregators have, too: all that is asked for."""
-    asked = range(case.num_rounds - case.num_asked + 1, case.num_rounds + 1)
-    read = {number for last in asked for number in range(last - WINDOW_ROUNDS + 1, last + 1)}
-    read |= {number for last in asked for number in history_of(case, last)[1]}
-    # Changes are from the model of the round before.
-    return read | {number - 1 for number in read}
+    """Return the rounds whose updates aggregators have, too: all that is asked for."""
+    found = set()
+    for last in range(case.num_rounds - case.num_asked + 1, case.num_rounds + 1):
+        found.add(last)
+        accesses = {WORKLOADS[name].access for name in case.asked}
+        if Access.WINDOW in accesses:
+            found |= set(range(last - WINDOW_ROUNDS + 1, last + 1))
+        if Access.DEVICE in accesses:
+            found |= set(history_of(case, last)[1])
+    return found
 
 
 def run_rounds(store: RoundStore, case: Case, peers: Mapping[str, Aggregator]) -> Measured:
     """Put rounds everywhere, and ask everything of the last ones as they come."""
     found = Measured()
     is_warm, shared = False, shared_rounds(case)
-    for number, updates, model in draw_rounds(case):
-        entries = {
-            Key(case.model, number, device, UPDATE): array for device, array in updates.items()
-        }
-        shares = dict.fromkeys(entries, 1 / A_ROUND)
-        entries[Key(case.model, number, SERVER, MODEL)] = model
-        for key, array in entries.items():
-            parents = shares if key.kind == MODEL else {}
-            _put(store, peers if number in shared else {}, key, array, parents, found.puts)
+    shares: dict[Key, float] = {}
+    for key, array in draw_entries(case):
+        number = key.round
+        # Changes are from the model of the round before, which aggregators read, too.
+        is_shared = number in shared or (key.kind == MODEL and number + 1 in shared)
+        if key.kind == UPDATE:
+            shares[key] = 1 / case.num_devices
+            _put(store, peers if is_shared else {}, key, array, {}, found.puts)
+            continue
+        _put(store, peers if is_shared else {}, key, array, shares, found.puts)
+        shares = {}
         is_asked = number > case.num_rounds - case.num_asked
-        if not is_warm and (is_asked or number == case.num_rounds - case.num_asked):
+        if number and not is_warm and number >= case.num_rounds - case.num_asked:
             # Kernels are loaded, instances started, and classes of work known.
             _ask_all(store, {}, case, number, Measured(), num_times=1)
             is_warm = True
@@ -210,6 +221,7 @@ def rows_of(store: RoundStore, case: Case, found: Measured) -> list[dict[str, An
         "hits": costs.hit_rate(list(case.asked)),
         "num_asked": case.num_asked,
         "num_rounds": case.num_rounds,
+        "num_devices": case.num_devices,
         "puts_ms": {label: 1e3 * statistics.median(each) for label, each in found.puts.items()},
     }
     for label in PEERS:
@@ -306,7 +318,7 @@ class Costs:
         """Return what a month costs with ours."""
         seconds = self.mean(name, OURS) or 0.0
         demand = self._demand(rate, seconds, (0, 0), self._worked_bytes(name))
-        held = (A_ROUND + 1) * self.case.num_bytes
+        held = (self.case.num_devices + 1) * self.case.num_bytes
         return serverless_bill(load_prices(), demand, held, self._stored_bytes())
 
     def peer_bill(

@@ -318,20 +318,20 @@ class Catalog:
                 found[places[one], places[other]] = found[places[other], places[one]] = product
         return found
 
-    def sketch(self, key: Key) -> NDArray[np.float32]:
-        """Return the sketch of an update, ``[width]``.
+    def sketches(
+        self, job: str, round_number: int, kind: str, devices: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return the sketches of a round's updates, ``[devices, width]``, in the order given.
 
         Raises:
-            KeyError: None was made.
+            KeyError: None was made of one.
         """
-        names = (key.job, key.round, key.device, key.kind)
-        statement = (
-            "SELECT sketch FROM statistics WHERE job = ? AND round = ? AND device = ? AND kind = ?"
-        )
-        rows = self._rows(statement, names)
-        if not rows:
-            raise KeyError(key)
-        return np.frombuffer(rows[0][0], np.float32)
+        statement = "SELECT device, sketch FROM statistics WHERE job = ? AND round = ? AND kind = ?"
+        found = dict(self._rows(statement, (job, round_number, kind)))
+        for device in devices:
+            if device not in found:
+                raise KeyError(Key(job, round_number, device, kind))
+        return np.stack([np.frombuffer(found[device], np.float32) for device in devices])
 
     @contextmanager
     def unused(self, digest: str) -> Iterator[bool]:

@@ -17,7 +17,7 @@ from hocket.fl.core.errors import ConfigError, StoreError, UpdateError
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
 from hocket.fl.store.access import MODULE
-from hocket.fl.store.slots import map_slot, open_nameless
+from hocket.fl.store.slots import make_shared, map_slot, slot_bytes
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.models import ModelWorkload
 
@@ -40,11 +40,13 @@ def serve(connection: Connection, make_model: str = "") -> None:
         make_model: Where to find what makes models, as ``package.module:name``; empty for nothing.
 
     Messages: ``{"attach": slot, "num_bytes": n}``, followed by a descriptor; ``{"detach": slot}``;
-    ``{"run": workload, "facts": ..., "contents": [[key, slot, num_bytes], ...]}``, answered by
-    ``{"values": ..., "num_bytes": n}``, followed by the descriptor of an object if there are arrays
-    and ``n`` is not 0, or by ``{"error": ..., "message": ...}``.
+    ``{"run": workload, "facts": ..., "contents": [[key, slot, num_bytes], ...], "is_read": ...}``,
+    answered by ``{"values": ..., "num_bytes": n, "is_same": ...}`` or by
+    ``{"error": ..., "message": ...}``. Arrays are an object of ``n`` bytes: in the memory of the
+    last one, if nobody reads that any more, and else in new memory, whose descriptor follows.
     """
     slots: dict[int, mmap.mmap] = {}
+    room: mmap.mmap | None = None
     models = Models(make_model)
     with threadpool_limits(1):
         # Says that it is there, which is what a cold start is timed by.
@@ -60,7 +62,11 @@ def serve(connection: Connection, make_model: str = "") -> None:
                 # Unmapped when the last array over it is gone.
                 del slots[message["detach"]]
             else:
-                _answer(connection, _run(message, slots, models))
+                room = _answer(
+                    connection,
+                    _run(message, slots, models),
+                    room if message["is_read"] else None,
+                )
 
 
 class Models:
@@ -105,20 +111,32 @@ def _run(
         return error
 
 
-def _answer(connection: Connection, answer: Answer | Exception) -> None:
+def _answer(
+    connection: Connection, answer: Answer | Exception, room: mmap.mmap | None
+) -> mmap.mmap | None:
+    """Answer a request, and return the memory that its arrays are in."""
     if isinstance(answer, Exception):
         _say(connection, error=type(answer).__name__, message=str(answer))
-        return
+        return room
     if not answer.arrays:
-        _say(connection, values=answer.values, num_bytes=0)
-        return
-    # In memory that who asked maps: a pipe would take longer than the work.
-    descriptor = open_nameless()
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(layout.pieces(answer.arrays))
-        file.flush()
-        _say(connection, values=answer.values, num_bytes=file.tell())
+        _say(connection, values=answer.values, num_bytes=0, is_same=True)
+        return room
+    # In memory that who asked maps, as a pipe would take longer than the work, and so would new
+    # memory for each.
+    pieces = [memoryview(piece) for piece in layout.pieces(answer.arrays)]
+    num_bytes = sum(piece.nbytes for piece in pieces)
+    is_same, descriptor = room is not None and len(room) == slot_bytes(num_bytes), -1
+    if room is None or not is_same:
+        descriptor, room = make_shared(slot_bytes(num_bytes))
+    start = 0
+    for piece in pieces:
+        room[start : start + piece.nbytes] = piece
+        start += piece.nbytes
+    _say(connection, values=answer.values, num_bytes=num_bytes, is_same=is_same)
+    if not is_same:
         send_handle(connection, descriptor, os.getpid())
+        os.close(descriptor)
+    return room
 
 
 def _say(connection: Connection, **message: Any) -> None:

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import threading
 import time
+import weakref
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from multiprocessing.connection import wait
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hocket.fl.core.errors import FederationError, StoreError
 from hocket.fl.store import layout
 from hocket.fl.store.cache import ATTEMPTS, InstanceLostError, Usage, died_too_often
 from hocket.fl.store.instance import ERRORS, serve
-from hocket.fl.store.slots import Slot, Slots, map_slot
+from hocket.fl.store.slots import Slot, Slots, map_slot, slot_bytes
 from hocket.fl.store.workloads.workload import Answer
 
 if TYPE_CHECKING:
@@ -39,11 +42,26 @@ READERS = 4
 
 
 @dataclass(eq=False)
+class _Room:
+    """Memory that an instance puts answers into, one after the other."""
+
+    memory: mmap.mmap
+    reader: Callable[[], Any] = lambda: None
+
+    def read(self, num_bytes: int) -> memoryview:
+        """Return what is there, which stays as long as somebody looks at it."""
+        found = np.frombuffer(self.memory, np.uint8, num_bytes)
+        self.reader = weakref.ref(found)
+        return found.data
+
+
+@dataclass(eq=False)
 class _Instance:
     process: BaseProcess
     connection: Connection
     attached: set[int] = field(default_factory=set)
     idle_since: float = 0.0
+    room: _Room | None = None
 
 
 @dataclass(eq=False)
@@ -89,8 +107,7 @@ class Instances:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._changed = threading.Condition()
         self._context = multiprocessing.get_context("forkserver")
-        # Work imports scikit-learn only where it needs it, which takes a second or two: here once.
-        self._context.set_forkserver_preload(["hocket.fl.store.instance", "sklearn.cluster"])
+        self._context.set_forkserver_preload(["hocket.fl.store.preload"])
 
     def hold(self, key: Key, content: bytes | memoryview) -> bool:
         """Hold an entry, in the place of what was held under its key."""
@@ -276,20 +293,21 @@ class Instances:
                 [str(key), held.slot.number, held.num_bytes]
                 for key, held in zip(keys, contents, strict=True)
             ]
-            _say(connection, run=workload, facts=facts, contents=places)
+            is_read = instance.room is not None and instance.room.reader() is None
+            _say(connection, run=workload, facts=facts, contents=places, is_read=is_read)
             self._wait_for(instance)
             said = json.loads(connection.recv_bytes())
-            arrays: mmap.mmap | None = None
-            if said.get("num_bytes"):
+            if not said.get("is_same", True):
                 self._wait_for(instance)
-                arrays = map_slot(recv_handle(connection), said["num_bytes"])
+                size = slot_bytes(said["num_bytes"])
+                instance.room = _Room(map_slot(recv_handle(connection), size))
         except (OSError, EOFError) as error:
             raise InstanceLostError(f"instance {instance.process.pid}: {error}") from error
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
-        return Answer(
-            said["values"], {} if arrays is None else layout.view(memoryview(arrays), workload)
-        )
+        if not said["num_bytes"] or instance.room is None:
+            return Answer(said["values"])
+        return Answer(said["values"], layout.view(instance.room.read(said["num_bytes"]), workload))
 
     def _wait_for(self, instance: _Instance) -> None:
         ready = wait([instance.connection, instance.process.sentinel], self._request_seconds)

@@ -6,6 +6,7 @@ a mean) goes through one vector and knows no layers; a layer alone is one range 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from hocket.fl.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -128,22 +129,32 @@ def read_index(front: bytes | memoryview, num_bytes: int, origin: str) -> dict[s
     if len(front) < begin:
         raise StoreError(f"{origin}: is cut short: its index has {begin} bytes, got {len(front)}")
     try:
-        table = json.loads(bytes(front[HEAD_BYTES:begin]))
+        return dict(_read_table(bytes(front[HEAD_BYTES:begin]), num_bytes))
+    except StoreError as error:
+        raise StoreError(f"{origin}: {error}") from error
+
+
+# A round's updates have the same index, to a byte.
+@functools.lru_cache(64)
+def _read_table(index: bytes, num_bytes: int) -> Mapping[str, Layer]:
+    begin = HEAD_BYTES + len(index)
+    try:
+        table = json.loads(index)
         entries = [(name, entry) for name, entry in table.items() if name != "__metadata__"]
-        return {name: _layer(name, entry, begin, num_bytes, origin) for name, entry in entries}
+        return {name: _layer(name, entry, begin, num_bytes) for name, entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{origin}: has an unreadable index: {error}") from error
+        raise StoreError(f"has an unreadable index: {error}") from error
 
 
-def _layer(name: str, entry: Mapping[str, Any], begin: int, num_bytes: int, origin: str) -> Layer:
+def _layer(name: str, entry: Mapping[str, Any], begin: int, num_bytes: int) -> Layer:
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
-        raise StoreError(f"{origin}: array {name!r} has malformed sizes")
+        raise StoreError(f"array {name!r} has malformed sizes")
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise StoreError(f"{origin}: array {name!r} has the unknown type {entry['dtype']!r}")
+        raise StoreError(f"array {name!r} has the unknown type {entry['dtype']!r}")
     if end - start != math.prod(shape) * dtype.itemsize or begin + end > num_bytes:
-        raise StoreError(f"{origin}: array {name!r}: its bytes do not match its shape")
+        raise StoreError(f"array {name!r}: its bytes do not match its shape")
     return Layer(dtype, tuple(shape), begin + start, begin + end)
 
 
@@ -167,6 +178,25 @@ def view_layer(content: bytes | memoryview, layer: Layer, offset: int = 0) -> ND
     """
     inside = memoryview(content)[layer.start - offset : layer.end - offset].toreadonly()
     return np.frombuffer(inside, layer.dtype).reshape(layer.shape)
+
+
+def spans(layers: Mapping[str, Layer]) -> list[list[str]]:
+    """Return names of arrays of one type that lie side by side, in the order in which they lie."""
+    found: list[list[str]] = []
+    end, dtype = -1, None
+    # Arrays without numbers end where they begin.
+    for name, layer in sorted(layers.items(), key=lambda each: (each[1].start, each[1].end)):
+        if layer.dtype != dtype or layer.start != end:
+            found.append([])
+        found[-1].append(name)
+        end, dtype = layer.end, layer.dtype
+    return found
+
+
+def view_span(content: bytes | memoryview, layers: Sequence[Layer]) -> NDArray[Any]:
+    """Return a read-only vector over arrays that lie side by side, which are not copied."""
+    inside = memoryview(content)[layers[0].start : layers[-1].end].toreadonly()
+    return np.frombuffer(inside, layers[0].dtype)
 
 
 def flat_numbers(content: bytes | memoryview, origin: str) -> NDArray[np.float32]:

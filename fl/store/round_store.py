@@ -105,6 +105,7 @@ class RoundStore:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _handled: deque[Handled] = field(default_factory=lambda: deque(maxlen=REMEMBERED), repr=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1), repr=False)
+    _compared: dict[Key, bytes] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.policy is None:
@@ -132,7 +133,7 @@ class RoundStore:
     ) -> Entry:
         """Keep bytes and what is known of them, as ``History.record`` does, and hold none of it."""
         with self._lock:
-            self.instances.drop(key)
+            self._let_go(key)
             return self.history.record(key, content, metrics, provenance, made_from)
 
     def get(self, key: Key) -> bytes:
@@ -159,14 +160,14 @@ class RoundStore:
     def delete(self, key: Key) -> None:
         """Forget an entry."""
         with self._lock:
-            self.instances.drop(key)
+            self._let_go(key)
             self.history.delete(key)
 
     def forget(self, keys: Sequence[Key]) -> int:
         """Forget entries, those in memory, too, and return how many were there."""
         with self._lock:
             for key in keys:
-                self.instances.drop(key)
+                self._let_go(key)
             return self.history.forget(keys)
 
     def keys(self, prefix: str = "") -> list[Key]:
@@ -204,9 +205,10 @@ class RoundStore:
         content = layout.encode(parameters)
         with self._lock:
             statistics = self._work_out(key, content) if key.kind == UPDATE else None
-            self.instances.drop(key)
+            self._let_go(key)
             entry = self.history.record(key, content, metrics, provenance, made_from, statistics)
             change = self._policy.ingested(key)
+            self._compare_with(key, content)
         self._apply(change, {key: (entry, memoryview(content))})
         return entry
 
@@ -271,7 +273,9 @@ class RoundStore:
             held = stack.enter_context(self.instances.reading([*others, before]))
 
             def numbers(wanted: Key) -> NDArray[np.float32]:
-                found = held[wanted] if wanted in held else self.history.view(wanted)
+                found: bytes | memoryview | None = held.get(wanted, self._compared.get(wanted))
+                if found is None:
+                    found = self.history.view(wanted)
                 return layout.flat_numbers(found, str(wanted))
 
             update = layout.flat_numbers(content, str(key))
@@ -286,6 +290,24 @@ class RoundStore:
                 {each.device: numbers(each) for each in others},
                 base,
             )
+
+    def _compare_with(self, key: Key, content: bytes) -> None:
+        """Have at hand what the statistics of a round's next update need, if no class holds it.
+
+        That is the round's updates, and the model of the one before: reading them anew for each
+        update would take longer than all else that is done with it.
+        """
+        for each in [each for each in self._compared if each.job == key.job]:
+            oldest = key.round - 1 if each.kind == MODEL else key.round
+            if each.round < oldest:
+                del self._compared[each]
+        size = sum(map(len, self._compared.values())) + len(content)
+        if not self._policy.holds(key) and size <= self.instances.capacity_bytes:
+            self._compared[key] = content
+
+    def _let_go(self, key: Key) -> None:
+        self._compared.pop(key, None)
+        self.instances.drop(key)
 
     def _look_ahead(self, request: Request) -> None:
         try:

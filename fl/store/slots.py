@@ -73,13 +73,7 @@ class Slots:
                 self._close(slots.pop())
 
     def _make(self, size: int) -> Slot:
-        descriptor = open_nameless()
-        try:
-            os.ftruncate(descriptor, size)
-            memory = mmap.mmap(descriptor, size)
-        except OSError as error:
-            os.close(descriptor)
-            raise StoreError(f"cannot get {size} bytes of memory to share: {error}") from error
+        descriptor, memory = make_shared(size)
         self._made_bytes += size
         self._num_made += 1
         return Slot(self._num_made, descriptor, memory, size)
@@ -99,6 +93,21 @@ def slot_bytes(num_bytes: int) -> int:
     wanted = max(num_bytes, _LEAST_BYTES)
     step = max(1 << (wanted.bit_length() - 1), _STEPS_A_DOUBLING) // _STEPS_A_DOUBLING
     return -(-wanted // max(step, mmap.PAGESIZE)) * max(step, mmap.PAGESIZE)
+
+
+def make_shared(num_bytes: int) -> tuple[int, mmap.mmap]:
+    """Return new memory that other processes can map: its descriptor, and where it is mapped here.
+
+    Raises:
+        StoreError: There is none left.
+    """
+    descriptor = open_nameless()
+    try:
+        os.ftruncate(descriptor, num_bytes)
+        return descriptor, mmap.mmap(descriptor, num_bytes)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"cannot get {num_bytes} bytes of memory to share: {error}") from error
 
 
 def open_nameless() -> int:

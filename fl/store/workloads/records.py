@@ -16,11 +16,14 @@ from hocket.fl.store.workloads.workload import (
     Question,
     Workload,
     products_of,
+    round_from,
     round_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from hocket.fl.store.catalog import Catalog
 
@@ -70,22 +73,29 @@ def prepare_convergence(catalog: Catalog, question: Question) -> Plan:
     if not rounds:
         raise ConfigError(f"job {question.job!r}: there are no updates")
     found = []
+    before: NDArray[np.float64] | None = None
     for number in rounds:
-        members = round_of(catalog, Question(question.job, number))
-        share = members.weights / members.weights.sum()
-        sketches = [catalog.sketch(key) for key in members.keys(question.job)]
         entries = catalog.entries(question.job, (number, number), kind=UPDATE)
+        members = round_from(number, entries)
+        share = members.weights / members.weights.sum()
+        mean = share @ catalog.sketches(question.job, number, UPDATE, members.devices)
         losses = [entry.metrics.get("loss", float("nan")) for entry in entries]
         found.append(
             {
                 "round": number,
                 "share": share.tolist(),
                 "products": products_of(catalog, question.job, members).tolist(),
-                "mean_sketch": np.average(sketches, axis=0, weights=share).tolist(),
+                "turn": None if before is None else _cosine(mean, before),
                 "loss": float(np.average(losses, weights=share)),
             }
         )
+        before = mean
     return Plan({"rounds": found})
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    scale = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / scale if scale > 0 else None
 
 
 def convergence(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]) -> Answer:
@@ -98,23 +108,19 @@ def convergence(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryvi
     """
     del contents
     course = []
-    before: Any = None
     for each in facts["rounds"]:
         share, products = np.asarray(each["share"]), np.asarray(each["products"])
         squared = max(float(share @ products @ share), 0.0)
         spread = float(share @ np.diag(products))
-        mean = np.asarray(each["mean_sketch"])
-        scale = 0.0 if before is None else float(np.linalg.norm(mean) * np.linalg.norm(before))
         course.append(
             {
                 "round": each["round"],
                 "step": squared**0.5,
                 "drift": 1.0 - squared / spread if spread > 0 else 0.0,
-                "turn": float(mean @ before) / scale if scale > 0 else None,
+                "turn": each["turn"],
                 "loss": each["loss"] if np.isfinite(each["loss"]) else None,
             }
         )
-        before = mean
     return Answer({"rounds": course})
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.store.access import Access
 from hocket.fl.store.statistics import cosines, distances
+from hocket.fl.store.workloads.kmeans import cluster_products
 from hocket.fl.store.workloads.workload import (
     Answer,
     Plan,
@@ -185,37 +184,16 @@ def prepare_clustering(catalog: Catalog, question: Question) -> Plan:
 def cluster(facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]]) -> Answer:
     """Return groups of devices by k-means, which needs no more than products.
 
-    ``k`` updates lie in a space of ``k`` dimensions, and a root of their products is their places
-    in it: k-means there is k-means on the updates.
+    There are fewer groups than asked for where fewer updates differ.
     """
-    from sklearn.cluster import KMeans
-
     del contents
     devices, products = _read(facts)
-    places = embed(products)
-    # A handful of points: threads would take longer to wake than to work.
-    with _threads().limit(limits=1):
-        found = KMeans(facts["clusters"], n_init=10, random_state=facts["seed"]).fit(places)
+    labels, inertia = cluster_products(products, facts["clusters"], facts["seed"])
     # Named by the first device of each, so that names do not depend on how the search went.
-    first = {label: place for place, label in reversed(list(enumerate(found.labels_)))}
-    groups = [
-        [device for device, label in zip(devices, found.labels_, strict=True) if label == each]
-        for each in sorted(first, key=first.__getitem__)
-    ]
-    return Answer({"round": facts["round"], "clusters": groups, "inertia": float(found.inertia_)})
-
-
-@functools.cache
-def _threads() -> ThreadpoolController:
-    # Finds the libraries that have threads, which takes a while.
-    return ThreadpoolController()
-
-
-def embed(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return places, ``[k, k]``, as far apart as the vectors of whose products these are."""
-    values, vectors = np.linalg.eigh((products + products.T) / 2)
-    found: NDArray[np.float64] = vectors * np.sqrt(np.clip(values, 0.0, None))
-    return found
+    groups: dict[int, list[str]] = {}
+    for device, label in zip(devices, labels.tolist(), strict=True):
+        groups.setdefault(label, []).append(device)
+    return Answer({"round": facts["round"], "clusters": list(groups.values()), "inertia": inertia})
 
 
 WORKLOADS = (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.store.access import Access
-    from hocket.fl.store.catalog import Catalog
+    from hocket.fl.store.catalog import Catalog, Entry
 
 Option = int | float | str | bool
 
@@ -177,6 +177,11 @@ def round_of(catalog: Catalog, question: Question) -> Round:
         rounds = catalog.rounds(question.job, UPDATE)
         known = f"it has some of rounds {rounds[0]} to {rounds[-1]}" if rounds else "it has none"
         raise ConfigError(f"job {question.job!r}: there are no updates of round {number}; {known}")
+    return round_from(number, entries)
+
+
+def round_from(number: int, entries: Sequence[Entry]) -> Round:
+    """Return a round from what is known of its updates."""
     return Round(
         number,
         tuple(entry.key.device for entry in entries),

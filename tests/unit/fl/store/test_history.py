@@ -13,7 +13,7 @@ from hocket.fl.core.store import Key
 from hocket.fl.store.catalog import MEMORY, Catalog
 from hocket.fl.store.history import History
 from hocket.fl.store.objects import open_objects
-from hocket.fl.store.statistics import work_out
+from hocket.fl.store.statistics import sketch, work_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,12 +143,13 @@ def test_statistics_follow_their_entries() -> None:
     history.record(TWO, b"2", statistics=work_out("two", two, {"one": one}, None))
     found = history.catalog.products("job", 1, "update", ["one", "two"])
     assert found.tolist() == [[25, 3], [3, 1]]
-    assert history.catalog.sketch(ONE).shape == (8192,)
+    sketches = history.catalog.sketches("job", 1, "update", ["two", "one"])
+    np.testing.assert_array_equal(sketches, [sketch(two), sketch(one)])
     history.delete(ONE)
     found = history.catalog.products("job", 1, "update", ["one", "two"])
     assert np.isnan(found).tolist() == [[True, True], [True, False]]
-    with pytest.raises(KeyError):
-        history.catalog.sketch(ONE)
+    with pytest.raises(KeyError, match="one"):
+        history.catalog.sketches("job", 1, "update", ["two", "one"])
 
 
 def test_a_child_needs_its_parents() -> None:

@@ -107,6 +107,34 @@ def test_requests_survive_instances_killed_at_work() -> None:
     instances.close()
 
 
+def test_an_answer_stays_while_somebody_has_it(instances: Instances) -> None:
+    for number, key in enumerate(KEYS):
+        instances.hold(key, content_of(number))
+
+    def ask(keys: list[Key]) -> Any:
+        return instances.run("robust-mean", FACTS, keys, unreadable).arrays["w"]
+
+    kept = [ask(KEYS[place : place + 1]) for place in range(5)]
+    # A part of one is enough.
+    part = ask(KEYS)[5:9].view(np.uint8)
+    for _ in range(3):
+        assert ask(KEYS[4:])[0] == 4.0
+    assert [each.tolist() for each in kept] == [[float(place)] * 10_000 for place in range(5)]
+    assert part.view(np.float32).tolist() == [2.0] * 4
+    assert not kept[0].flags.writeable
+    (victim,) = instances.processes()
+    os.kill(victim, signal.SIGKILL)
+    assert ask(KEYS[1:2])[0] == 1.0
+    assert [each[0] for each in kept] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_answers_of_other_sizes_follow_each_other(instances: Instances) -> None:
+    for size in (10, 50_000, 10, 20_000, 20_000):
+        instances.hold(KEYS[0], content_of(size, size))
+        answer = instances.run("robust-mean", FACTS, KEYS[:1], unreadable)
+        assert answer.arrays["w"].tolist() == [float(size)] * size
+
+
 def test_errors_of_the_work_come_back_and_the_instance_stays(instances: Instances) -> None:
     instances.hold(KEYS[0], content_of(0))
     with pytest.raises(ConfigError, match="are not those of"):

@@ -16,7 +16,7 @@ from hocket.fl.store.access import MODEL, SERVER, UPDATE
 from hocket.fl.store.catalog import Catalog, Entry
 from hocket.fl.store.history import History
 from hocket.fl.store.instances import Instances
-from hocket.fl.store.objects import open_objects
+from hocket.fl.store.objects import Objects, open_objects
 from hocket.fl.store.round_store import RoundStore
 from hocket.fl.store.workloads import WORKLOADS
 from hocket.fl.store.workloads.models import ModelWorkload
@@ -114,6 +114,39 @@ def test_what_is_put_anew_is_what_is_read(store: RoundStore) -> None:
     np.testing.assert_allclose(answer.arrays["w"], np.mean([changed, *others], axis=0), atol=1e-6)
     store.put(key, b"nothing of the kind")
     assert store.get(key) == b"nothing of the kind"
+
+
+def test_statistics_need_no_reads_though_no_class_holds_anything(
+    store: RoundStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, range(1, 25))
+    assert not store.instances.holds(Key("job", 24, "a", UPDATE)), "nobody asked"
+    before = store.get(Key("job", 24, SERVER, MODEL))
+    model = layout.flat_numbers(before, "the model before")
+
+    def unreadable(objects: Objects, digest: str) -> memoryview:
+        raise AssertionError(f"{digest} is read")
+
+    monkeypatch.setattr(Objects, "get", unreadable)
+    updates = fill(store, range(25, 26), seed=3)
+    found = store.history.catalog.products("job", 25, UPDATE, DEVICES)
+    changes = np.array(updates) - model
+    np.testing.assert_allclose(found, changes @ changes.T, rtol=1e-4)
+
+
+def test_statistics_are_with_what_was_put_anew(store: RoundStore) -> None:
+    fill(store, range(1, 25))
+    one, other, next_one = (np.full(2000, number, np.float32) for number in (3, 4, 5))
+    keys = [Key("job", 30, device, UPDATE) for device in "abc"]
+    store.ingest(keys[0], {"w": one})
+    store.put(keys[0], layout.encode({"w": other}))
+    store.ingest(keys[1], {"w": next_one})
+    assert store.history.catalog.products("job", 30, UPDATE, "ab")[0, 1] == 2000 * 4 * 5
+    store.delete(keys[0])
+    store.ingest(keys[2], {"w": one})
+    found = store.history.catalog.products("job", 30, UPDATE, "abc")
+    assert found[1, 2] == 2000 * 5 * 3
+    assert np.isnan(found[0, 2])
 
 
 def test_many_threads_find_what_they_ask_for(store: RoundStore) -> None:

@@ -19,9 +19,9 @@ from hocket.fl.store.catalog import MEMORY, Catalog
 from hocket.fl.store.history import History
 from hocket.fl.store.objects import open_objects
 from hocket.fl.store.statistics import work_out
-from hocket.fl.store.workloads import WORKLOADS
+from hocket.fl.store.workloads import WORKLOADS, means
 from hocket.fl.store.workloads.contribution import estimate_shapley, shapley
-from hocket.fl.store.workloads.means import sorting_network
+from hocket.fl.store.workloads.means import middle_network, sorting_network
 from hocket.fl.store.workloads.similarity import krum_scores
 from hocket.fl.store.workloads.workload import Answer, Question
 
@@ -356,3 +356,60 @@ def test_a_sorting_network_sorts_all_zeros_and_ones(count: int) -> None:
         pair = values[:, [low, high]]
         values[:, low], values[:, high] = pair.min(axis=1), pair.max(axis=1)
     np.testing.assert_array_equal(values, wanted)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_network_for_the_middle_finds_the_middle(count: int) -> None:
+    for cut in range((count + 1) // 2):
+        values = np.array(list(itertools.product([0.0, 1.0], repeat=count)))
+        wanted = np.sort(values, axis=1)[:, cut : count - cut]
+        for low, high in middle_network(count, cut):
+            pair = values[:, [low, high]]
+            values[:, low], values[:, high] = pair.min(axis=1), pair.max(axis=1)
+        np.testing.assert_array_equal(values[:, cut : count - cut], wanted)
+        assert len(middle_network(count, cut)) <= len(sorting_network(count))
+
+
+def content_of(rng: np.random.Generator, dtypes: dict[str, str], like: Any) -> bytes:
+    shapes = {name: array.shape for name, array in like.items()}
+    return layout.encode(
+        {name: rng.normal(size=shapes[name]).astype(dtype) for name, dtype in dtypes.items()}
+    )
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("count", [1, 4, 7])
+@pytest.mark.parametrize("is_same", [True, False])
+def test_passes_are_alike_however_arrays_lie(
+    monkeypatch: pytest.MonkeyPatch, cores: int, count: int, is_same: bool
+) -> None:
+    monkeypatch.setattr(means, "usable_cores", lambda: cores)
+    monkeypatch.setattr(means, "_LEAST_A_THREAD", 1000)
+    rng = np.random.default_rng(5)
+    like = {
+        "a": np.zeros((3, 70_000)),
+        "b": np.zeros(5),
+        "empty": np.zeros((0, 4)),
+        "half": np.zeros((7, 11)),
+        "wide": np.zeros(40),
+    }
+    kinds = dict.fromkeys(like, "float32") | {"half": "float16", "wide": "float64"}
+    contents = []
+    for place in range(count):
+        mine = kinds | ({} if is_same else {"b": "float64" if place else "float16"})
+        contents.append((Key("job", 1, f"d{place}", UPDATE), content_of(rng, mine, like)))
+    given = [layout.view(content, "") for _, content in contents]
+    weights = rng.normal(size=count)
+    asked = {"round": 1, "devices": [], "rounds": [], "trimmed": 0}
+    inside = [(key, memoryview(content)) for key, content in contents]
+    robust = means.robust(asked | {"rule": "median"}, inside).arrays
+    mean = means.personal(asked | {"weights": np.abs(weights).tolist()}, inside).arrays
+    assert list(robust) == list(given[0])
+    share = np.abs(weights) / np.abs(weights).sum()
+    for name, array in robust.items():
+        rows = np.array([each[name].astype(np.float64) for each in given])
+        assert array.dtype == mean[name].dtype == given[0][name].dtype
+        tolerance = 2e-3 if array.dtype == np.float16 else 1e-5
+        np.testing.assert_allclose(array, np.median(rows, axis=0), rtol=tolerance, atol=1e-7)
+        wanted = np.tensordot(share, rows, axes=1)
+        np.testing.assert_allclose(mean[name], wanted, rtol=tolerance, atol=tolerance)
