@@ -194,7 +194,8 @@ def test_inference_is_the_round_s_model_in_its_module(ended: Path) -> None:
 def test_a_module_that_is_not_there_is_named(ended: Path, tmp_path: Path) -> None:
     result = fleet("report", ended, "--module", "sensor/words", "-o", tmp_path / "page.html")
     assert result.exit_code == 2
-    assert "no 'sensor/words'; there are tablet/vision" in " ".join(result.stderr.split())
+    said = " ".join(result.stderr.split())
+    assert "no 'sensor/words'; there are sensor/vision, tablet/documents" in said
     result = fleet(
         "report", ended / "fleet.json", "--module", "sensor/vision", "-o", tmp_path / "p"
     )
