@@ -104,9 +104,7 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         models = [row["quality"].get(job, ("", math.nan))[1] for job in jobs]
         cells.append(
             (
-                row["policy"],
-                row["dataflow"],
-                row["engine"],
+                _name(row),
                 _hours(row["mean_completion_seconds"]),
                 f"{first / row['mean_completion_seconds']:.2f}x",
                 f"{row['device_hours']:.3g}",
@@ -116,14 +114,12 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 "yes" if row["digests"] == rows[0]["digests"] else "no",
             )
         )
-    header = ("policy", "dataflow", "engine", "mean completion", "of first", "device hours")
-    yield table(
-        (*header, "energy", "sent", *jobs, "models as first"), cells, text=("dataflow", "engine")
-    )
+    header = ("fleet", "mean completion", "of first", "device hours", "energy", "sent", *jobs)
+    yield table((*header, "models as first"), cells)
     least, most = (f"{100 * share:.2g} %" for share in rows[0]["attention_share"])
     yield paragraph(
         f"Attention takes {least} to {most} of the time of a training step, by job and class of "
-        "devices: no more than that can a dataflow change. Models as first: whether all jobs came "
+        "devices: a dataflow can save no more of it. Models as first: whether all jobs came "
         "to the very bits of the first fleet's, which another engine must."
     )
 
@@ -261,7 +257,7 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         )
         cells.append(
             (
-                f"{row['policy']}, {row['dataflow']}, {row['engine']}",
+                _name(row),
                 f"{bill['hours']:,.1f} h",
                 *(f"{amount:,.3g} {bill['currency']}" for amount in amounts),
             )
@@ -287,6 +283,10 @@ def _attention(module: tuple[str, Artifact] | None) -> Iterable[Section]:
             f"{shown}, compiled for {artifact.target.name}: {artifact.target.description}"
         )
         yield Section(section.title, (lead, *section.parts) if not number else section.parts)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['policy']}, {row['dataflow']}, {row['engine']}"
 
 
 def _hours(seconds: float) -> str:
