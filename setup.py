@@ -111,6 +111,7 @@ setup(
     package_data={
         "hocket": ["py.typed"],
         "hocket.gantt": ["*.html", "*.css", "*.js"],
+        "hocket.fleet": ["*.toml"],
         "hocket.report": ["*.html", "*.css"],
         "hocket.fl.store.prices": ["*.toml"],
         "hocket.fl.store.service": ["*.html", "*.css", "*.js"],

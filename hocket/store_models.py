@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hocket.fl.backends.batching import find_batch_sizes
+from hocket.fl.backends.exits import is_of_exit
 from hocket.fl.backends.inference import as_inference_artifact
 from hocket.fl.core.errors import ConfigError
 from hocket.runtime.artifact import parse_artifact
@@ -42,12 +43,18 @@ class CompiledModel:
         self._session = InferenceSession(artifact, SessionOptions(intra_op_num_threads=1))
 
     def outputs(self, parameters: Parameters, inputs: Parameters) -> dict[str, NDArray[Any]]:
-        """Return what the module says to examples; the last batch is filled up, if it must be."""
-        unknown = sorted(set(parameters) - set(self._weights))
+        """Return what the module says to examples; the last batch is filled up, if it must be.
+
+        Parameters of early exits, which are trained beside a module, are left alone.
+        """
+        unknown = sorted(
+            name for name in parameters if name not in self._weights and not is_of_exit(name)
+        )
         if unknown:
             raise ConfigError(f"the module has no parameters {', '.join(unknown[:3])}")
         try:
-            self._session.update_weights({**self._weights, **parameters})
+            own = {name: each for name, each in parameters.items() if name in self._weights}
+            self._session.update_weights({**self._weights, **own})
             return self._run(inputs)
         except FeedError as error:
             raise ConfigError(f"the module takes others: {error}") from error

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_PREFIX = "exit."
+
+
+def is_of_exit(name: str) -> bool:
+    """Return whether a parameter of this name is an early exit's."""
+    return name.startswith(_PREFIX)
+
+
 @dataclass(frozen=True)
 class ExitHead:
     """An affine early exit.
@@ -54,12 +62,12 @@ class ExitHead:
     @property
     def weight(self) -> str:
         """Name of its weight, ``[classes, features]``."""
-        return f"exit.{self.border}.weight"
+        return f"{_PREFIX}{self.border}.weight"
 
     @property
     def bias(self) -> str:
         """Name of its bias, ``[classes]``."""
-        return f"exit.{self.border}.bias"
+        return f"{_PREFIX}{self.border}.bias"
 
     @property
     def names(self) -> frozenset[str]:

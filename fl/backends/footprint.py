@@ -109,6 +109,7 @@ def footprint_of(
         flops=ledger.flops
         + 2 * (1 + states) * sum(weights[name].numel() for name in weights if name in work.trained),
         step_seconds=ledger.seconds + attention_seconds + optimizer_seconds,
+        attention_seconds=attention_seconds,
     )
 
 

@@ -176,6 +176,7 @@ class Footprint:
         peak_bytes: The most at any time, all of these and what steps need for themselves.
         flops: Of a step: forward, backward and optimizer.
         step_seconds: Of a step on the machine.
+        attention_seconds: Of these, the attentions', forward and backward.
     """
 
     weight_bytes: int
@@ -185,6 +186,7 @@ class Footprint:
     peak_bytes: int
     flops: int
     step_seconds: float
+    attention_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

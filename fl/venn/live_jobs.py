@@ -46,6 +46,7 @@ class LiveJob:
         filled: When the selection ended.
         ratio: Response over scheduling time of the last round; 0 before the first.
         accepts: Tiers that the cohort takes, a bit each.
+        passed: Check-ins in a row of devices that it may use, and that were of other tiers.
         cohort: Devices at work, by id.
         risk: Of these, expected to be lost.
         answered, lost: Of the round's devices.
@@ -68,6 +69,7 @@ class LiveJob:
     filled: float = 0.0
     ratio: float = 0.0
     accepts: int = ALL_TIERS
+    passed: int = 0
     cohort: dict[str, Given] = field(default_factory=dict)
     risk: float = 0.0
     answered: int = 0
@@ -107,6 +109,7 @@ class LiveJob:
         self.phase = Phase.SELECTING
         self.due = math.inf if self.limits is None else now + self.limits.selection_seconds
         self.accepts = ALL_TIERS
+        self.passed = 0
         self.answered = self.lost = 0
 
     def end_selection(self, now: float) -> None:

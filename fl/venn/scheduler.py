@@ -19,7 +19,7 @@ from hocket.fl.venn.eligibility import Eligibility, requirement_of
 from hocket.fl.venn.explanations import explain_device, explain_waiting
 from hocket.fl.venn.live_jobs import Given, LiveJob
 from hocket.fl.venn.live_plan import QUORUM_SHARE, Scene, make_plan, set_ranks
-from hocket.fl.venn.planning import NOBODY
+from hocket.fl.venn.planning import ALL_TIERS, NOBODY
 from hocket.fl.venn.policies import (
     POLICIES,
     Matching,
@@ -44,6 +44,11 @@ CHECKINS_A_PLAN = 1000
 
 RANK_SECONDS = 3600.0
 """How long an order by look-ahead is kept, unless jobs or what they ask for change."""
+
+PASSED_A_TIER = 3
+"""A round takes devices of any tier after so many times the number of tiers came, in a row, that
+are of none it takes. Tiers are alike in size, so by chance that is one case in twenty or fewer;
+where nobody is of a tier, as with few devices, a round would wait for ever."""
 
 FEW_JOBS = 8
 """As long as there are no more, the order is looked for at each plan."""
@@ -178,6 +183,8 @@ class VennScheduler:
         self._end_what_is_due(now)
         self._plan_if_needed(now, atom)
         tier = self._tiers.tier_of(device.device_id)
+        if self._policy.matching != Matching.ANY and self._pass(atom, tier):
+            self._plan(now)
         name = self._heads[atom][tier]
         if name is not None:
             self._give(self._jobs[name], device.device_id, tier, now)
@@ -279,6 +286,22 @@ class VennScheduler:
         sums = (counts[usable].sum(), counts[owned].sum(), counts[mine].sum())
         return explain_waiting(job, found, len(self._supply), sums, heads - {job})
 
+    def _pass(self, atom: int, tier: int) -> bool:
+        """Count a check-in for jobs that do not take its tier; return whether some do from now."""
+        mask, most = self._eligibility.masks[atom], PASSED_A_TIER * self._policy.num_tiers
+        has_changed = False
+        for job in self._jobs.values():
+            if not job.wanted or job.passed >= most or not mask >> self._group(job) & 1:
+                continue
+            if job.accepts >> tier & 1:
+                job.passed = 0
+                continue
+            job.passed += 1
+            if job.passed >= most:
+                job.accepts = ALL_TIERS
+                has_changed = True
+        return has_changed
+
     def _give(self, job: LiveJob, device_id: str, tier: int, now: float) -> None:
         given = Given(now, tier, 1 - float(self._tiers.answered[tier]))
         job.cohort[device_id] = given
@@ -298,8 +321,9 @@ class VennScheduler:
             )
             if is_enough:
                 job.wanted = 0
-            self._is_stale |= accepts != job.accepts
-            job.accepts = accepts
+            if job.passed < PASSED_A_TIER * self._policy.num_tiers:
+                self._is_stale |= accepts != job.accepts
+                job.accepts = accepts
         if not job.wanted:
             job.end_selection(now)
             self._due_at = min(self._due_at, job.due)

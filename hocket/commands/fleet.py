@@ -1,5 +1,8 @@
 """``hocket fleet``: several jobs on one population of simulated devices."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +24,16 @@ if TYPE_CHECKING:
     from hocket.fleet.jobs import TrainedJob
 
 HOUR = 3600.0
+
+COSTS = {
+    "simulated": "hours",
+    "energy of devices": "energy",
+    "downloads": "downloads",
+    "mobile data": "mobile",
+    "store by request": "by_request",
+    "store always on": "always_on",
+}
+"""Columns of what fleets cost, and the keys of a bill."""
 
 app = typer.Typer(no_args_is_help=True, help="Share one population of devices among several jobs.")
 
@@ -83,7 +96,7 @@ def run_command(
         fleet = prepare_fleet(loaded, bar.show)
     total = sum(family.num_rounds for family in fleet.families)
     done = 0
-    with progress_bar("training") as bar:
+    with progress_bar("training") as bar, _late_is_no_news():
 
         def told(job: "TrainedJob") -> None:
             nonlocal done
@@ -168,9 +181,10 @@ def compare_command(
         print_json({"fleets": rows})
         return
     table = plain_table(
-        "policy", "dataflow", "mean JCT", "of first", "device hours", "energy", "bytes",
-        "useful", "models",
+        "policy", "dataflow", "engine", "mean JCT", "of first", "device hours", "energy", "bytes",
+        "useful", "models", "as first",
     )  # fmt: skip
+    costs = plain_table("policy", "dataflow", *COSTS)
     first = rows[0]["mean_completion_seconds"]
     for row in rows:
         mean = row["mean_completion_seconds"]
@@ -178,6 +192,7 @@ def compare_command(
         table.add_row(
             row["policy"],
             row["dataflow"],
+            row["engine"],
             f"{mean / HOUR:,.2f} h",
             f"{first / mean:.2f}x",
             f"{row['device_hours']:.3g}",
@@ -185,8 +200,18 @@ def compare_command(
             format_bytes(row["bytes"]),
             f"{row['useful']:.0%}",
             models,
+            "yes" if row["digests"] == rows[0]["digests"] else "no",
         )
-    answer_console().print(table)
+        bill = row["bill"]
+        costs.add_row(
+            row["policy"],
+            row["dataflow"],
+            f"{bill['hours']:,.1f} h",
+            *(f"{bill[key]:,.3g} {bill['currency']}" for key in list(COSTS.values())[1:]),
+        )
+    console = answer_console()
+    console.print(table)
+    console.print(costs)
 
 
 @app.command("report")
@@ -199,6 +224,14 @@ def report_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page.")
     ] = Path("fleet.html"),
+    shown: Annotated[
+        str,
+        typer.Option(
+            "--module",
+            metavar="CLASS/JOB",
+            help="Whose schedule, roofline and tilings to show; the first class's first job's.",
+        ),
+    ] = "",
 ) -> None:
     """Write what came of a fleet as one HTML page that loads nothing.
 
@@ -206,17 +239,31 @@ def report_command(
 
     - `hocket fleet report runs/fleet -o fleet.html`
     - `hocket fleet report runs/fleet runs/random`
+    - `hocket fleet report runs/fleet --module phone/vision`
     """
     from hocket.commands.output_files import check_outputs
-    from hocket.fleet.report import read_fleet
+    from hocket.fleet.report import read_fleet, read_module
     from hocket.report.fleet_report import fleet_report
     from hocket.runtime.files import atomic_file
 
     check_outputs({"--output": output}, [path for path in results if path.is_file()])
-    page = fleet_report([read_fleet(path) for path in results])
+    page = fleet_report([read_fleet(path) for path in results], read_module(results[0], shown))
     with atomic_file(output) as file:
         file.write(page.encode())
     answer_console().print(f"{output}: {len(page):,} bytes", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _late_is_no_news() -> Iterator[None]:
+    """Keep Photon's server from warning of each device that was late; results have all of them."""
+    log = logging.getLogger("hocket.fl.photon.server")
+    before = log.level
+    if log.getEffectiveLevel() == logging.WARNING:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _print_jobs(found: dict[str, Any]) -> None:

@@ -175,7 +175,7 @@ class FleetConfig(Section):
     @property
     def folder(self) -> Path:
         """Where results go."""
-        return self._home / self.fleet.folder
+        return (self._home / self.fleet.folder).resolve()
 
     def essence(self) -> dict[str, Any]:
         """Return all that changes what comes out, as values of JSON: not where, nor the store."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hocket.federated_clients import Clients, CompiledModel
 from hocket.federation import prepare_federation
 from hocket.federation_parts import fingerprint_of
@@ -21,6 +23,9 @@ from hocket.fl.fat.strategy import FedProphet
 from hocket.fl.photon.config import load_photon_config
 from hocket.fl.photon.link import Label, pack, wire_bytes
 from hocket.fl.photon.shards import write_shards
+from hocket.fl.store.access import EXAMPLES, MODULE
+from hocket.fl.store.layout import encode
+from hocket.fl.store.workloads.models import TARGETS
 from hocket.fleet.costs import ClassModel, Modules, WholeModel
 from hocket.photon import photon_clients, photon_server
 from hocket.photon_parts import make_backend
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from hocket.fl.core.backend import LocalTraining
     from hocket.fl.core.client import ClientFactory
     from hocket.fl.core.clock import Clock
+    from hocket.fl.core.data import Examples
     from hocket.fl.core.devices import DeviceScheduler
     from hocket.fl.core.engine import Engine
     from hocket.fl.core.parameters import Parameters
@@ -51,6 +57,9 @@ if TYPE_CHECKING:
     MakeBackend = Callable[[Artifact], CompiledBackend]
     MakeServer = Callable[[Engine, DeviceScheduler, Store, Clock], Server]
     Progressing = Callable[[str, int, int], None]
+
+MOST_HELD_OUT = 256
+"""Examples of a federation that the store keeps to run its models on."""
 
 _BYTES, _END_OF_TEXT = 257, 256
 """Tokens of text that is read byte by byte, and the one that ends a document."""
@@ -75,6 +84,8 @@ class Family:
         num_examples: That each client trains and evaluates on.
         training: Of the hardest task.
         hardest: That task.
+        module: File of the compiled module that is trained.
+        held_out: Some of the server's examples, which the store's requests run the module on.
     """
 
     name: str
@@ -91,6 +102,13 @@ class Family:
     num_examples: Mapping[str, tuple[int, int]]
     training: LocalTraining
     hardest: ClientTask
+    module: Path
+    held_out: Examples
+
+    def aids(self) -> dict[str, bytes]:
+        """Return what the store's work that runs models reads: entries by their kinds."""
+        arrays = {**self.held_out.inputs, TARGETS: self.held_out.targets}
+        return {MODULE: self.module.read_bytes(), EXAMPLES: encode(arrays)}
 
 
 def make_family(
@@ -211,7 +229,15 @@ def _make_federation(config: FleetConfig, job: JobSection, progress: Progressing
         num_examples=federation.num_examples,
         training=training,
         hardest=hardest,
+        module=federation.model,
+        held_out=_some(clients.partitions.held_out()),
     )
+
+
+def _some(examples: Examples) -> Examples:
+    """Return examples spread evenly over all there are."""
+    wanted = min(MOST_HELD_OUT, len(examples))
+    return examples.take(np.arange(wanted, dtype=np.int64) * len(examples) // max(wanted, 1))
 
 
 def _maker_of(clients: ClientFactory) -> MakeBackend:
@@ -273,6 +299,8 @@ def _make_photon(config: FleetConfig, job: JobSection, progress: Progressing | N
         num_examples=dict.fromkeys(clients.device_ids(), (recipe.sequences, 0)),
         training=recipe.training,
         hardest=ClientTask(1, "any", "train", 0, recipe.training.to_config()),
+        module=Path(clients.module),
+        held_out=clients.data.held_out(clients.data.shards.sources[0], data.held_out),
     )
 
 

@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.store.pricing import load_prices
+from hocket.fleet.bills import bill_of, load_device_prices
+from hocket.runtime.artifact import load_artifact
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
 
+    from hocket.fl.core.backend import LocalTraining
+    from hocket.fleet.costs import ClassModel
     from hocket.fleet.history import History, RoundTimes, Segment
     from hocket.fleet.jobs import TrainedJob
     from hocket.fleet.run import Ended
+    from hocket.runtime.artifact import Artifact
 
-VERSION = 1
+VERSION = 2
+MODULES = "modules"
+"""Folder beside the result: compiled modules, by ``module_name``."""
 _MEASURED = ("seconds", "num_hits")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("file", "policy", "dataflow"), str),
-    **dict.fromkeys(("totals", "classes", "jobs", "devices", "measured"), dict),
+    **dict.fromkeys(("totals", "classes", "jobs", "devices", "measured", "store"), dict),
     "mean_completion_seconds": (int, float),
     "requests": list,
 }
@@ -50,6 +58,10 @@ def describe_fleet(ended: Ended) -> dict[str, Any]:
         "classes": _describe_classes(ended),
         "jobs": jobs,
         "devices": _describe_devices(ended),
+        "store": {
+            "memory_bytes": config.store.memory_bytes,
+            "kept_bytes": ended.kept_bytes,
+        },
         "requests": [
             {name: value for name, value in each.items() if name not in _MEASURED}
             for each in ended.answers
@@ -111,12 +123,32 @@ def _describe_classes(ended: Ended) -> dict[str, Any]:
             "num_devices": kinds.count(each.name),
             "attributes": attributes[each.name],
             "jobs": able,
-            "step_seconds": {
-                job.name: job.demand.models[each.name].footprint(job.demand.training).step_seconds
+            "steps": {
+                job.name: _describe_step(job.demand.models[each.name], job.demand.training)
                 for job in ended.jobs
+            },
+            "modules": {
+                job.name: job.demand.models[each.name].backend.artifact.digest for job in ended.jobs
             },
         }
     return found
+
+
+def _describe_step(model: ClassModel, training: LocalTraining) -> dict[str, float]:
+    """Return what a training step of the whole model takes, and what of it attention does."""
+    footprint = model.footprint(training)
+    moved = model.attention_joules(training)
+    return {
+        "seconds": footprint.step_seconds,
+        "attention_seconds": footprint.attention_seconds,
+        "joules": model.joules(footprint) + moved,
+        "attention_memory_joules": moved,
+    }
+
+
+def module_name(digest: str) -> str:
+    """Return the file's name that a module of a digest has among ``MODULES``."""
+    return f"{digest[:16]}.hkt"
 
 
 def _describe_devices(ended: Ended) -> dict[str, Any]:
@@ -165,8 +197,37 @@ def read_fleet(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+def read_module(path: str | os.PathLike[str], shown: str = "") -> tuple[str, Artifact] | None:
+    """Return what a class of devices runs for a job, with a name; None if it is not there any more.
+
+    Args:
+        path: As ``read_fleet`` takes it.
+        shown: ``CLASS/JOB``; empty for the first class that takes part in any job, and its first.
+
+    Raises:
+        ConfigError: There is no such class or job.
+        ArtifactError: The file is damaged, or another one.
+    """
+    fleet, place = read_fleet(path), Path(path)
+    choices = {
+        f"{name}/{job}": digest
+        for name, each in fleet["classes"].items()
+        for job, digest in each["modules"].items()
+        if job in each["jobs"]
+    }
+    if shown and shown not in choices:
+        raise ConfigError(f"--module: no {shown!r}; there are {', '.join(choices)}")
+    if not choices:
+        return None
+    shown = shown or next(iter(choices))
+    folder = place if place.is_dir() else place.parent
+    file = folder / MODULES / module_name(choices[shown])
+    return (shown, load_artifact(file, choices[shown])) if file.exists() else None
+
+
 def compare_fleets(fleets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row a fleet: what may differ between them, in the order in which they are given."""
+    prices, devices = load_prices(), load_device_prices()
     rows = []
     for fleet in fleets:
         jobs, totals = fleet["jobs"], fleet["totals"]
@@ -174,15 +235,33 @@ def compare_fleets(fleets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "policy": fleet["policy"],
                 "dataflow": fleet["dataflow"],
+                "engine": fleet["measured"]["engine"],
                 "mean_completion_seconds": fleet["mean_completion_seconds"],
                 "device_hours": totals["device_hours"],
                 "joules": totals["joules"],
                 "bytes": totals["download_bytes"] + totals["upload_bytes"],
                 "useful": totals["num_answered"] / max(totals["num_given"], 1),
+                "attention_share": attention_shares(fleet),
+                "digests": {name: job["digest"] for name, job in jobs.items()},
+                "bill": asdict(bill_of(fleet, prices, devices)),
                 "quality": {name: quality_of(job) for name, job in jobs.items()},
             }
         )
     return rows
+
+
+def attention_shares(fleet: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the least and the largest part of a training step that attention takes.
+
+    Of all jobs, on all classes of devices that take part in them.
+    """
+    shares = [
+        step["attention_seconds"] / step["seconds"]
+        for each in fleet["classes"].values()
+        for job, step in each["steps"].items()
+        if job in each["jobs"]
+    ]
+    return min(shares, default=0.0), max(shares, default=0.0)
 
 
 def quality_of(job: Mapping[str, Any]) -> tuple[str, float]:

@@ -26,7 +26,8 @@ from hocket.fleet.families import make_family
 from hocket.fleet.jobs import Demand, TrainedJob
 from hocket.fleet.population import make_population
 from hocket.fleet.recording import RecordedCheckpoints, ask
-from hocket.fleet.report import describe_fleet
+from hocket.fleet.report import MODULES, describe_fleet, module_name
+from hocket.runtime.artifact import save_artifact
 from hocket.runtime.files import atomic_file
 from hocket.store_parts import open_round_store
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 RESULT, MADE_FROM, ROUNDS, STORE = "fleet.json", "made-from.json", "rounds", "store"
 """What a fleet leaves in its folder: what came of it, what it was made from, the store of rounds;
-and in the folder of each job its checkpoints."""
+and in the folder of each job its checkpoints. ``report.MODULES`` has what classes run."""
 
 AUTO = "auto"
 """The dataflow that suits any machine."""
@@ -113,6 +114,7 @@ class Ended:
         history: Who worked for whom.
         jobs: In the file's order.
         answers: Of the store, as values of JSON.
+        kept_bytes: Of the entries that the store has at the end.
         wall_seconds: That it really took.
     """
 
@@ -120,6 +122,7 @@ class Ended:
     history: History
     jobs: tuple[TrainedJob, ...]
     answers: tuple[dict[str, Any], ...]
+    kept_bytes: int
     wall_seconds: float
 
 
@@ -207,9 +210,23 @@ def run_fleet(
         asker = _Asker(config, store, {job.name: job for job in jobs}, told)
         policy, seed = config.fleet.policy, config.fleet.seed
         history = make_loop(fleet, jobs, policy, seed, asker.after_round).run()
-    ended = Ended(fleet, history, tuple(jobs), tuple(asker.answers), time.monotonic() - started)
+        kept_bytes = sum(entry.num_bytes for entry in store.history.catalog.entries())
+    wall_seconds = time.monotonic() - started
+    ended = Ended(fleet, history, tuple(jobs), tuple(asker.answers), kept_bytes, wall_seconds)
+    keep_modules(fleet, folder)
     _write(folder / RESULT, describe_fleet(ended))
     return ended
+
+
+def keep_modules(fleet: Fleet, folder: Path) -> None:
+    """Keep each job's module for each class of devices, under its digest, for reports."""
+    (folder / MODULES).mkdir(parents=True, exist_ok=True)
+    for family in fleet.families:
+        for model in family.models.values():
+            artifact = model.backend.artifact
+            path = folder / MODULES / module_name(artifact.digest)
+            if not path.exists():
+                save_artifact(artifact, path)
 
 
 def make_loop(
@@ -266,6 +283,10 @@ def _begin(
         for key in recorder.store.keys(f"{family.name}/"):
             recorder.store.delete(key)
         progress = server.begin(family.begins_with)
+    for kind, content in family.aids().items():
+        key = Key(family.name, 0, SERVER, kind)
+        if key not in recorder.store.history.catalog:
+            recorder.store.put(key, content)
     return TrainedJob(server, family.tasks, fleet.demand(number), mine, cohort, progress)
 
 

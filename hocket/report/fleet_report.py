@@ -8,11 +8,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from hocket.fleet.report import compare_fleets, quality_of
+from hocket.inspection import inspect_artifact
 from hocket.report.fleet_drawings import Work, draw_devices, draw_learning
+from hocket.report.module_report import attention_sections
 from hocket.report.page import Section, facts, figure, page_html, paragraph, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from hocket.runtime.artifact import Artifact
 
     Fleet = Mapping[str, Any]
 
@@ -26,24 +30,29 @@ MAX_DEVICES = 60
 """Lines of a drawing: those of the devices that worked longest."""
 
 
-def fleet_report(fleets: Sequence[Fleet]) -> str:
+def fleet_report(fleets: Sequence[Fleet], module: tuple[str, Artifact] | None = None) -> str:
     """Return the report of a fleet, and beside it of others, as a page.
 
     Args:
         fleets: What ``read_fleet`` returns, one or more; the first is shown in full.
+        module: What ``read_module`` returns: whose attention is shown.
 
     Raises:
         PlotError: matplotlib is not installed.
     """
     first = fleets[0]
+    rows = compare_fleets(fleets)
     sections = [
         Section("Jobs", tuple(_jobs(first))),
         Section("Learning", tuple(_learning(first))),
         Section("Devices", tuple(_devices(first))),
+        Section("Classes of devices", tuple(_classes(first))),
         Section("Requests", tuple(_requests(first))),
+        Section("Costs", tuple(_costs(rows))),
+        *_attention(module),
     ]
     if len(fleets) > 1:
-        sections.insert(1, Section("Beside others", tuple(_compared(fleets))))
+        sections.insert(1, Section("Beside others", tuple(_compared(rows))))
     return page_html(
         f"fleet {first['file']}",
         f"{len(first['jobs'])} jobs on {len(first['devices'])} devices, policy {first['policy']}, "
@@ -88,26 +97,31 @@ def _jobs(fleet: Fleet) -> Iterable[str]:
     )
 
 
-def _compared(fleets: Sequence[Fleet]) -> Iterable[str]:
-    rows = compare_fleets(fleets)
-    first, jobs = rows[0]["mean_completion_seconds"], list(fleets[0]["jobs"])
+def _compared(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    first, jobs = rows[0]["mean_completion_seconds"], list(rows[0]["quality"])
     cells = []
     for row in rows:
         models = [row["quality"].get(job, ("", math.nan))[1] for job in jobs]
         cells.append(
             (
-                row["policy"],
-                row["dataflow"],
+                _name(row),
                 _hours(row["mean_completion_seconds"]),
                 f"{first / row['mean_completion_seconds']:.2f}x",
                 f"{row['device_hours']:.3g}",
                 f"{row['joules']:,.3g} J",
                 f"{row['bytes'] / 1e6:,.3g} MB",
                 *(f"{value:.4g}" for value in models),
+                "yes" if row["digests"] == rows[0]["digests"] else "no",
             )
         )
-    header = ("policy", "dataflow", "mean completion", "of first", "device hours", "energy", "sent")
-    yield table((*header, *jobs), cells, text=("dataflow",))
+    header = ("fleet", "mean completion", "of first", "device hours", "energy", "sent", *jobs)
+    yield table((*header, "models as first"), cells)
+    least, most = (f"{100 * share:.2g} %" for share in rows[0]["attention_share"])
+    yield paragraph(
+        f"Attention takes {least} to {most} of the time of a training step, by job and class of "
+        "devices: a dataflow can save no more of it. Models as first: whether all jobs came "
+        "to the very bits of the first fleet's, which another engine must."
+    )
 
 
 def _learning(fleet: Fleet) -> Iterable[str]:
@@ -153,24 +167,39 @@ def _devices(fleet: Fleet) -> Iterable[str]:
             f"Work of {len(shown)} devices, in the colours of the jobs above; pale where it was in "
             f"vain. {len(fleet['devices']) - len(work)} of {len(fleet['devices'])} had none.",
         )
-    rows = [
-        (
-            name,
-            each["target"],
-            str(each["num_devices"]),
-            ", ".join(each["jobs"]) or "none",
-            *(f"{each['step_seconds'][job] * 1e3:,.3g} ms" for job in jobs),
-        )
-        for name, each in fleet["classes"].items()
-    ]
+
+
+def _classes(fleet: Fleet) -> Iterable[str]:
+    rows = []
+    for name, each in fleet["classes"].items():
+        for job, step in each["steps"].items():
+            rows.append(
+                (
+                    name,
+                    each["target"],
+                    str(each["num_devices"]),
+                    job,
+                    "yes" if job in each["jobs"] else "no",
+                    f"{step['seconds'] * 1e3:,.3g} ms",
+                    f"{step['attention_seconds'] / step['seconds']:.2%}",
+                    f"{step['joules'] * 1e6:,.3g} uJ",
+                    f"{step['attention_memory_joules'] * 1e6:,.3g} uJ",
+                )
+            )
     header = (
         "class",
         "machine",
         "devices",
-        "can take part in",
-        *(f"step of {job}" for job in jobs),
+        "job",
+        "takes part",
+        "training step",
+        "of it attention",
     )
-    yield table(header, rows, text=("machine", "can take part in"))
+    yield table((*header, "energy of a step", "attention's memory"), rows, text=("machine", "job"))
+    yield paragraph(
+        "By each job's model compiled for the class's machine: a step of the whole model, forward "
+        "and backward. A class takes part that has the memory, and the time if the file gives one."
+    )
 
 
 def _requests(fleet: Fleet) -> Iterable[str]:
@@ -191,18 +220,81 @@ def _requests(fleet: Fleet) -> Iterable[str]:
                 workload,
                 ", ".join(sorted({each["job"] for each, _ in answers})),
                 str(len(answers)),
-                f"{statistics.median(seconds) * 1e3:,.3g} ms",
-                f"{max(seconds) * 1e3:,.3g} ms",
+                _duration(statistics.median(seconds)),
+                _duration(max(seconds)),
                 f"{hits} of {reads}" if reads else "reads none",
                 str(sum(bool(each["error"]) for each, _ in answers)),
             )
         )
     header = ("workload", "of", "asked", "median", "longest", "from memory", "without an answer")
     yield table(header, rows, text=("of",))
+    reads = sum(each["num_reads"] for each in fleet["requests"])
+    hits = sum(took["num_hits"] for took in measured)
+    rate = f": {hits / reads:.0%} of {reads} entries" if reads else ", for none was read"
+    yield paragraph(
+        f"From memory{rate}. Work that reads none is answered by what was worked out when updates "
+        "came."
+    )
+    said = [
+        (each["job"], str(each["round"]), f"{each['answer']['accuracy']:.3f}")
+        for each in fleet["requests"]
+        if each["workload"] == "inference" and "accuracy" in each["answer"]
+    ]
+    if said:
+        yield paragraph(
+            "Inference: how often a round's model, run by its compiled module, was right on the "
+            "examples that the store has."
+        )
+        yield table(("job", "round", "accuracy"), said)
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    cells = []
+    for row in rows:
+        bill = row["bill"]
+        amounts = (
+            bill[key] for key in ("energy", "downloads", "mobile", "by_request", "always_on")
+        )
+        cells.append(
+            (
+                _name(row),
+                f"{bill['hours']:,.1f} h",
+                *(f"{amount:,.3g} {bill['currency']}" for amount in amounts),
+            )
+        )
+    header = ("fleet", "simulated", "energy", "downloads", "mobile data", "store by request")
+    yield table((*header, "store always on"), cells)
+    yield paragraph(
+        "From the first job's arrival to the last one's end, by hocket/fleet/prices.toml and the "
+        "store's price book. Energy is of devices' work; downloads are what a cloud charges for "
+        "them; mobile data is what devices would pay if all were on a mobile plan. The store: as "
+        "functions with its memory, paid by the request and kept warm, or as a server that is on "
+        "all the time."
+    )
+
+
+def _attention(module: tuple[str, Artifact] | None) -> Iterable[Section]:
+    if module is None:
+        yield Section("Layers", (paragraph("The compiled modules are not beside the result."),))
+        return
+    shown, artifact = module
+    for number, section in enumerate(attention_sections(inspect_artifact(artifact))):
+        lead = paragraph(
+            f"{shown}, compiled for {artifact.target.name}: {artifact.target.description}"
+        )
+        yield Section(section.title, (lead, *section.parts) if not number else section.parts)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['policy']}, {row['dataflow']}, {row['engine']}"
 
 
 def _hours(seconds: float) -> str:
     return f"{seconds / _HOUR:,.2f} h"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:,.3g} ms" if seconds < 1 else f"{seconds:,.3g} s"
 
 
 def _megabytes(spent: Mapping[str, Any]) -> str:

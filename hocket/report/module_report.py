@@ -37,21 +37,38 @@ def module_report(report: ArtifactReport, layer: int = 0) -> str:
         PlotError: matplotlib is not installed.
     """
     artifact = report.artifact
-    sections = [Section("Module", tuple(_summary(report)))]
-    if report.layers:
-        chosen = report.layers[layer]
-        sections += [
-            Section("Layers", tuple(_layers(report))),
-            Section("Schedule", tuple(_schedule(chosen, layer))),
-            Section("Roofline", tuple(_roofline(report))),
-            Section("Tilings", tuple(_tilings(chosen, layer))),
-        ]
-    sections.append(Section("Left to the host", tuple(_host(report))))
+    sections = [
+        Section("Module", tuple(_summary(report))),
+        *attention_sections(report, layer),
+        Section("Left to the host", tuple(_host(report))),
+    ]
     return page_html(
         artifact.model_name or "compiled module",
         f"compiled for {artifact.target.name}: {artifact.target.description}",
         sections,
     )
+
+
+def attention_sections(report: ArtifactReport, layer: int = 0) -> list[Section]:
+    """Return what there is to show of a module's attention; nothing if it has none.
+
+    Args:
+        report: What there is to know about the module.
+        layer: Whose schedule and tilings are shown.
+
+    Raises:
+        ArtifactError: A stored program is not well formed.
+        PlotError: matplotlib is not installed.
+    """
+    if not report.layers:
+        return []
+    chosen = report.layers[layer]
+    return [
+        Section("Layers", tuple(_layers(report))),
+        Section("Schedule", tuple(_schedule(chosen, layer))),
+        Section("Roofline", tuple(_roofline(report))),
+        Section("Tilings", tuple(_tilings(chosen, layer))),
+    ]
 
 
 def _summary(report: ArtifactReport) -> Iterable[str]:

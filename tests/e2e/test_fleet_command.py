@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,16 +12,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
+from support.browser import find_browser, open_page
 from support.pages import NASTY, Read
 from typer.testing import CliRunner, Result
 
-from hocket import cli
-from hocket.fleet.report import read_fleet
+from hocket import InferenceSession, cli
+from hocket.fl.backends.inference import as_inference_artifact
+from hocket.fl.core.store import Key
+from hocket.fleet.report import read_fleet, read_module
 from hocket.report.fleet_report import fleet_report
+from hocket.runtime.artifact import parse_artifact
+from hocket.store_parts import open_history
 
 ROOT = Path(__file__).parents[2]
 REHEARSAL = ROOT / "examples" / "fleet" / "rehearsal.toml"
+BROWSER = find_browser()
 KILLED = Path(__file__).with_name("fleet_killed.py")
 
 runner = CliRunner()
@@ -76,7 +85,9 @@ def test_the_page_has_it_all_and_loads_nothing(ended: Path, tmp_path: Path) -> N
     assert result.exit_code == 0, result.stderr
     page = path.read_text(encoding="utf-8")
     read = Read(page)
-    assert (read.loads, read.count["svg"]) == ([], 2)
+    assert (read.loads, read.count["svg"]) == ([], 4)
+    assert len(read.frames) == 1
+    assert "canvas" in read.frames[0]
     found = described(ended)
     for name, job in found["jobs"].items():
         assert f"<td>{name}</td>" in page
@@ -84,6 +95,25 @@ def test_the_page_has_it_all_and_loads_nothing(ended: Path, tmp_path: Path) -> N
     assert {each["workload"] for each in found["requests"]} <= set(
         re.findall("<td>(.*?)</td>", page)
     )
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser; `make browser` gets one")
+@pytest.mark.parametrize(("width", "is_dark"), [(390, True), (1280, False)])
+def test_a_browser_shows_the_page_without_errors(
+    ended: Path, tmp_path: Path, width: int, is_dark: bool
+) -> None:
+    path = tmp_path / "fleet.html"
+    path.write_text(fleet_report([read_fleet(ended)], read_module(ended)), encoding="utf-8")
+    assert BROWSER is not None
+    with open_page(BROWSER, tmp_path / "profile") as page:
+        page.open(path.as_uri(), width, is_dark=is_dark)
+        page.wait_for("document.readyState === 'complete'")
+        page.wait_for(
+            "(() => { const c = document.querySelector('iframe').contentDocument"
+            "?.getElementById('chart'); return c && c.width > 100; })()"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.errors == []
 
 
 def test_the_page_compares_fleets_and_keeps_names_as_text(ended: Path) -> None:
@@ -126,13 +156,51 @@ def test_who_lacks_memory_takes_no_part(ended: Path) -> None:
 
 def test_the_store_answers_while_training_goes_on(ended: Path) -> None:
     requests = described(ended)["requests"]
-    assert {each["workload"] for each in requests} == {"clustering", "filtering", "audit"}
+    workloads = {each["workload"] for each in requests}
+    assert workloads == {"clustering", "filtering", "audit", "inference"}
     assert all(not each["error"] and each["answer"] for each in requests)
     result = runner.invoke(cli.app, ["store", "ls", "--store", str(ended / "rounds"), "--json"])
     keys = {entry["key"] for entry in json.loads(result.stdout)["entries"]}
     for job, about in described(ended)["jobs"].items():
         models = {f"{job}/{number:08d}/server/model" for number in range(about["num_rounds"] + 1)}
         assert models <= keys
+
+
+def test_inference_is_the_round_s_model_in_its_module(ended: Path) -> None:
+    answers = [each for each in described(ended)["requests"] if each["workload"] == "inference"]
+    assert [(each["job"], each["round"]) for each in answers] == [
+        ("vision", 2), ("documents", 2), ("vision", 4)
+    ]  # fmt: skip
+    with open_history(str(ended / "rounds")) as history:
+
+        def entry(job: str, number: int, kind: str) -> bytes:
+            return bytes(history.view(Key(job, number, "server", kind)))
+
+        for each in answers:
+            job, number = each["job"], each["round"]
+            artifact = as_inference_artifact(parse_artifact(entry(job, 0, "module")))
+            model, examples = load(entry(job, number, "model")), load(entry(job, 0, "examples"))
+            own = {name: model[name] for name in model if name in artifact.weights}
+            trained = dataclasses.replace(artifact, weights={**artifact.weights, **own})
+            targets = examples.pop("targets")
+            session, hits = InferenceSession(trained), []
+            for place, target in enumerate(targets):
+                one = {name: array[place : place + 1] for name, array in examples.items()}
+                (scores,) = session.run(None, one)
+                hits.append(scores[0].argmax(axis=-1) == target)
+            assert each["answer"]["accuracy"] == pytest.approx(np.mean(hits))
+
+
+def test_a_module_that_is_not_there_is_named(ended: Path, tmp_path: Path) -> None:
+    result = fleet("report", ended, "--module", "sensor/words", "-o", tmp_path / "page.html")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "no 'sensor/words'; there are sensor/vision, tablet/documents" in said
+    result = fleet(
+        "report", ended / "fleet.json", "--module", "sensor/vision", "-o", tmp_path / "p"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "sensor/vision, compiled for ethos-u85-512" in (tmp_path / "p").read_text("utf-8")
 
 
 @pytest.mark.parametrize("moment", ["vision-3"])

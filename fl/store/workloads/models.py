@@ -126,7 +126,10 @@ def prepare_inference(catalog: Catalog, question: Question) -> Plan:
 
 
 def infer(facts: Mapping[str, Any], contents: Contents, model: Model) -> Answer:
-    """Return the model's outputs, the classes it predicts, and how often they are those wanted."""
+    """Return the model's outputs, what it predicts, and how often that is what is wanted.
+
+    Of a model of language only how often, for tokens are many; targets below 0 do not count.
+    """
     inputs, targets = _examples(contents[0])
     key, content = contents[1]
     outputs = model.outputs(layout.view(content, str(key)), inputs)
@@ -136,6 +139,10 @@ def infer(facts: Mapping[str, Any], contents: Contents, model: Model) -> Answer:
         values["predictions"] = predicted.tolist()
         if targets is not None:
             values["accuracy"] = float((predicted == targets).mean())
+    elif targets is not None and (counts := targets >= 0).any():
+        scores = next(iter(outputs.values()))
+        if scores.shape[:-1] == targets.shape:
+            values["accuracy"] = float((scores.argmax(axis=-1) == targets)[counts].mean())
     return Answer(values, outputs)
 
 

@@ -18,7 +18,7 @@ import hocket
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.store import Key
 from hocket.fl.store.access import EXAMPLES, MODEL, MODULE, SERVER, UPDATE
-from hocket.fl.store.workloads.models import odd_ones
+from hocket.fl.store.workloads.models import infer, odd_ones
 from hocket.fl.store.workloads.workload import Question
 from hocket.runtime.artifact import save_artifact
 from hocket.store_models import make_model
@@ -99,6 +99,46 @@ def test_a_rounds_model_says_what_torch_says(filled: Filled) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
         assert answer.values["predictions"] == wanted.argmax(axis=1).tolist()
         assert answer.values["accuracy"] == (wanted.argmax(axis=1) == filled.targets).mean()
+
+
+def test_early_exits_beside_a_model_change_nothing(filled: Filled) -> None:
+    exits = {"exit.middle.weight": np.ones((10, 4), np.float32)}
+    filled.store.ingest(Key(JOB, 1, "beside", UPDATE), {**filled.updates["d2"], **exits})
+    try:
+        found = filled.store.ask("inference", Question(JOB, 1, "beside"))
+    finally:
+        filled.store.delete(Key(JOB, 1, "beside", UPDATE))
+    wanted = filled.store.ask("inference", Question(JOB, 1, "d2"))
+    assert found.values["predictions"] == wanted.values["predictions"]
+
+
+@given(
+    hnp.arrays(np.int64, (3, 4), elements=st.integers(-1, 5)),
+    hnp.arrays(np.float32, (3, 4, 6), elements=st.integers(0, 9)),
+)
+def test_of_a_model_of_language_tokens_that_count_are_compared(targets: Any, scores: Any) -> None:
+    class Says:
+        def outputs(self, parameters: object, inputs: object) -> dict[str, Any]:
+            return {"scores": scores}
+
+    contents = [
+        (Key(JOB, 0, SERVER, kind), memoryview(save(arrays)))
+        for kind, arrays in (
+            (EXAMPLES, {"tokens": np.zeros((3, 4)), "targets": targets}),
+            (MODEL, {"w": np.zeros(1)}),
+        )
+    ]
+    values = infer({"round": 1, "device": SERVER}, contents, Says()).values
+    pairs = [
+        (int(np.argmax(scores[place])), wanted)
+        for place, wanted in np.ndenumerate(targets)
+        if wanted >= 0
+    ]
+    assert "predictions" not in values
+    assert ("accuracy" in values) == bool(pairs)
+    if pairs:
+        hits = sum(said == wanted for said, wanted in pairs)
+        assert values["accuracy"] == pytest.approx(hits / len(pairs))
 
 
 def test_devices_are_chosen_by_accuracy(filled: Filled) -> None:

@@ -17,7 +17,7 @@ from hocket.fl.venn.admission import AdmissionError
 from hocket.fl.venn.eligibility import Eligibility, requirement_of
 from hocket.fl.venn.policies import POLICIES, Order, Policy, Sharing
 from hocket.fl.venn.requests import Phase, Progress, RoundRequest, Usage
-from hocket.fl.venn.scheduler import VennScheduler
+from hocket.fl.venn.scheduler import PASSED_A_TIER, VennScheduler
 
 
 class HandClock:
@@ -232,6 +232,42 @@ def test_tiers_are_learnt_from_how_long_devices_take(name: str) -> None:
     elif name == "foresight":
         assert given["quick"] > given["slow"], "slow ones as far as a cohort can bear it"
     assert sum(given.values()) > 500
+
+
+@pytest.mark.parametrize("name", ["oort", "foresight", "venn-tiers"])
+@given(
+    fates=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from([1.0, 10.0, 1000.0, None])),
+        min_size=55,
+        max_size=90,
+    ),
+    demand=st.integers(1, 6),
+    quorum=st.sampled_from([0.5, 0.8, 1.0]),
+    seed=st.integers(0, 50),
+)
+def test_no_round_waits_for_a_tier_that_nobody_is_of(
+    name: str, fates: list[tuple[int, float | None]], demand: int, quorum: float, seed: int
+) -> None:
+    """Whatever is known of six devices, a round gets its own from those that come."""
+    clock = HandClock()
+    scheduler = VennScheduler(POLICIES[name], clock=clock, seed=seed)
+    scheduler.submit(RoundRequest("job", 10**6))
+    for number, seconds in fates:
+        if scheduler.offer(Device(f"d{number}")) is None:
+            continue
+        if seconds is None:
+            scheduler.lose("job", f"d{number}")
+        else:
+            scheduler.respond("job", f"d{number}", seconds=seconds)
+    scheduler.end_round("job")
+    scheduler.submit(RoundRequest("job", demand, quorum=quorum))
+    most = PASSED_A_TIER * POLICIES[name].num_tiers
+    num_offers = 0
+    while scheduler.progress("job").phase is Phase.SELECTING:
+        num_offers += 1
+        assert num_offers <= most * demand
+        clock.time += 60.0
+        scheduler.offer(Device(f"d{num_offers % 6}"))
 
 
 def test_a_policy_that_refuses_a_tier_says_so() -> None:

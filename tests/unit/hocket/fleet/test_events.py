@@ -28,7 +28,7 @@ def run_toys(policy: str, seed: int, failure_rate: float, quorum: float) -> Hist
     return make_loop(jobs, policy=policy, seed=seed, failure_rate=failure_rate).run()
 
 
-POLICIES = ("random", "fifo", "venn")
+POLICIES = ("random", "fifo", "venn", "venn-tiers", "foresight", "oort")
 
 
 @given(
