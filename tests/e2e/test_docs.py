@@ -109,3 +109,22 @@ def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
 def slug(heading: str) -> str:
     """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_files_that_the_map_names_exist() -> None:
+    """In a row, a name without a folder is beside the one before it."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    section = page.partition("## Where things are\n")[2].partition("\n## ")[0]
+    missing, num_found = [], 0
+    for row in re.findall(r"^\| (`.*?) \|", section, re.M):
+        beside = ROOT
+        for name in re.findall(r"`([^`]+)`", row):
+            found = [folder for folder in (beside, ROOT) if [*folder.glob(name)]]
+            if not found:
+                missing.append(name)
+                continue
+            num_found += 1
+            if "*" not in name:
+                beside = (found[0] / name).parent
+    assert missing == []
+    assert num_found > 200
