@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo data photon-data redis browser emulators board install test check format types unit unit-coverage fuzz examples bench bench-kernels bench-photon bench-quick coverage clean
+.PHONY: help demo data photon-data redis browser emulators board install test check format types unit unit-coverage fuzz examples api bench bench-kernels bench-photon bench-quick coverage clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ fuzz: $(VENV)/.installed-dev data ## the property tests on examples that no run 
 
 examples: $(VENV)/.installed-dev ## run every example
 	@for file in examples/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+api: $(VENV)/.installed-dev ## the API reference from docstrings: build/api/index.html
+	$(BIN)/python docs/make_api.py build/api
 
 bench: $(VENV)/.installed-dev ## the full measurements, which take a while
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file"; done

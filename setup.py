@@ -80,6 +80,8 @@ BENCH = [
 EXPORT = ["ziglang>=0.14,<0.18"]
 EXACT = ["ortools>=9.12,<10"]
 PLOT = ["matplotlib>=3.9,<4"]
+# The API reference: `make api`.
+DOCS = ["pdoc>=15,<17"]
 DEV = [
     "coverage>=7.6,<8",
     "hypothesis>=6.130,<7",
@@ -93,6 +95,7 @@ DEV = [
     "ruff>=0.11,<1",
     *DATA,
     *DEMO,
+    *DOCS,
     *EXACT,
     *EXPORT,
     *FLOWER,
@@ -151,6 +154,7 @@ setup(
         "flower": FLOWER,
         "zoo": ZOO,
         "bench": BENCH,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["hocket = hocket.__main__:main"]},

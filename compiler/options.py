@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hocket.compiler.attention.schedule.dataflows import Dataflow
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class CompileOptions:
         num_threads: Threads a session of the compiled module uses unless told otherwise; 0 leaves
             it to the runtime, one a core. For the ``host`` target the plan is made for that many.
         dataflow: Key of ``hocket.compiler.attention.schedule.dataflows.DATAFLOWS``, or ``auto`` for
-            the one that suits any machine.
+            the one that suits any machine; or a dataflow of one's own.
         searcher: Key of ``hocket.compiler.attention.search.searchers.SEARCHERS``.
         objective: Key of ``hocket.compiler.attention.search.objective.OBJECTIVES``.
         search_tasks: Tasks that the programs simulated during one search may have together.
@@ -27,7 +31,7 @@ class CompileOptions:
     """
 
     num_threads: int = 0
-    dataflow: str = "auto"
+    dataflow: str | Dataflow = "auto"
     searcher: str = "exhaustive"
     objective: str = "latency"
     search_tasks: int = 1_000_000

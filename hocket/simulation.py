@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from hocket.compiler.attention.schedule.dataflows import Dataflow
     from hocket.compiler.attention.search.searcher import Budget, SearchResult
     from hocket.compiler.problem import AttentionProblem
     from hocket.hwmodels.machine import HardwareModel
@@ -45,7 +46,7 @@ def simulate(
     problem: Problem,
     target: str | os.PathLike[str] | HardwareModel,
     *,
-    dataflow: str = DEFAULT_DATAFLOW,
+    dataflow: str | Dataflow = DEFAULT_DATAFLOW,
     searcher: str = DEFAULT_SEARCHER,
     objective: str = DEFAULT_OBJECTIVE,
     budget_tasks: int | None = None,
@@ -64,7 +65,8 @@ def simulate(
         problem: An ``AttentionProblem``; or heads, rows and columns of a head, as in
             ``(12, 512, 64)``; or the name of a network, as in ``"bert-base"``.
         target: Name of a built-in machine, path of a TOML file that describes one, or a machine.
-        dataflow: Which one, as in ``hocket simulate --help``; our own by default.
+        dataflow: Which one, as in ``hocket simulate --help``, or a ``Dataflow`` of one's own
+            (``hocket.compiler.attention.schedule.dataflows``); Hocket's by default.
         searcher: How tilings are searched, as in ``hocket search --help``.
         objective: ``latency``, ``energy``, or ``pareto`` for the front between the two.
         budget_tasks: Tasks that all programs simulated in the search may have together.
@@ -224,7 +226,7 @@ def search_program(
     problem: AttentionProblem,
     machine: HardwareModel,
     *,
-    dataflow: str = DEFAULT_DATAFLOW,
+    dataflow: str | Dataflow = DEFAULT_DATAFLOW,
     searcher: str = DEFAULT_SEARCHER,
     objective: str = DEFAULT_OBJECTIVE,
     budget_tasks: int | None = None,
@@ -239,12 +241,13 @@ def search_program(
         InfeasibleError: The problem does not fit the machine in any tiling of the dataflow.
     """
     from hocket.compiler.attention.lower import AUTO, lower_attention
-    from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+    from hocket.compiler.attention.schedule.dataflows import DATAFLOWS, Dataflow
     from hocket.compiler.attention.search.objective import OBJECTIVES
     from hocket.compiler.attention.search.searcher import Budget
     from hocket.compiler.attention.search.searchers import SEARCHERS
 
-    _check_name("dataflow", dataflow, (AUTO, *DATAFLOWS))
+    if not isinstance(dataflow, Dataflow):
+        _check_name("dataflow", dataflow, (AUTO, *DATAFLOWS))
     _check_name("searcher", searcher, tuple(SEARCHERS))
     _check_name("objective", objective, (*OBJECTIVES, PARETO))
     tasks = Budget().tasks if budget_tasks is None else budget_tasks

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hocket.compiler.attention.memory.planner import compact
-from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.schedule.dataflows import find_dataflow
 from hocket.compiler.attention.search.objective import Latency
 from hocket.compiler.attention.search.searcher import Budget, Evaluator
 from hocket.compiler.attention.search.searchers import SEARCHERS
@@ -19,6 +19,7 @@ from hocket.hwmodels.simulate import estimate_program
 from hocket.hwmodels.verify import verify_program
 
 if TYPE_CHECKING:
+    from hocket.compiler.attention.schedule.dataflows import Dataflow
     from hocket.compiler.attention.search.objective import Objective
     from hocket.compiler.attention.search.searcher import SearchResult
     from hocket.compiler.attention.search.tuning_log import TuningLog
@@ -43,7 +44,7 @@ def lower_attention(
     problem: AttentionProblem,
     machine: HardwareModel,
     *,
-    dataflow: str = AUTO,
+    dataflow: str | Dataflow = AUTO,
     searcher: str = "exhaustive",
     objective: Objective | None = None,
     budget: Budget | None = None,
@@ -59,7 +60,8 @@ def lower_attention(
     Args:
         problem: What to compute.
         machine: What to compute it on.
-        dataflow: Key of ``DATAFLOWS``, or ``auto`` for the one that suits any machine.
+        dataflow: Key of ``DATAFLOWS``, or ``auto`` for the one that suits any machine; or one of
+            one's own.
         searcher: Key of ``SEARCHERS``.
         objective: What to minimise; cycles, and then energy, by default.
         budget: When to stop searching.
@@ -72,11 +74,9 @@ def lower_attention(
         ValueError: No such dataflow or searcher.
         InfeasibleError: Not even the smallest tiling fits the machine.
     """
-    if dataflow != AUTO and dataflow not in DATAFLOWS:
-        raise ValueError(f"unknown dataflow {dataflow!r}; there are auto, {', '.join(DATAFLOWS)}")
+    chosen = find_dataflow(NATURAL if dataflow == AUTO else dataflow)
     if searcher not in SEARCHERS:
         raise ValueError(f"unknown searcher {searcher!r}; there are {', '.join(SEARCHERS)}")
-    chosen = DATAFLOWS[NATURAL if dataflow == AUTO else dataflow]
     space = TilingSpace(problem, machine, chosen)
     objective, budget = objective or Latency(), budget or Budget()
     result = _logged(log, space, objective, budget, searcher, seed) if log is not None else None

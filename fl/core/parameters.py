@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hocket.fl.core.errors import UpdateError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Parameters = Mapping[str, "NDArray[Any]"]
+Parameters = Mapping[str, NDArray[Any]]
 """Arrays by name. Nobody writes to them: whoever changes a model makes new ones."""
 
 

@@ -104,7 +104,7 @@ class RoundStore:
     clock: Callable[[], float] = time.monotonic
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _handled: deque[Handled] = field(default_factory=lambda: deque(maxlen=REMEMBERED), repr=False)
-    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1), repr=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
     _compared: dict[Key, bytes] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

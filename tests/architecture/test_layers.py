@@ -56,6 +56,12 @@ TABLE = (
     ),
     Row("hocket.runtime.host", ("hocket.hwmodels", "hocket.runtime"), ("numpy", "onnxruntime")),
     Row("hocket.compiler", ("hocket.hwmodels",), ("numpy",)),
+    # Only to say what a choice may be: a dataflow by its name, or one of the caller's.
+    Row(
+        "hocket.compiler.options",
+        ("hocket.compiler.attention.schedule.dataflows", "hocket.hwmodels"),
+        (),
+    ),
     Row("hocket.compiler.graph", GRAPH_MAY, GRAPH_PACKAGES),
     Row("hocket.compiler.attention", ATTENTION_MAY, ("numpy", "numba", "platformdirs")),
     Row(

@@ -15,10 +15,13 @@ from support.problems import machines, make_tensors, problems, reference_attenti
 
 from hocket.compiler.attention.bounds import compulsory_bytes, lower_bounds
 from hocket.compiler.attention.memory.liveness import live_ranges
-from hocket.compiler.attention.schedule import layout
+from hocket.compiler.attention.schedule import layout, steps
 from hocket.compiler.attention.schedule.build import build_program
-from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS, Dataflow
 from hocket.compiler.attention.schedule.steps import PIPELINE
+from hocket.compiler.attention.search.closed_forms import closed_forms
+from hocket.compiler.attention.search.space import TilingSpace
+from hocket.compiler.attention.tiling import Softmax, Split
 from hocket.compiler.problem import AttentionProblem
 from hocket.hwmodels.errors import ProgramError
 from hocket.hwmodels.interpreter import interpret
@@ -48,6 +51,47 @@ def programs(
     demand = sum(layout.demand(tiling, problem, dataflow, machine).values())
     assume(demand <= machine.on_chip_memory.capacity_bytes)
     return problem, machine, build_program(problem, tiling, dataflow, machine)
+
+
+@st.composite
+def own_dataflows(draw: st.DrawFn) -> Dataflow:
+    """Any dataflow that a user can write down, at each pace."""
+    flags = ("skips_future", "stacks_heads", "tapers", "fills", "overwrites")
+    base = DATAFLOWS[draw(st.sampled_from(["mas", "tileflow", "layerwise", "soft_pipe"]))]
+    least = min(base.live_blocks) if base.pace == steps.LOCK_STEP else 1
+    softmaxes, splits = base.softmaxes, base.splits
+    if base.pace == PIPELINE:
+        softmaxes = tuple(draw(st.sets(st.sampled_from(Softmax), min_size=1)))
+        # The first can always be followed, the others where softmax and machine let them.
+        splits = (Split.HEADS, *draw(st.sets(st.sampled_from([Split.ROWS, Split.KEYS]))))
+    return dataclasses.replace(
+        base,
+        name="own",
+        softmaxes=softmaxes,
+        splits=splits,
+        live_blocks=tuple(sorted(draw(st.sets(st.integers(least, 5), min_size=1)))),
+        **{name: draw(st.booleans()) for name in flags},
+    )
+
+
+@given(own_dataflows(), problems(max_length=20), machines(), st.integers(0, 2**32 - 1))
+def test_every_dataflow_that_can_be_written_down_computes_attention(
+    dataflow: Dataflow, problem: AttentionProblem, machine: HardwareModel, seed: int
+) -> None:
+    """And its bound holds: by it the exhaustive search leaves tilings out."""
+    space = TilingSpace(problem, machine, dataflow)
+    assume(len(space.legal))
+    index = int(space.legal[seed % len(space.legal)])
+    tiling = space.tiling(index)
+    program = build_program(problem, tiling, dataflow, machine)
+    verify_program(program, machine)
+    tensors = make_tensors(problem, seed)
+    interpret(program, machine, tensors, random_order(program.schedule, seed))
+    expected = reference_attention(problem, tensors)
+    np.testing.assert_allclose(tensors["output"], expected, rtol=1e-9, atol=1e-9)
+    estimate, _ = estimate_program(program, machine, lower_bounds(problem, machine).cycles)
+    least = float(closed_forms(space, space.arrays).least_cycles[index])
+    assert least <= estimate.cycles * (1 + 1e-9)
 
 
 def random_order(schedule: Schedule, seed: int) -> list[int]:

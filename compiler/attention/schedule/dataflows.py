@@ -32,23 +32,43 @@ from dataclasses import dataclass
 from hocket.compiler.attention.schedule import steps as st
 from hocket.compiler.attention.tiling import Softmax, Split
 
+_FULL = (Softmax.FULL_ROW,)
+_HEADS = (Split.HEADS,)
+
+SPILLS = {
+    st.PIPELINE: (False, False),
+    st.LOCK_STEP: (False, False),
+    st.LAYERS: (True, True),
+    st.LAYERS_WITH_SOFTMAX: (False, True),
+}
+"""Whether scores, and probabilities, go to DRAM and back, by pace: they do between operators that
+are not fused."""
+
+LOCK_STEP_BLOCKS = 3
+"""Row blocks between scores and output where three stages keep step."""
+
 
 @dataclass(frozen=True)
 class Dataflow:
     """A way to order the tiles of an attention problem, and the choices it leaves to a search.
+
+    ``hocket.simulate`` and ``CompileOptions`` take one of your own in place of a name; see
+    ``docs/writing-a-dataflow.md``.
 
     Attributes:
         name: What users call it.
         source: Where it comes from, and what we assumed where that is silent.
         pace: ``PIPELINE``, ``LOCK_STEP``, ``LAYERS`` or ``LAYERS_WITH_SOFTMAX`` of ``steps.py``.
         softmaxes, splits, live_blocks: What the tiling may choose from.
-        spills_scores, spills_probabilities: Whether these go to DRAM and back.
         skips_future: Whether scores that causality hides from a whole row block are left out.
         stacks_heads: Whether query heads that share keys and values may be stacked.
         tapers: Whether the last row blocks get smaller.
         fills: Whether the first row blocks may work as a wave front.
         overwrites: Whether fewer key and value tiles than a head has may be kept on chip, and the
             others loaded again over them.
+
+    Raises:
+        ValueError: The choices do not go together, so that no program could follow them.
     """
 
     name: str
@@ -57,17 +77,50 @@ class Dataflow:
     softmaxes: tuple[Softmax, ...]
     splits: tuple[Split, ...]
     live_blocks: tuple[int, ...]
-    spills_scores: bool = False
-    spills_probabilities: bool = False
     skips_future: bool = False
     stacks_heads: bool = False
     tapers: bool = False
     fills: bool = False
     overwrites: bool = True
 
+    def __post_init__(self) -> None:
+        reason = self._why_empty() or self._why_impossible()
+        if reason:
+            raise ValueError(f"dataflow {self.name!r}: {reason}")
 
-_FULL = (Softmax.FULL_ROW,)
-_HEADS = (Split.HEADS,)
+    @property
+    def spills_scores(self) -> bool:
+        """Whether scores go to DRAM and back."""
+        return SPILLS[self.pace][0]
+
+    @property
+    def spills_probabilities(self) -> bool:
+        """Whether probabilities go to DRAM and back."""
+        return SPILLS[self.pace][1]
+
+    def _why_empty(self) -> str:
+        """Return which choice is none; empty if all are."""
+        live = list(self.live_blocks)
+        if not self.name:
+            return "want a name"
+        if not (self.softmaxes and self.splits and live):
+            return "want at least one of softmaxes, of splits and of live_blocks"
+        if live[0] < 1 or live != sorted(set(live)):
+            return f"want live_blocks from 1 on, ascending, got {self.live_blocks}"
+        return ""
+
+    def _why_impossible(self) -> str:
+        """Return why no program could follow the choices together; empty if one can."""
+        if self.pace not in SPILLS:
+            return f"there is no pace {self.pace!r}; steps.py has those there are"
+        if self.pace != st.PIPELINE and (self.softmaxes, self.splits) != (_FULL, _HEADS):
+            return "softmax of another form, and cores that share heads, want the pace PIPELINE"
+        if self.splits == (Split.KEYS,) and self.softmaxes == _FULL:
+            return "keys can be split where softmax is deferred or online, not a full row"
+        if self.pace == st.LOCK_STEP and self.live_blocks[0] < LOCK_STEP_BLOCKS:
+            return f"three stages want at least {LOCK_STEP_BLOCKS} live_blocks"
+        return ""
+
 
 DATAFLOWS = {
     dataflow.name: dataflow
@@ -79,8 +132,6 @@ DATAFLOWS = {
             _FULL,
             _HEADS,
             live_blocks=(1, 2),
-            spills_scores=True,
-            spills_probabilities=True,
         ),
         Dataflow(
             "soft_pipe",
@@ -90,7 +141,6 @@ DATAFLOWS = {
             _FULL,
             _HEADS,
             live_blocks=(2, 3),
-            spills_probabilities=True,
         ),
         Dataflow(
             "flat",
@@ -142,3 +192,22 @@ DATAFLOWS = {
         ),
     )
 }
+
+
+def find_dataflow(dataflow: str | Dataflow) -> Dataflow:
+    """Return a dataflow of ``DATAFLOWS`` by its name, or the one that is given.
+
+    Raises:
+        ValueError: There is none of this name, or one of one's own has the name of another.
+    """
+    if not isinstance(dataflow, Dataflow):
+        if dataflow not in DATAFLOWS:
+            names = ", ".join(DATAFLOWS)
+            raise ValueError(f"unknown dataflow {dataflow!r}; there are auto, {names}")
+        return DATAFLOWS[dataflow]
+    if DATAFLOWS.get(dataflow.name, dataflow) != dataflow:
+        raise ValueError(
+            f"dataflow {dataflow.name!r} is not the built-in one of this name; results would be "
+            "taken for those of the other, so give it a name of its own"
+        )
+    return dataflow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from hocket.compiler.attention.lower import lower_attention
 from hocket.compiler.attention.schedule import layout
 from hocket.compiler.attention.schedule import steps as st
 from hocket.compiler.attention.schedule.build import build_program, build_with_plan
-from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
+from hocket.compiler.attention.schedule.dataflows import DATAFLOWS, Dataflow
 from hocket.compiler.attention.schedule.row_blocks import row_blocks
 from hocket.compiler.attention.search.searcher import Budget
 from hocket.compiler.attention.search.space import TilingSpace, sizes
@@ -260,3 +261,47 @@ def test_the_last_row_blocks_taper_off() -> None:
     )
     assert blocks[:, st.ROWS].tolist() == [64, 64, 32, 32, 16, 16, 16, 16]
     assert blocks[:, st.CORE].tolist() == [0, 1] * 4
+
+
+OWN = Dataflow("own", "this test", st.PIPELINE, (Softmax.DEFERRED,), (Split.ROWS,), (2,))
+
+
+def test_a_dataflow_of_ones_own_is_lowered_and_measured_like_the_built_in_ones() -> None:
+    machine = load_target("ethos-u85-512")  # divides slowly
+    found = lower_attention(make_problem(), machine, dataflow=OWN, verify=True)
+    assert found.dataflow == "own"
+    assert found.is_optimal
+    assert (found.best.tiling.softmax, found.best.tiling.split) == (Softmax.DEFERRED, Split.ROWS)
+    theirs = lower_attention(make_problem(), machine, dataflow="mas")
+    assert found.best.estimate.cycles < 0.8 * theirs.best.estimate.cycles
+
+
+def test_a_dataflow_of_ones_own_must_not_pass_for_another() -> None:
+    changed = dataclasses.replace(DATAFLOWS["mas"], live_blocks=(4,))
+    with pytest.raises(ValueError, match="name of its own"):
+        lower_attention(make_problem(), load_target("mas-edge"), dataflow=changed)
+    same = dataclasses.replace(DATAFLOWS["mas"])
+    assert lower_attention(make_problem(), load_target("mas-edge"), dataflow=same).is_optimal
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": ""}, "want a name"),
+        ({"softmaxes": ()}, "at least one"),
+        ({"live_blocks": (2, 1)}, "ascending"),
+        ({"live_blocks": (0,)}, "from 1 on"),
+        ({"pace": 9}, "no pace 9"),
+        ({"softmaxes": (Softmax.FULL_ROW,), "splits": (Split.KEYS,)}, "deferred or online"),
+        ({"pace": st.LOCK_STEP}, "want the pace PIPELINE"),
+        (
+            {"pace": st.LOCK_STEP, "softmaxes": (Softmax.FULL_ROW,), "splits": (Split.HEADS,)},
+            "at least 3 live_blocks",
+        ),
+    ],
+)
+def test_a_dataflow_that_no_program_can_follow_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(OWN, **change)
