@@ -164,7 +164,7 @@ TABLE = (
         ("numpy", "torch"),
     ),
     Row("hocket.fl.backends.torch", ("hocket.fl.core",), ("numpy", "torch"), is_planned=True),
-    Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "sklearn", "datasets", "flwr_datasets")),
+    Row("hocket.fl.data", ("hocket.fl.core",), ("numpy", "datasets", "flwr_datasets")),
     Row(
         "hocket.fl.store",
         ("hocket.fl.core",),

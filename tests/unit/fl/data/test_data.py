@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,16 @@ def test_devices_hold_out_what_they_do_not_train_on() -> None:
         assert (again.inputs["pixels"] == train.inputs["pixels"]).all()
     assert total == len(load_digits().labels)
     assert len(partitions.held_out()) == len(load_digits().test_labels)
+
+
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    is_test = np.arange(len(labels)) % 5 == 0
+    found = load_digits()
+    assert (found.images.reshape(-1, 64) == images[~is_test]).all()
+    assert (found.test_images.reshape(-1, 64) == images[is_test]).all()
+    assert (found.labels == labels[~is_test]).all()
+    assert (found.test_labels == labels[is_test]).all()
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
