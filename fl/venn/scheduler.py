@@ -96,6 +96,7 @@ class VennScheduler:
         self._eligibility = Eligibility()
         self._heads: list[list[str | None]] = []
         self._owners: list[int] = []
+        self._choosy: list[LiveJob] = []
         self._is_stale = True
         self._checkins_left = 0
         self._impatient_at = math.inf
@@ -183,7 +184,7 @@ class VennScheduler:
         self._end_what_is_due(now)
         self._plan_if_needed(now, atom)
         tier = self._tiers.tier_of(device.device_id)
-        if self._policy.matching != Matching.ANY and self._pass(atom, tier):
+        if self._choosy and self._pass(atom, tier):
             self._plan(now)
         name = self._heads[atom][tier]
         if name is not None:
@@ -290,7 +291,7 @@ class VennScheduler:
         """Count a check-in for jobs that do not take its tier; return whether some do from now."""
         mask, most = self._eligibility.masks[atom], PASSED_A_TIER * self._policy.num_tiers
         has_changed = False
-        for job in self._jobs.values():
+        for job in self._choosy:
             if not job.wanted or job.passed >= most or not mask >> self._group(job) & 1:
                 continue
             if job.accepts >> tier & 1:
@@ -415,6 +416,8 @@ class VennScheduler:
             [None if head == NOBODY else names[head] for head in row] for row in plan.heads
         ]
         self._owners = plan.owners
+        every = (1 << self._policy.num_tiers) - 1
+        self._choosy = [job for job in waiting if job.accepts & every != every]
         self._is_stale = False
         self._checkins_left = CHECKINS_A_PLAN
         patience = self._numbers.patience
