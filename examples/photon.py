@@ -23,8 +23,38 @@ if TYPE_CHECKING:
     from hocket.fl.core.types import RoundReport
 
 WORDS = {
-    "english": "the a small large phone model trains learns waits and then or".split(),
-    "python": "def return if else for in self None True import x = y + 1 :".split(),
+    "english": [
+        "the",
+        "a",
+        "small",
+        "large",
+        "phone",
+        "model",
+        "trains",
+        "learns",
+        "waits",
+        "and",
+        "then",
+        "or",
+    ],
+    "python": [
+        "def",
+        "return",
+        "if",
+        "else",
+        "for",
+        "in",
+        "self",
+        "None",
+        "True",
+        "import",
+        "x",
+        "=",
+        "y",
+        "+",
+        "1",
+        ":",
+    ],
 }
 
 
