@@ -39,6 +39,7 @@ OTHERS_PROCESSES = (
     "conformance/fl/test_robust_same_digest.py",
     "conformance/fl/test_same_digest.py",
     "conformance/fl/test_same_model.py",
+    "e2e/test_docs.py",
     "e2e/test_fleet_command.py",
     "e2e/test_photon.py",
     "e2e/test_photon_deployed.py",

@@ -46,6 +46,30 @@ def test_a_page_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```python\nassert 1 == 2\n```\n",
+        "```\nhocket targets show nowhere\n```\n",
+        "```sh\nfalse\necho done\n```\n",
+        '```toml\n[federation]\nname = "x"\nturns = 3\n```\n',
+        "```nim\necho 1\n```\n",
+    ],
+)
+def test_a_block_that_fails_is_found(block: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Words.\n\n{block}", encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, str(RUNNER), str(page)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "page.md:3: the block above did not run" in result.stderr
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_block_is_run_or_says_why_not(name: str) -> None:
     for block in BLOCKS[name]:
