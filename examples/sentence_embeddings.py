@@ -21,9 +21,9 @@ from tokenizers import BertWordPieceTokenizer
 
 import hocket
 from hocket.benchmarking import time_in_turns
-from hocket.diagnosis import usable_cores
 from hocket.inspection import inspect_artifact
 from hocket.plotting import draw_schedule
+from hocket.runtime.cpu import usable_cores
 from hocket.sampling import edge_case_feeds, random_feeds
 from hocket.verification import ReferenceSession, absolute_errors
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hocket.installation import Part, data_advice, find_parts, installed_version, torch_advice
+from hocket.runtime.cpu import usable_cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,13 +106,6 @@ def diagnose() -> Diagnosis:
         parts=parts,
         advice=tuple(filter(None, (torch_advice(versions["torch"]), *data_advice()))),
     )
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def package_versions() -> dict[str, str | None]:

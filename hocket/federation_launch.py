@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hocket.diagnosis import usable_cores
 from hocket.fl.config import parse_config
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
+from hocket.runtime.cpu import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

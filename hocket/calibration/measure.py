@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from hocket.calibration.probes import make_probes
 from hocket.calibration.system import memory_bytes, read_caches
-from hocket.diagnosis import usable_cores
 from hocket.hwmodels.machine import MAX_CORES
-from hocket.runtime.cpu import CpuFeatures, detect_cpu
+from hocket.runtime.cpu import CpuFeatures, detect_cpu, usable_cores
 from hocket.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def bench_command(
     - `hocket bench model.hkt --against model.onnx --threads 1 --seconds 20 --json`
     """
     from hocket.benchmarking import compare_with_onnxruntime
-    from hocket.diagnosis import usable_cores
+    from hocket.runtime.cpu import usable_cores
 
     num_threads = threads or usable_cores()
     with progress_bar("timing") as bar:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hocket.compiler.attention.schedule.dataflows import DATAFLOWS
-from hocket.diagnosis import usable_cores
 from hocket.federation_parts import fingerprint_of
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import SERVER
@@ -28,6 +27,7 @@ from hocket.fleet.population import make_population
 from hocket.fleet.recording import RecordedCheckpoints, ask
 from hocket.fleet.report import MODULES, describe_fleet, module_name
 from hocket.runtime.artifact import save_artifact
+from hocket.runtime.cpu import usable_cores
 from hocket.runtime.files import atomic_file
 from hocket.store_parts import open_round_store
 

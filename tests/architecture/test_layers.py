@@ -170,6 +170,12 @@ TABLE = (
         ("hocket.fl.core",),
         ("cachetools", "ml_dtypes", "numba", "numpy", "obstore", "sklearn", "threadpoolctl"),
     ),
+    # A pass over updates takes as many cores as the kernels do.
+    Row(
+        "hocket.fl.store.workloads.means",
+        ("hocket.fl.core", "hocket.fl.store", "hocket.runtime.cpu"),
+        ("numba", "numpy"),
+    ),
     Row(
         "hocket.fl.store.ray_instances",
         ("hocket.fl.core", "hocket.fl.store"),
