@@ -8,8 +8,9 @@ held-out loss are run with other seeds. Each run is a row, written as soon as it
 
 ``--quick`` is a rehearsal on the words of our own documents. ``--short`` has the main arms once, in
 ten minutes on two cores, and shares its rows with the full form. ``--resume`` goes on from the rows
-of ``--json``. ``--torch`` trains by torch alone, on a GPU if there is one, and there a model of 25M
-parameters. The text is Debian's: ``hocket photon data`` makes tokens of it, where ``--data`` says.
+of ``--json``; ``--local-batch`` and ``--rounds`` make another study, with a file of its own.
+``--torch`` trains by torch alone, on a GPU if there is one, and there a model of 25M parameters.
+The text is Debian's: ``hocket photon data`` makes tokens of it, where ``--data`` says.
 """
 
 from __future__ import annotations
@@ -321,6 +322,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the rows of --json")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="these alone")
     parser.add_argument("--seeds", type=int, help="runs of each arm that is swept, with its best")
+    parser.add_argument("--local-batch", type=int, metavar="N", help="sequences of a client's step")
+    parser.add_argument("--rounds", type=int, metavar="N", help="of a federated arm")
     parser.add_argument("--torch", action="store_true", help="by torch alone, on a GPU if any")
     parser.add_argument("--data", type=Path, default=Path(home) / "shards-512", help="of shards")
     parser.add_argument("--workers", type=int, default=2, help="runs at once, of one thread")
@@ -330,6 +333,9 @@ def main() -> None:
     if found.torch and torch.cuda.is_available() and name == "full":
         name = "gpu"
     level = LEVELS[name]
+    other = {"local_batch": found.local_batch, "rounds": found.rounds}
+    given = {key: value for key, value in other.items() if value}
+    level = replace(level, study=replace(level.study, **given))
     if found.seeds:
         arms = (arm if arm.like else replace(arm, num_seeds=found.seeds) for arm in level.arms)
         level = replace(level, arms=tuple(arms))
