@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ COLUMNS = {
     "cost_less_than_cache": ".1%",
 }
 CASES = {
-    "resnet-18": Case("resnet-18", 50, 2),
+    "resnet-18": Case("resnet-18", 50, 1),
     # Half a gigabyte an update: no more than so many of a round are in 24 GiB in three places.
     "gpt-125m": Case(
         "gpt-125m", 2, 1, ("cosine-scheduling", "filtering", "clustering", *FULL_PASSES), 6
@@ -95,7 +96,7 @@ def run(case: Case, folder: Path, peers: Mapping[str, Aggregator]) -> list[dict[
 
 
 def parts_of(
-    models: list[str], wanted: list[str], *, is_quick: bool
+    models: list[str], wanted: list[str], num_rounds: int | None = None, *, is_quick: bool
 ) -> dict[str, Callable[[Path], Any]]:
     """Return what is measured, by a name that its rows have."""
     cases = [QUICK] if is_quick else [CASES[model] for model in models]
@@ -109,6 +110,8 @@ def parts_of(
         found["faults"] = lambda folder: [fault_row(folder / "faults", 10_000, 500)]
         found["passes"] = lambda _: pass_rows("resnet-18")
         found["recording"] = lambda folder: [recording_row(folder)]
+    if num_rounds is not None:
+        cases = [replace(case, num_rounds=num_rounds) for case in cases]
     for case in cases:
         found[f"requests of {case.model}"] = lambda folder, case=case: measure(case, folder)
     return {name: part for name, part in found.items() if name.split()[0] in wanted}
@@ -120,6 +123,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rounds", type=int, help="put so many, not as many as a model's case has")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the file has")
     found = parser.parse_args()
     choices = choices_of(found)
@@ -127,7 +131,9 @@ def main() -> None:
     title = (__doc__ or "").splitlines()[0]
     rows = read_rows(choices.json_path) if found.resume and choices.json_path else []
     os.environ.pop("AWS_ACCESS_KEY_ID", None)
-    for name, part in parts_of(found.models, found.parts, is_quick=found.quick).items():
+    for name, part in parts_of(
+        found.models, found.parts, found.rounds, is_quick=found.quick
+    ).items():
         if name in {row["measured"] for row in rows}:
             continue
         with tempfile.TemporaryDirectory() as folder:
