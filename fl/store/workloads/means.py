@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from hocket.fl.store import layout
 from hocket.fl.store.access import MODEL, SERVER, UPDATE, Access
 from hocket.fl.store.workloads import similarity
 from hocket.fl.store.workloads.workload import Answer, Plan, Question, Workload, round_of
+from hocket.runtime.cpu import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -319,13 +319,6 @@ def _go_through(rows: Sequence[NDArray[Any]], rule: Rule) -> NDArray[Any]:
         for each in work:
             each.result()
     return found
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_kernels() -> None:
