@@ -233,9 +233,8 @@ def make_fleet(
         raise ConfigError("there are no classes of devices")
     if FOOTPRINT not in backend.capabilities:
         raise CapabilityError(
-            f"{type(backend).__name__} cannot say what it takes to train it: give it the "
-            "method and the capability `footprint` of hocket.fl.core.backend, or run it without classes of "
-            "devices and without a plan"
+            f"{type(backend).__name__} cannot say what it takes to train it: give it the method "
+            "and capability `footprint` of hocket.fl.core.backend, or run it without device classes"
         )
     made = [SimulatedClass(each, load_target(each.target), backend) for each in classes]
     names = sorted(num_examples)
