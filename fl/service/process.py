@@ -60,9 +60,14 @@ class Process:
             ready: Called with the URL before the first request is taken.
 
         Raises:
-            ConfigError: The port is taken, or the host is no address of this machine.
+            ConfigError: No such file, or address; or the port is taken.
         """
         certificate = self._certificate
+        for path in certificate or ():
+            if not path.is_file():
+                raise ConfigError(
+                    f"{path}: there is no such file; --certificate and --key want PEM"
+                )
         config = uvicorn.Config(
             app,
             host=self._host,

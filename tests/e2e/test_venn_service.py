@@ -237,6 +237,9 @@ def test_commands_refuse_what_cannot_be(tmp_path: Path) -> None:
         told = refusal_of("serve", "--database", database, "--port", port)
         assert f"cannot listen at 127.0.0.1, port {port}" in told
         assert "give another --port" in told
+    absent = ("--certificate", tmp_path / "c.pem", "--key", tmp_path / "k.pem")
+    told = refusal_of("serve", "--database", tmp_path / "tls.db", "--port", 0, *absent)
+    assert "c.pem: there is no such file" in told
     assert "want tokens" in refusal_of("serve", "--database", database, "--host", "0.0.0.0")
     assert "no policy 'x'" in refusal_of("serve", "--database", database, "--policy", "x")
     assert "--key" in refusal_of("serve", "--database", database, "--certificate", "c.pem")
