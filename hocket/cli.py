@@ -46,6 +46,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
+            _suggest_once(error)
             if not is_foreseen(error) or _wants_debug(ctx):
                 raise
             console = log_console()
@@ -54,6 +55,12 @@ class _Group(TyperGroup):
             if error.__cause__ is not None:
                 console.print("(--debug before the command shows where it came from)", style="dim")
             raise typer.Exit(BAD_INPUT) from error
+
+
+def _suggest_once(error: Exception) -> None:
+    # Typer writes what may have been meant into the message, and newer Clicks do so again.
+    if getattr(error, "possibilities", None) and "Did you mean" in getattr(error, "message", ""):
+        error.possibilities = None  # type: ignore[attr-defined]
 
 
 def is_foreseen(error: BaseException) -> bool:

@@ -185,7 +185,10 @@ def load_own(config: FederationConfig, key: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         with config.naming(key):
-            raise ConfigError(f"cannot load {name!r}: {error}") from error
+            raise ConfigError(
+                f"cannot load {name!r}: {error}; want 'module:name', the module installed or in "
+                f"{folder}"
+            ) from error
 
 
 def read_data(

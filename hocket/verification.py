@@ -205,7 +205,10 @@ class ReferenceSession:
             )
         # onnxruntime's errors share no base class with a name of its own.
         except Exception as error:
-            raise VerificationError(f"{self.path}: onnxruntime cannot load it: {error}") from error
+            raise VerificationError(
+                f"{self.path}: onnxruntime cannot load it, so there is nothing to compare with; "
+                f"want the ONNX file that the module was compiled from: {error}"
+            ) from error
 
     def run(
         self, output_names: Sequence[str], feeds: dict[str, NDArray[Any]]

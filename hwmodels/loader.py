@@ -63,8 +63,10 @@ def load_target(name_or_path: str | Path) -> HardwareModel:
     if text.endswith(".toml") or "/" in text or "\\" in text:
         return parse_target(_read(Path(name_or_path)), origin=str(name_or_path))
     if text not in list_targets():
+        close = difflib.get_close_matches(text, list_targets(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise TargetError(
-            f"unknown target {text!r}; the built-in ones are {', '.join(list_targets())}; "
+            f"unknown target {text!r}{hint}; the built-in ones are {', '.join(list_targets())}; "
             "a file of your own must end in .toml"
         )
     source = resources.files(_TARGETS).joinpath(f"{text}.toml").read_text(encoding="utf-8")

@@ -274,7 +274,10 @@ def parse_artifact(content: bytes, expected_digest: str | None = None) -> Artifa
     """Build an artifact from the bytes of its file. See ``load_artifact``."""
     entries, digest = parse_container(content)
     if expected_digest is not None and digest != expected_digest:
-        raise ArtifactError(f"has digest {digest}, want {expected_digest}; this is another module")
+        raise ArtifactError(
+            f"has digest {digest}, want {expected_digest}; this is another module, or was compiled "
+            "anew: fetch the one that is wanted, or want this one's digest if it is what you trust"
+        )
     artifact = _decode(entries)
     # The file's own digest, so that nobody has to encode it again to know.
     artifact.__dict__["digest"] = digest

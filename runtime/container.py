@@ -105,11 +105,16 @@ def _write(entries: Mapping[str, bytes], file: IO[bytes]) -> str:
 
 def _check_digest(content: bytes) -> str:
     if not content.startswith(b"PK"):
-        raise ArtifactError("is not a Hocket artifact")
+        raise ArtifactError(
+            "is not a compiled module (.hkt); `hocket compile` makes one of an ONNX file"
+        )
     told = content[-_DIGEST_CHARACTERS:]
     if content[-_DIGEST_CHARACTERS - len(_COMMENT) : -_DIGEST_CHARACTERS] != _COMMENT:
-        raise ArtifactError("is truncated, or not a Hocket artifact; fetch or compile it again")
+        raise ArtifactError("is truncated, or no compiled module (.hkt); fetch or compile it again")
     found = hashlib.sha256(memoryview(content)[:-_DIGEST_CHARACTERS]).hexdigest()
     if told != found.encode():
-        raise ArtifactError("does not match its digest: damaged or changed after it was compiled")
+        raise ArtifactError(
+            "does not match its digest: damaged or changed after it was compiled; fetch or compile "
+            "it again"
+        )
     return found

@@ -126,6 +126,10 @@ class InferenceSession:
         executor = self._executors.sized(dims or {})
         return executor.context_bytes + sum(spec.nbytes for spec in executor.signature.outputs)
 
+    def get_providers(self) -> list[str]:
+        """Return the providers in use, as onnxruntime does: there is one."""
+        return list(PROVIDERS)
+
     def get_inputs(self) -> list[TensorSpec | OpenSpec]:
         """Return the inputs; each has ``name``, ``type`` and ``shape``."""
         return self._shown(self._executors.signature.inputs)

@@ -171,7 +171,11 @@ class Signature:
         if feeds.keys() != wanted:
             unknown = sorted(set(feeds) - wanted)
             missing = sorted(wanted - set(feeds))
-            problem = f"missing {missing}" if missing else f"unknown {unknown}"
+            problem = " and ".join(
+                f"{what} {names}"
+                for what, names in (("missing", missing), ("unknown", unknown))
+                if names
+            )
             raise FeedError(f"feeds: {problem}; the inputs are {sorted(wanted)}")
         for name, array in feeds.items():
             if not hasattr(array, "dtype"):
@@ -205,6 +209,8 @@ class Signature:
         """
         if not names:
             return tuple(range(len(self.outputs)))
+        if isinstance(names, str):
+            raise FeedError(f"outputs: want a list of names, as in [{names!r}], got text")
         positions = {spec.name: index for index, spec in enumerate(self.outputs)}
         for name in names:
             if name not in positions:

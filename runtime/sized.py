@@ -11,7 +11,7 @@ from hocket.runtime.executor import ExecutionContext, Executor
 from hocket.runtime.resizing import resized_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,6 +24,16 @@ MAX_SHAPES = 16
 
 MAX_IDLE_CONTEXTS = 4
 """Memory of so many runs of a combination is kept for the next ones; more is given back."""
+
+
+def no_open_dim(name: str, spans: Collection[str]) -> str:
+    """Return what to say of a dimension that a module does not leave open, as these are."""
+    if spans:
+        return f"the module has no open dimension {name!r}; open are {', '.join(map(repr, spans))}"
+    return (
+        f"the module has no open dimension {name!r}, nor any other: it was compiled for fixed "
+        f"sizes; compile it with a range, as in --dim {name}=1..512, to choose a size later"
+    )
 
 
 class SizedExecutors:
@@ -127,8 +137,7 @@ class SizedExecutors:
         spans = {} if self.resizing is None else self.resizing.dims
         for name, size in dims.items():
             if name not in spans:
-                known = f"; open are {', '.join(map(repr, spans))}" if spans else ""
-                raise FeedError(f"the module has no open dimension {name!r}{known}")
+                raise FeedError(no_open_dim(name, spans))
             low, high = spans[name]
             if not low <= size <= high:
                 raise FeedError(f"dimension {name!r} must be {low} to {high}, got {size}")

@@ -27,6 +27,7 @@ from hocket.compiler.export.manifest import (
 from hocket.compiler.export.onnx_model import build_onnx_model
 from hocket.compiler.export.readme import BUILD_LINE, about_lines, readme_text
 from hocket.compiler.export.toolchain import check_toolchain, toolchain_version
+from hocket.runtime.sized import no_open_dim
 from hocket.runtime.steps import AttentionStep
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def _sized(
     spans = {} if resizing is None else resizing.dims
     for name, size in dims.items():
         if name not in spans:
-            known = f"; open are {', '.join(map(repr, spans))}" if spans else ""
-            raise ExportError(f"the module has no open dimension {name!r}{known}")
+            raise ExportError(no_open_dim(name, spans))
         low, high = spans[name]
         if not low <= size <= high:
             raise ExportError(f"dimension {name!r} must be {low} to {high}, got {size}")

@@ -132,7 +132,10 @@ class TokenShards:
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; write shards first") from None
+            raise ConfigError(
+                f"{path}: no such file; `hocket photon data --folder {self.folder}` makes "
+                "shards of real text"
+            ) from None
         except ValueError as error:
             raise ConfigError(f"{path}: is damaged: {error}") from error
         if found.get("version") != _VERSION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -31,7 +32,10 @@ def check_reach(host: str, tokens: Mapping[str, Token] | None) -> None:
         ConfigError: Anyone could do everything from elsewhere.
     """
     if tokens is None and not _is_loopback(host):
-        raise ConfigError(f"{host} can be reached from elsewhere: want tokens")
+        raise ConfigError(
+            f"{host} can be reached from elsewhere: want tokens; the command `token` beside "
+            "`serve` makes them, and --tokens FILE names them"
+        )
 
 
 class Process:
@@ -54,8 +58,16 @@ class Process:
         Args:
             app: An ASGI application.
             ready: Called with the URL before the first request is taken.
+
+        Raises:
+            ConfigError: No such file, or address; or the port is taken.
         """
         certificate = self._certificate
+        for path in certificate or ():
+            if not path.is_file():
+                raise ConfigError(
+                    f"{path}: there is no such file; --certificate and --key want PEM"
+                )
         config = uvicorn.Config(
             app,
             host=self._host,
@@ -69,17 +81,17 @@ class Process:
             ssl_keyfile=None if certificate is None else certificate[1],
         )
         self._server = uvicorn.Server(config)
-        socket = config.bind_socket()
+        listener = _bind(self._host, self._port)
         # Whoever comes before the loop runs waits for it.
-        socket.listen(config.backlog)
+        listener.listen(config.backlog)
         scheme = "http" if certificate is None else "https"
         name = f"[{self._host}]" if ":" in self._host else self._host
-        ready(f"{scheme}://{name}:{socket.getsockname()[1]}")
+        ready(f"{scheme}://{name}:{listener.getsockname()[1]}")
         # The server ends by raising the signal again that it was stopped by: what the caller has
         # open would stay so.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
-            self._server.run(sockets=[socket])
+            self._server.run(sockets=[listener])
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -87,6 +99,21 @@ class Process:
         """End once requests in progress are answered."""
         if self._server is not None:
             self._server.should_exit = True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket of this address; uvicorn's own would end the process, naming no port."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; give another --port (0 for "
+            "any that is free) or --host"
+        ) from error
+    return listener
 
 
 def _is_loopback(host: str) -> bool:

@@ -232,7 +232,10 @@ def make_fleet(
     if not classes:
         raise ConfigError("there are no classes of devices")
     if FOOTPRINT not in backend.capabilities:
-        raise CapabilityError("this backend cannot say what it takes to train it")
+        raise CapabilityError(
+            f"{type(backend).__name__} cannot say what it takes to train it: give it the method "
+            "and capability `footprint` of hocket.fl.core.backend, or run it without device classes"
+        )
     made = [SimulatedClass(each, load_target(each.target), backend) for each in classes]
     names = sorted(num_examples)
     # Borders between classes, so that rounding never loses a device.

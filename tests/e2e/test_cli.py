@@ -479,6 +479,17 @@ def test_a_missing_model_is_named(tmp_path: Path, command: str) -> None:
     assert "no such file" in message.lower()
 
 
+def test_a_command_that_may_have_been_meant_is_named_once() -> None:
+    assert refuse("comple").count("Did you mean 'compile'?") == 1
+    assert refuse("federate", "plna").count("Did you mean 'plan'?") == 1
+    assert "Did you mean" not in refuse("xyzzy")
+
+
+def test_a_model_is_no_module(folder: Path) -> None:
+    told = refuse("run", folder / "tiny.onnx", "--random")
+    assert "is not a compiled module (.hkt); `hocket compile` makes one" in told
+
+
 def test_a_damaged_module_is_refused(folder: Path, tmp_path: Path) -> None:
     content = bytearray((folder / "tiny.hkt").read_bytes())
     content[len(content) // 2] ^= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -223,12 +224,22 @@ def test_tokens_from_the_command_open_the_service(tmp_path: Path) -> None:
 
 
 def test_commands_refuse_what_cannot_be(tmp_path: Path) -> None:
-    def refusal_of(*arguments: str) -> str:
-        result = runner.invoke(cli.app, ["venn", *arguments], env={"COLUMNS": "160"})
+    def refusal_of(*arguments: object) -> str:
+        result = runner.invoke(cli.app, ["venn", *map(str, arguments)], env={"COLUMNS": "160"})
         assert result.exit_code == 2
         return " ".join(result.stderr.split())
 
     database = str(tmp_path / "venn.db")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = refusal_of("serve", "--database", database, "--port", port)
+        assert f"cannot listen at 127.0.0.1, port {port}" in told
+        assert "give another --port" in told
+    absent = ("--certificate", tmp_path / "c.pem", "--key", tmp_path / "k.pem")
+    told = refusal_of("serve", "--database", tmp_path / "tls.db", "--port", 0, *absent)
+    assert "c.pem: there is no such file" in told
     assert "want tokens" in refusal_of("serve", "--database", database, "--host", "0.0.0.0")
     assert "no policy 'x'" in refusal_of("serve", "--database", database, "--policy", "x")
     assert "--key" in refusal_of("serve", "--database", database, "--certificate", "c.pem")

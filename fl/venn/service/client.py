@@ -182,7 +182,10 @@ class ServiceClient:
                     self._base.join(path), content=body.encode(), headers=headers
                 )
             except httpx.TransportError as error:
-                problem = f"cannot be reached: {error or type(error).__name__}"
+                problem = (
+                    f"cannot be reached: {error or type(error).__name__}; does `hocket venn serve` "
+                    "run there?"
+                )
                 continue
             if response.is_success:
                 return response

@@ -65,6 +65,7 @@ def test_outputs_are_picked_by_name_and_belong_to_the_caller(session: InferenceS
     [
         ({"ids": None}, "missing"),
         ({"tokens": np.zeros(1)}, "unknown"),
+        ({"ids": None, "tokens": np.zeros(1)}, r"missing \['ids'\] and unknown \['tokens'\]"),
         ({"ids": np.zeros((BATCH, LENGTH), np.int32)}, "want int64, got int32"),
         ({"ids": np.zeros((BATCH, LENGTH + 1), np.int64)}, "want shape"),
         ({"ids": [[1, 2]]}, "want a numpy array, got list"),
@@ -82,6 +83,14 @@ def test_wrong_feeds_are_named(
 def test_an_unknown_output_is_named(session: InferenceSession) -> None:
     with pytest.raises(FeedError, match="no output 'logit'"):
         session.run(["logit"], tiny_feeds())
+    with pytest.raises(FeedError, match=r"want a list of names, as in \['logits'\], got text"):
+        session.run("logits", tiny_feeds())
+
+
+def test_the_provider_in_use_is_told_as_onnxruntime_tells_it(session: InferenceSession) -> None:
+    theirs = onnxruntime.get_available_providers()
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert set(session.get_providers()) <= set(theirs)
 
 
 def test_a_value_that_onnxruntime_cannot_take_names_the_step(session: InferenceSession) -> None:
