@@ -12,7 +12,7 @@ from hocket.hwmodels.dtypes import DType
 from hocket.runtime.errors import ArtifactError, FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -230,3 +230,13 @@ def _check_array(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
             f"input {spec.name!r}: want shape {list(spec.shape)}, got {list(array.shape)}; "
             "the module was compiled for that shape, so pad the input or compile with other dims"
         )
+
+
+def no_open_dim(name: str, spans: Collection[str]) -> str:
+    """Return what to say of a dimension that a module does not leave open, as these are."""
+    if spans:
+        return f"the module has no open dimension {name!r}; open are {', '.join(map(repr, spans))}"
+    return (
+        f"the module has no open dimension {name!r}, nor any other: it was compiled for fixed "
+        f"sizes; compile it with a range, as in --dim {name}=1..512, to choose a size later"
+    )

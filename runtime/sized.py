@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hocket.runtime.errors import FeedError, UnsupportedError
 from hocket.runtime.executor import ExecutionContext, Executor
 from hocket.runtime.resizing import resized_signature
+from hocket.runtime.signature import no_open_dim
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -24,16 +25,6 @@ MAX_SHAPES = 16
 
 MAX_IDLE_CONTEXTS = 4
 """Memory of so many runs of a combination is kept for the next ones; more is given back."""
-
-
-def no_open_dim(name: str, spans: Collection[str]) -> str:
-    """Return what to say of a dimension that a module does not leave open, as these are."""
-    if spans:
-        return f"the module has no open dimension {name!r}; open are {', '.join(map(repr, spans))}"
-    return (
-        f"the module has no open dimension {name!r}, nor any other: it was compiled for fixed "
-        f"sizes; compile it with a range, as in --dim {name}=1..512, to choose a size later"
-    )
 
 
 class SizedExecutors:

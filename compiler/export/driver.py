@@ -27,7 +27,7 @@ from hocket.compiler.export.manifest import (
 from hocket.compiler.export.onnx_model import build_onnx_model
 from hocket.compiler.export.readme import BUILD_LINE, about_lines, readme_text
 from hocket.compiler.export.toolchain import check_toolchain, toolchain_version
-from hocket.runtime.sized import no_open_dim
+from hocket.runtime.signature import no_open_dim
 from hocket.runtime.steps import AttentionStep
 
 if TYPE_CHECKING:

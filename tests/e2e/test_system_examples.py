@@ -51,6 +51,8 @@ def test_a_fleet_trains_its_jobs_and_answers_questions(tmp_path: Path) -> None:
     answered = re.findall(r"^(\w+) of (\w+) after round (\d)$", said, re.M)
     assert {(workload, job) for workload, job, _ in answered} == {
         ("audit", "vision"),
+        ("inference", "vision"),
         ("clustering", "documents"),
+        ("inference", "documents"),
         ("filtering", "programs"),
     }
