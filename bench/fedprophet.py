@@ -319,7 +319,10 @@ def main() -> None:
                 if key in {(row["model"], row["method"], row["seed"]) for row in rows}:
                     continue
                 made_by = {"commit": about["commit"], "command": about["command"]}
-                rows.append(run(*key, size) | made_by)
+                row = run(*key, size) | made_by
+                if parsed.resume and choices.json_path:  # another run may have added to it
+                    rows = read_rows(choices.json_path)
+                rows.append(row)
                 if choices.json_path is not None:
                     write_rows(QUESTION, rows, choices.json_path, about)
     report(
