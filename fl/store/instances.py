@@ -43,7 +43,7 @@ READERS = 4
 
 @dataclass(eq=False)
 class _Room:
-    """Memory that an instance puts answers into, one after the other."""
+    """Memory that an instance makes answers in, one after the other."""
 
     memory: mmap.mmap
     reader: Callable[[], Any] = lambda: None
@@ -61,7 +61,7 @@ class _Instance:
     connection: Connection
     attached: set[int] = field(default_factory=set)
     idle_since: float = 0.0
-    room: _Room | None = None
+    rooms: dict[int, _Room] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -293,21 +293,22 @@ class Instances:
                 [str(key), held.slot.number, held.num_bytes]
                 for key, held in zip(keys, contents, strict=True)
             ]
-            is_read = instance.room is not None and instance.room.reader() is None
-            _say(connection, run=workload, facts=facts, contents=places, is_read=is_read)
+            unread = [number for number, room in instance.rooms.items() if room.reader() is None]
+            _say(connection, run=workload, facts=facts, contents=places, unread=unread)
             self._wait_for(instance)
             said = json.loads(connection.recv_bytes())
-            if not said.get("is_same", True):
+            if said.get("is_new"):
                 self._wait_for(instance)
                 size = slot_bytes(said["num_bytes"])
-                instance.room = _Room(map_slot(recv_handle(connection), size))
+                instance.rooms[said["room"]] = _Room(map_slot(recv_handle(connection), size))
         except (OSError, EOFError) as error:
             raise InstanceLostError(f"instance {instance.process.pid}: {error}") from error
         if "error" in said:
             raise ERRORS[said["error"]](said["message"])
-        if not said["num_bytes"] or instance.room is None:
+        if not said["num_bytes"]:
             return Answer(said["values"])
-        return Answer(said["values"], layout.view(instance.room.read(said["num_bytes"]), workload))
+        content = instance.rooms[said["room"]].read(said["num_bytes"])
+        return Answer(said["values"], layout.view(content, workload), content)
 
     def _wait_for(self, instance: _Instance) -> None:
         ready = wait([instance.connection, instance.process.sentinel], self._request_seconds)

@@ -19,7 +19,7 @@ import numpy as np
 from hocket.fl.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,27 +75,53 @@ def pieces(parameters: Parameters) -> list[bytes | memoryview]:
     Raises:
         StoreError: An array is of a type that objects do not have.
     """
+    front, layers = _laid_out({name: (each.dtype, each.shape) for name, each in parameters.items()})
+    arrays = [np.ascontiguousarray(parameters[name]) for name in layers]
+    # By bytes, as bfloat16 is no type of Python's buffers.
+    return [front, *(array.reshape(-1).view(np.uint8).data for array in arrays)]
+
+
+def blank(
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    memory: Callable[[int], memoryview],
+) -> memoryview:
+    """Return an object whose arrays are still to be written.
+
+    Args:
+        kinds: Type and shape of each array.
+        memory: Gives as many bytes as it is asked for.
+
+    Raises:
+        StoreError: An array is of a type that objects do not have.
+    """
+    front, layers = _laid_out(kinds)
+    found = memory(max((layer.end for layer in layers.values()), default=len(front)))
+    found[: len(front)] = front
+    return found
+
+
+def _laid_out(
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+) -> tuple[bytes, dict[str, Layer]]:
+    """Return an object's length and index, and where its arrays lie behind these, in order."""
     # Wide numbers first keep all aligned, and arrays of one type lie side by side.
-    order = sorted(
-        parameters, key=lambda name: (-parameters[name].itemsize, parameters[name].dtype.name, name)
-    )
+    order = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, kinds[name][0].name, name))
     table: dict[str, Any] = {}
-    found: list[bytes | memoryview] = []
     end = 0
     for name in order:
-        array = np.ascontiguousarray(parameters[name])
-        if array.dtype not in _CODES:
-            raise StoreError(f"array {name!r}: objects have no numbers of type {array.dtype}")
-        start, end = end, end + array.nbytes
-        shape = list(parameters[name].shape)
-        code = _CODES[array.dtype]
-        table[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
-        # By bytes, as bfloat16 is no type of Python's buffers.
-        found.append(array.reshape(-1).view(np.uint8).data)
+        dtype, shape = kinds[name]
+        if dtype not in _CODES:
+            raise StoreError(f"array {name!r}: objects have no numbers of type {dtype}")
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        table[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     index = json.dumps(table, separators=(",", ":")).encode()
     # The format allows spaces behind its index.
     index += b" " * (-(HEAD_BYTES + len(index)) % ALIGNMENT_BYTES)
-    return [len(index).to_bytes(HEAD_BYTES, "little") + index, *found]
+    front = len(index).to_bytes(HEAD_BYTES, "little") + index
+    return front, {
+        name: Layer(*kinds[name], *(len(front) + place for place in entry["data_offsets"]))
+        for name, entry in table.items()
+    }
 
 
 def index_bytes(head: bytes | memoryview, origin: str) -> int:
@@ -194,8 +220,11 @@ def spans(layers: Mapping[str, Layer]) -> list[list[str]]:
 
 
 def view_span(content: bytes | memoryview, layers: Sequence[Layer]) -> NDArray[Any]:
-    """Return a read-only vector over arrays that lie side by side, which are not copied."""
-    inside = memoryview(content)[layers[0].start : layers[-1].end].toreadonly()
+    """Return a vector over arrays that lie side by side, which are not copied.
+
+    It can be written if the content can.
+    """
+    inside = memoryview(content)[layers[0].start : layers[-1].end]
     return np.frombuffer(inside, layers[0].dtype)
 
 

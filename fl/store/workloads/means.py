@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,14 @@ from hocket.fl.core.store import Key
 from hocket.fl.store import layout
 from hocket.fl.store.access import MODEL, SERVER, UPDATE, Access
 from hocket.fl.store.workloads import similarity
-from hocket.fl.store.workloads.workload import Answer, Plan, Question, Workload, round_of
+from hocket.fl.store.workloads.workload import (
+    Answer,
+    MakingWorkload,
+    Plan,
+    Question,
+    fresh_memory,
+    round_of,
+)
 from hocket.runtime.cpu import usable_cores
 
 if TYPE_CHECKING:
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hocket.fl.store.catalog import Catalog
+    from hocket.fl.store.workloads.workload import Memory
 
     Contents = Sequence[tuple[Key, memoryview]]
     Rule = Callable[[Sequence[NDArray[Any]], NDArray[Any]], None]
@@ -66,11 +73,11 @@ def prepare_personal(catalog: Catalog, question: Question) -> Plan:
     )
 
 
-def personal(facts: Mapping[str, Any], contents: Contents) -> Answer:
+def personal(facts: Mapping[str, Any], contents: Contents, memory: Memory = fresh_memory) -> Answer:
     """Return the weighted mean of the updates of a device's cluster."""
     share = np.asarray(facts["weights"]) / np.sum(facts["weights"])
     values = {"round": facts["round"], "devices": facts["devices"]}
-    return Answer(values, _combine(contents, _weighted_sum(share)))
+    return _combine(values, contents, _weighted_sum(share), memory)
 
 
 def prepare_robust(catalog: Catalog, question: Question) -> Plan:
@@ -88,16 +95,15 @@ def prepare_robust(catalog: Catalog, question: Question) -> Plan:
     return Plan(facts, members.keys(question.job))
 
 
-def robust(facts: Mapping[str, Any], contents: Contents) -> Answer:
+def robust(facts: Mapping[str, Any], contents: Contents, memory: Memory = fresh_memory) -> Answer:
     """Return the median of each number, or its mean without the least and largest ones.
 
     Yin et al. 2018, definitions 1 and 2.
     """
     count = len(contents)
     cut = (count - 1) // 2 if facts["rule"] == "median" else facts["trimmed"]
-
     values = {name: facts[name] for name in ("round", "devices", "rule", "trimmed")}
-    return Answer(values, _combine(contents, _mean_of_middle(count, cut)))
+    return _combine(values, contents, _mean_of_middle(count, cut), memory)
 
 
 def prepare_unlearning(catalog: Catalog, question: Question) -> Plan:
@@ -130,7 +136,7 @@ def prepare_unlearning(catalog: Catalog, question: Question) -> Plan:
     return Plan({"device": question.device, "rounds": rounds, "steps": steps}, tuple(keys))
 
 
-def unlearn(facts: Mapping[str, Any], contents: Contents) -> Answer:
+def unlearn(facts: Mapping[str, Any], contents: Contents, memory: Memory = fresh_memory) -> Answer:
     """Return the model after the rounds were averaged anew without the device.
 
     What other devices sent later is taken as it was, though they had started from a model that knew
@@ -140,7 +146,7 @@ def unlearn(facts: Mapping[str, Any], contents: Contents) -> Answer:
     """
     changes = np.array([1.0, *(weight for step in facts["steps"] for weight in step)])
     values = {"device": facts["device"], "rounds": facts["rounds"]}
-    return Answer(values, _combine(contents, _weighted_sum(changes)))
+    return _combine(values, contents, _weighted_sum(changes), memory)
 
 
 def _weighted_sum(weights: NDArray[np.float64]) -> Rule:
@@ -261,12 +267,14 @@ def _average_middle(rows: Any, steps: Any, cut: Any, found: Any) -> None:
         found[start:end] = totals[: end - start] / (num_rows - 2 * cut)
 
 
-def _combine(contents: Contents, rule: Rule) -> dict[str, NDArray[Any]]:
-    """Return arrays each of whose numbers a rule makes of those in the same place.
+def _combine(values: Mapping[str, Any], contents: Contents, rule: Rule, memory: Memory) -> Answer:
+    """Return an answer with arrays each of whose numbers a rule makes of those in the same place.
 
     Args:
+        values: Of the answer.
         contents: Entries alike in names and shapes of arrays.
         rule: Of numbers of each entry, ``[numbers]``, makes one each, in the room given last.
+        memory: Where arrays are to be.
 
     Raises:
         ConfigError: Entries are not alike.
@@ -278,47 +286,40 @@ def _combine(contents: Contents, rule: Rule) -> dict[str, NDArray[Any]]:
             name: layer.shape for name, layer in first.items()
         }:
             raise ConfigError(f"{key}: its arrays are not those of {contents[0][0]}")
+    made = layout.blank({name: (layer.dtype, layer.shape) for name, layer in first.items()}, memory)
+    wanted = layout.read_index(made, len(made), "what was made")
     # Where they lie alike, arrays of a type are one after the other, and gone through as one.
-    is_same = all(table == first for table in tables)
-    spans = layout.spans(first) if is_same else [[name] for name in first]
-    made = {}
-    for names in spans:
+    is_same = all(table == wanted for table in tables)
+    for names in layout.spans(first) if is_same else [[name] for name in first]:
         flat = [
             layout.view_span(content, [table[name] for name in names])
             for (_, content), table in zip(contents, tables, strict=True)
         ]
-        found = _go_through(flat, rule)
-        like = first[names[0]].dtype
-        if like.kind in "iub":
-            found = found.round()
-        found = found.astype(like, copy=False)
-        start = 0
-        for name in names:
-            shape = first[name].shape
-            end = start + math.prod(shape)
-            made[name] = found[start:end].reshape(shape)
-            start = end
-    return {name: made[name] for name in first}
+        _go_through(flat, rule, layout.view_span(made, [wanted[name] for name in names]))
+    arrays = {name: layout.view_layer(made, wanted[name]) for name in first}
+    return Answer(values, arrays, made)
 
 
-def _go_through(rows: Sequence[NDArray[Any]], rule: Rule) -> NDArray[Any]:
-    """Return what a rule makes of rows, each a part of it at a time on every core there is."""
-    size = rows[0].size
+def _go_through(rows: Sequence[NDArray[Any]], rule: Rule, made: NDArray[Any]) -> None:
+    """Write what a rule makes of rows, each a part of it at a time on every core there is."""
+    size = made.size
     is_single = all(row.dtype == np.float32 for row in rows)
-    found = np.empty(size, np.float32 if is_single else np.float64)
+    # Others are worked on as wide numbers, and written as what they are.
+    found = made if is_single else np.empty(size)
     num_threads = max(1, min(usable_cores(), size // _LEAST_A_THREAD))
     if num_threads == 1:
         rule(rows, found)
-        return found
-    part = -(-size // (num_threads * _PARTS_A_THREAD * _BLOCK)) * _BLOCK
-    with ThreadPoolExecutor(num_threads) as threads:
-        places = [slice(start, start + part) for start in range(0, size, part)]
-        work = [
-            threads.submit(rule, [row[place] for row in rows], found[place]) for place in places
-        ]
-        for each in work:
-            each.result()
-    return found
+    else:
+        part = -(-size // (num_threads * _PARTS_A_THREAD * _BLOCK)) * _BLOCK
+        with ThreadPoolExecutor(num_threads) as threads:
+            places = [slice(start, start + part) for start in range(0, size, part)]
+            work = [
+                threads.submit(rule, [row[place] for row in rows], found[place]) for place in places
+            ]
+            for each in work:
+                each.result()
+    if found is not made:
+        made[:] = found.round() if made.dtype.kind in "iub" else found
 
 
 def load_kernels() -> None:
@@ -329,25 +330,28 @@ def load_kernels() -> None:
 
 
 WORKLOADS = (
-    Workload(
+    MakingWorkload(
         "personalisation",
         Access.ROUND,
         "a model for a device: the mean of updates like its own",
         prepare_personal,
         personal,
+        personal,
     ),
-    Workload(
+    MakingWorkload(
         "robust-mean",
         Access.ROUND,
         "a round's model by medians or trimmed means",
         prepare_robust,
         robust,
+        robust,
     ),
-    Workload(
+    MakingWorkload(
         "unlearning",
         Access.DEVICE,
         "the newest model, replayed without a device",
         prepare_unlearning,
+        unlearn,
         unlearn,
     ),
 )

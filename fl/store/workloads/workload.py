@@ -12,13 +12,15 @@ from hocket.fl.core.store import Key
 from hocket.fl.store.access import UPDATE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from hocket.fl.core.parameters import Parameters
     from hocket.fl.store.access import Access
     from hocket.fl.store.catalog import Catalog, Entry
+
+    Memory = Callable[[int], memoryview]
 
 Option = int | float | str | bool
 
@@ -93,10 +95,12 @@ class Answer:
     Attributes:
         values: As JSON has it.
         arrays: A model, if one was made.
+        content: The model as one object, over which the arrays are, if it was made as such.
     """
 
     values: Mapping[str, Any]
     arrays: Parameters = field(default_factory=dict)
+    content: memoryview | None = None
 
 
 class Prepare(Protocol):
@@ -126,6 +130,21 @@ class Compute(Protocol):
         ...
 
 
+class ComputeInto(Protocol):
+    """Makes a model where who asks wants it to be."""
+
+    def __call__(
+        self, facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]], memory: Memory
+    ) -> Answer:
+        """Return the answer, whose content is in the memory.
+
+        Args:
+            facts, contents: As for ``Compute``.
+            memory: Gives as many bytes as it is asked for, once.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A kind of work.
@@ -142,6 +161,22 @@ class Workload:
     about: str
     prepare: Prepare
     compute: Compute
+
+
+@dataclass(frozen=True)
+class MakingWorkload(Workload):
+    """Work that makes a model.
+
+    Attributes:
+        compute_into: As ``compute``, in memory of one's own.
+    """
+
+    compute_into: ComputeInto
+
+
+def fresh_memory(num_bytes: int) -> memoryview:
+    """Return new memory of so many bytes."""
+    return np.empty(num_bytes, np.uint8).data
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hocket.fl.core.errors import ConfigError, FederationError, StoreError
 from hocket.fl.core.store import Key
 from hocket.fl.store import layout
+from hocket.fl.store.instance import Rooms
 from hocket.fl.store.instances import Instances
 from hocket.fl.store.slots import Slots, map_slot, slot_bytes
 
@@ -230,3 +231,51 @@ def test_slots_in_use_never_share_memory_and_fit_the_capacity(
         slots.give_back(slot)
     slots.close()
     assert slots.made_bytes == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from([10, 5_000, 90_000]), st.booleans()), max_size=8))
+def test_rooms_that_are_read_are_left_alone(asked: list[tuple[int, bool]]) -> None:
+    """And memory is new only where none that is free has the size."""
+    rooms = Rooms()
+    kept: dict[int, tuple[memoryview, int]] = {}
+    sizes: dict[int, int] = {}
+    for number, (num_bytes, is_kept) in enumerate(asked, 1):
+        unread = [room for room in sizes if room not in kept]
+        rooms.offer(unread)
+        found = rooms.take(num_bytes)
+        assert len(found) == num_bytes
+        assert rooms.taken in range(2)
+        room = rooms.taken
+        could = any(sizes[each] == slot_bytes(num_bytes) for each in unread)
+        assert (rooms.descriptor is None) == could
+        if rooms.descriptor is None:
+            assert room in unread
+        else:
+            os.close(rooms.descriptor)
+        sizes[room] = slot_bytes(num_bytes)
+        found[:] = bytes([number]) * num_bytes
+        for reader, what in kept.values():
+            assert set(reader) == {what}
+        # Whose memory was given up reads on in what he has mapped.
+        kept.pop(room, None)
+        if is_kept:
+            kept[room] = found, number
+
+
+def test_a_request_that_fails_leaves_no_memory(instances: Instances) -> None:
+    rooms = Rooms()
+    rooms.offer([])
+    rooms.take(10)
+    rooms.withdraw()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(rooms.descriptor or -1)
+    rooms.offer([0])
+    assert len(rooms.take(10)) == 10
+    assert rooms.descriptor is not None, "what was withdrawn is not used again"
+    os.close(rooms.descriptor)
+    instances.hold(KEYS[0], content_of(1))
+    instances.hold(KEYS[1], layout.encode({"other": np.ones(3, np.float32)}))
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="are not those of"):
+            instances.run("robust-mean", FACTS, KEYS[:2], unreadable)
+        assert instances.run("robust-mean", FACTS, KEYS[:1], unreadable).arrays["w"][0] == 1.0
