@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MEMORY = ":memory:"
+_CACHE_BYTES = 32 << 20
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -132,6 +133,8 @@ class Catalog:
             self._database.execute("PRAGMA journal_mode = WAL")
             # A commit is on the disk before a put is answered.
             self._database.execute("PRAGMA synchronous = FULL")
+            # Sketches of some rounds, which the system would read anew where memory is short.
+            self._database.execute(f"PRAGMA cache_size = -{_CACHE_BYTES >> 10}")
             with self._transaction():
                 self._prepare()
         except sqlite3.DatabaseError as error:
