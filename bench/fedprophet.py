@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from adversarial.memory import measured_bytes
 from adversarial.methods import JOINT, MAIN, METHODS, Setting, make_method
-from adversarial.models import ARCHITECTURES, INPUT, SGD, compile_architecture
+from adversarial.models import ARCHITECTURES, INPUT, compile_architecture
 from adversarial.times import SCALING, RoundTimes, network_bytes_per_second, pools_for
 from harness import PACKAGES, choices_of, make_parser, read_rows, report, stamp, write_rows
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from hocket.fl.core.data import Examples
 
 QUESTION = "robust accuracy, memory and time of module-wise adversarial training"
-RADIUS = 0.1  # usual for Fashion-MNIST, by the largest change of a pixel
 ACCURACIES = ("clean", "pgd", "auto_attack")
 COLUMNS = {
     "model": "s",
@@ -72,7 +71,7 @@ class Size:
         models: Names of the models.
         methods: Names of the methods.
         joint_rounds: Of all methods but FedProphet.
-        settings: Of FedProphet.
+        settings: Of FedProphet; the model has a radius of its own.
         max_steps: Of a device in a round.
         num_devices: Devices.
         num_test_images: Test images that are attacked.
@@ -107,7 +106,6 @@ FULL = Size(
         patience=4,
         settle=1,
         adjust_every=3,
-        input_radius=RADIUS,
         steps=5,
         measure_steps=5,
         prophet=0.5,
@@ -155,9 +153,10 @@ QUICK = Size(
 def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     """Return a row: a federation from beginning to end, and what its model withstands."""
     began = time.monotonic()
+    architecture = ARCHITECTURES[name]
     reference = compile_architecture(name, seed=seed)
     whole = reference.whole_footprint()
-    budget = int(ARCHITECTURES[name].budget_share * whole.peak_bytes)
+    budget = int(architecture.budget_share * whole.peak_bytes)
     pools = pools_for(whole, budget)
     partitions = ImagePartitions(
         "fashion-mnist",
@@ -171,7 +170,7 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
             architecture=name,
             budget_bytes=budget,
             pool=pools["balanced"],
-            settings=size.settings,
+            settings=replace(size.settings, input_radius=architecture.radius),
             rounds=size.joint_rounds,
             max_steps=size.max_steps,
             partitions=partitions,
@@ -194,20 +193,23 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     made.spans.load_parameters({key: final[key] for key in own})
     examples = partitions.held_out().take(slice(0, size.num_test_images))
     attack = Attack(size.test_steps, restarts=size.restarts)
-    found = accuracy_under(made.spans, examples, Linf(RADIUS), attack, seed)
+    found = accuracy_under(made.spans, examples, Linf(architecture.radius), attack, seed)
     measured = [0]
     if size.is_memory_measured:
-        measured = measured_bytes(name, SGD.batch_size, **made.measured)
+        measured = measured_bytes(name, architecture.training.batch_size, **made.measured)
     return {
         "model": name,
         "method": method,
         "seed": seed,
+        "radius": architecture.radius,
         "modules": len(made.peaks),
         "rounds": progress.round,
         "training_rounds": times.num_training,
         "clean": found.clean,
         "pgd": found.attacked,
-        "auto_attack": _auto_attack(made.spans, examples, size.num_auto_images, seed),
+        "auto_attack": _auto_attack(
+            made.spans, examples, size.num_auto_images, architecture.radius, seed
+        ),
         "peak_mb": max(made.peaks) / 1e6,
         "module_mb": [each / 1e6 for each in made.peaks],
         "measured_mb": max(measured) / 1e6,
@@ -224,13 +226,15 @@ def run(name: str, method: str, seed: int, size: Size) -> dict[str, Any]:
     }
 
 
-def _auto_attack(spans: CompiledSpans, examples: Examples, count: int, seed: int) -> float:
+def _auto_attack(
+    spans: CompiledSpans, examples: Examples, count: int, radius: float, seed: int
+) -> float:
     """Return the accuracy under AutoAttack's standard version; -1 without images."""
     if not count:
         return -1.0
     (inputs,) = examples.take(slice(0, count)).inputs.values()
     targets = examples.targets[:count]
-    return float(auto_attack(spans.scores, inputs, targets, RADIUS, seed).is_robust.mean())
+    return float(auto_attack(spans.scores, inputs, targets, radius, seed).is_robust.mean())
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
