@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from importlib import metadata
@@ -18,6 +19,9 @@ _SLOW_OK = [HealthCheck.too_slow, HealthCheck.data_too_large]
 os.environ.setdefault("HOCKET_TUNING_LOG", "")
 # Ray starts its workers at nice 15: beside other tests they would hardly have their turn.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Threads of torch wait for each other without giving up their cores, which other tests want: small
+# models then train ten times slower. What depends on threads is tested with numbers of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples each time: what a change is judged by must not pass or fail by luck.
 settings.register_profile(
@@ -57,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.as_posix().endswith(OTHERS_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of the garbage collector's rounds: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -131,9 +131,10 @@ def run_events(  # noqa: PLR0912, PLR0915 - one loop, so that nothing is passed 
             elif kind == LOSE:
                 state.answered[detail] -= LEARNING_RATE * state.answered[detail]
             elif kind == RESPOND:
-                is_changed = respond(job, attempt, detail, state, jobs, rules)
-                if is_changed:
-                    running -= close_round(now, job, True, state, jobs, rules, events)
+                is_changed = success = respond(job, attempt, detail, state, jobs, rules)
+                if success:
+                    # Not a literal, for which ``close_round`` would be compiled once more.
+                    running -= close_round(now, job, success, state, jobs, rules, events)
             elif attempt == state.attempts[job] and (kind == CLOSE or state.filled_at[job] < 0):
                 is_changed = True
                 if kind == SELECTED and state.reached[job] >= jobs.demands[job] * rules.quorum:

@@ -176,12 +176,13 @@ def simulate(
         raise ConfigError(f"policy {policy.name!r} wants the published rules of rounds")
     table = job_table(trace, jobs)
     state = new_state(len(jobs), trace.eligible, policy.num_tiers, int(rules.num_days * 24) + 2)
+    # An integer among them would have the loop compiled once more, which takes a while.
     numbers = Rules(
-        rules.is_published,
-        rules.quorum,
-        rules.selection_timeout_seconds,
-        rules.dispatch_seconds,
-        trace.period_seconds,
+        bool(rules.is_published),
+        float(rules.quorum),
+        float(rules.selection_timeout_seconds),
+        float(rules.dispatch_seconds),
+        float(trace.period_seconds),
         rules.num_days * 86400.0,
     )
     sessions = trace.sessions(policy.num_tiers)
@@ -193,7 +194,7 @@ def simulate(
 
 def job_table(trace: Trace, jobs: Sequence[Job]) -> JobTable:
     """Return jobs as the loop takes them."""
-    arrivals = np.array([job.arrival_seconds for job in jobs])
+    arrivals = np.array([job.arrival_seconds for job in jobs], np.float64)
     groups = np.array([job.group for job in jobs], np.int64)
     if not jobs or np.any(np.diff(arrivals) < 0):
         raise ConfigError("want 1 or more jobs, by arrival")
@@ -207,7 +208,7 @@ def job_table(trace: Trace, jobs: Sequence[Job]) -> JobTable:
     responding = float(np.quantile(trace.task_seconds, 0.8))
     rates = np.maximum(trace.class_rates[groups], 1e-9)
     alone = rounds * (demands / rates + responding)
-    deadlines = np.array([job.deadline_seconds for job in jobs])
+    deadlines = np.array([job.deadline_seconds for job in jobs], np.float64)
     return JobTable(arrivals, demands, rounds, deadlines, groups, alone)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hocket.fl.core.errors import ConfigError
+from hocket.fl.venn.event_loop import run_events
 from hocket.fl.venn.policies import POLICIES, Sharing
 from hocket.fl.venn.simulator import OUR_RULES, PUBLISHED_RULES, Outcome, RoundRules, simulate
 from hocket.fl.venn.traces import Trace, load_trace, phone_models, surrogate_trace
@@ -118,6 +119,15 @@ def test_selection_has_a_timeout_of_its_own() -> None:
     assert hasty.completed_jobs == 0
     assert hasty.rounds_aborted[0] > 500
     assert np.isnan(hasty.mean_seconds)
+
+
+def test_whole_numbers_do_not_have_the_loop_compiled_anew() -> None:
+    rules = RoundRules(quorum=1, selection_timeout_seconds=600, dispatch_seconds=2, num_days=1)
+    jobs = [Job(3600, 5, 1, 600, 0)]
+    trace = replace(small_trace(), period_seconds=int(small_trace().period_seconds) + 1)
+    simulate(small_trace(), few_jobs(), POLICIES["fifo"])
+    simulate(trace, jobs, POLICIES["fifo"], rules=rules)
+    assert len(run_events.signatures) == 1
 
 
 def test_our_policy_beats_intersections_alone() -> None:
