@@ -38,6 +38,17 @@ from hocket.commands.terminal import log_console
 
 BAD_INPUT = 2
 
+EXTRAS = {
+    "export": ("export",),
+    "federate": ("fl",),
+    "fleet": ("photon", "store"),
+    "photon": ("photon",),
+    "prophet": ("fl",),
+    "store": ("store",),
+    "venn": ("service",),
+}
+"""What commands take that not all of Hocket does."""
+
 
 class _Group(TyperGroup):
     """Turns the errors that Hocket foresees into a message and exit status 2, for all commands."""
@@ -45,7 +56,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except Exception as caught:
+            error = _explained(caught, ctx.invoked_subcommand or "")
             _suggest_once(error)
             if not is_foreseen(error) or _wants_debug(ctx):
                 raise
@@ -55,6 +67,16 @@ class _Group(TyperGroup):
             if error.__cause__ is not None:
                 console.print("(--debug before the command shows where it came from)", style="dim")
             raise typer.Exit(BAD_INPUT) from error
+
+
+def _explained(error: Exception, command: str) -> Exception:
+    # What is missing of an extra is no bug, wherever it was wanted first.
+    if not isinstance(error, ModuleNotFoundError):
+        return error
+    from hocket.installation import missing_package
+
+    explained = missing_package(error, f"hocket {command}".strip(), EXTRAS.get(command, ()))
+    return explained or error
 
 
 def _suggest_once(error: Exception) -> None:

@@ -6,9 +6,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hocket import cli
+from hocket import cli, installation
 from hocket.compiler.errors import InfeasibleError
 from hocket.hwmodels.errors import TargetError
+from hocket.installation import Part
 from hocket.runtime.errors import ArtifactError
 
 runner = CliRunner()
@@ -41,6 +42,25 @@ def test_a_foreseen_error_is_a_message_and_status_2(error: Exception) -> None:
     assert "no such [machine]" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(installation, "find_parts", lambda: [Part("fl", "", ("torch",), ())])
+    missing = ModuleNotFoundError("No module named 'torch'", name="torch")
+    result = runner.invoke(app_that_raises(missing), ["fail"])
+    assert result.exit_code == 2
+    said = "error: hocket fail takes torch, which is not installed: pip install 'hocket[fl]'"
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    unknown = ModuleNotFoundError("No module named 'nobodys'", name="nobodys")
+    assert runner.invoke(app_that_raises(unknown), ["fail"]).exception is unknown
+
+
+def test_all_that_commands_take_is_told_by_doctor() -> None:
+    assert {extra for extras in cli.EXTRAS.values() for extra in extras} <= set(installation.PARTS)
+    assert set(cli.EXTRAS) <= set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
