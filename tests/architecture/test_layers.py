@@ -244,7 +244,6 @@ TABLE = (
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.installation", EVERYTHING, ("packaging",)),
-    Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
     *(
         Row(f"hocket.report.{name}", EVERYTHING, ("matplotlib", "numpy"))
         for name in ("drawings", "fleet_drawings", "svg")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -15,7 +20,7 @@ from hocket.runtime.errors import ArtifactError
 runner = CliRunner()
 
 
-def app_that_raises(error: Exception) -> typer.Typer:
+def app_that_raises(error: BaseException) -> typer.Typer:
     app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
     app.callback()(cli.configure)
 
@@ -60,7 +65,70 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
 
 def test_all_that_commands_take_is_told_by_doctor() -> None:
     assert {extra for extras in cli.EXTRAS.values() for extra in extras} <= set(installation.PARTS)
-    assert set(cli.EXTRAS) <= set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    commands: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for words in cli.EXTRAS:
+        command, *rest = words.split()
+        assert command in commands
+        assert not rest or rest[0] in commands[command].commands
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"), [(KeyboardInterrupt(), 130), (cli.SignalError(signal.SIGTERM), 143)]
+)
+def test_what_is_stopped_says_how_to_go_on(stop: BaseException, status: int) -> None:
+    app = app_that_raises(stop)
+    jobs = typer.Typer()
+    app.add_typer(jobs, name="jobs")
+
+    @jobs.command("train")
+    def train(resume: bool = False) -> None:
+        raise stop
+
+    @jobs.command("show")
+    def show() -> None:
+        raise stop
+
+    for words in (["fail"], ["jobs", "show"]):
+        result = runner.invoke(app, words)
+        assert (result.exit_code, result.stderr) == (status, "stopped\n")
+    result = runner.invoke(app, ["jobs", "train"])
+    assert result.exit_code == status
+    assert result.stderr == "stopped; the same command with --resume goes on after what is over\n"
+
+
+SLEEPER = """
+import signal, sys, threading
+from hocket import cli, __main__
+
+# Where tests run in the background of a shell, it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@cli.app.command("sleep")
+def sleep() -> None:
+    try:
+        print("asleep", flush=True)
+        threading.Event().wait(600)
+    finally:
+        print("tidied up", flush=True)
+
+sys.argv = ["hocket", "sleep"]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_command_after_it_has_tidied_up(number: int, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
+        process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, said) == (status, "tidied up\n", "stopped\n")
 
 
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
