@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,10 @@ def main() -> None:
     from hocket.cli import BAD_INPUT, app, is_foreseen
 
     _end_at_sigterm()
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files, and signs of ours, that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="hocket")
     except Exception as error:  # noqa: BLE001 (the last chance to say something)

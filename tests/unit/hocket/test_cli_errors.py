@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -129,6 +130,20 @@ def test_signals_end_a_command_after_it_has_tidied_up(number: int, status: int) 
         process.send_signal(number)
         out, said = process.communicate(timeout=60)
     assert (process.returncode, out, said) == (status, "tidied up\n", "stopped\n")
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    for words in (["compile", "--help"], ["compile", "nö.onnx"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "hocket", *words],
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == (0 if "--help" in words else 2)
+        assert b"UnicodeEncodeError" not in done.stderr
+        assert done.stdout.isascii()
 
 
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
