@@ -20,6 +20,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hocket.federation import FederationResult, federate
     from hocket.hwmodels.loader import load_target
     from hocket.inference import InferenceSession
@@ -64,11 +66,20 @@ def __getattr__(name: str) -> object:
 
         value: object = version("hocket")
     elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(_import(_HOMES[name], name), name)
     else:
         raise AttributeError(f"module 'hocket' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _import(module: str, wanted: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        from hocket.installation import missing_package
+
+        raise missing_package(error, f"hocket.{wanted}", ("fl",)) or error from error
 
 
 def __dir__() -> list[str]:

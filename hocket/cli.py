@@ -3,12 +3,14 @@
 Exit status: 0 for done, 1 for "the answer is no" (``verify`` past tolerance, ``simulate`` where
 nothing fits), 2 for a wrong use or a bad input. An error that Hocket foresees is one paragraph on
 stderr; ``--debug`` shows where it came from. Any other exception is a bug in Hocket and shows its
-traceback.
+traceback. 130 and 143 are said of a command that Ctrl-C or SIGTERM ended.
 """
 
 import logging
 import os
+import signal
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -37,15 +39,63 @@ from hocket.commands import (
 from hocket.commands.terminal import log_console
 
 BAD_INPUT = 2
+SIGNALLED = 128  # and the number of the signal, as shells have it
+
+EXTRAS = {
+    "export": ("export",),
+    "federate": ("fl",),
+    "fleet": ("photon", "store"),
+    "photon": ("photon",),
+    "prophet": ("fl",),
+    "store": ("store",),
+    "store serve": ("store", "service"),
+    "venn": ("service",),
+}
+"""What commands take that not all of Hocket does."""
+
+
+class SignalError(KeyboardInterrupt):
+    """A signal has come that ends the command, as Ctrl-C does.
+
+    Attributes:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A command as it was asked for: its words, such as ``store serve``, and its options."""
+
+    words: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
 
 
 class _Group(TyperGroup):
-    """Turns the errors that Hocket foresees into a message and exit status 2, for all commands."""
+    """Turns errors that Hocket foresees, and signals, into a message and a status."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        inner = getattr(command, "commands", {}).get(rest[0]) if rest else None
+        words = (name or "",) if inner is None else (name or "", rest[0])
+        params = [] if command is None else (inner or command).params
+        ctx.obj = _Asked(words, frozenset(each.name or "" for each in params))
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Exception as error:
+        except KeyboardInterrupt as caught:
+            number = caught.number if isinstance(caught, SignalError) else signal.SIGINT
+            mend = "; the same command with --resume goes on after what is over"
+            can_resume = "resume" in (ctx.obj or _Asked()).options
+            log_console().print(f"stopped{mend if can_resume else ''}", soft_wrap=True)
+            raise typer.Exit(SIGNALLED + number) from caught
+        except Exception as caught:
+            error = _explained(caught, ctx.obj or _Asked())
             _suggest_once(error)
             if not is_foreseen(error) or _wants_debug(ctx):
                 raise
@@ -55,6 +105,17 @@ class _Group(TyperGroup):
             if error.__cause__ is not None:
                 console.print("(--debug before the command shows where it came from)", style="dim")
             raise typer.Exit(BAD_INPUT) from error
+
+
+def _explained(error: Exception, asked: _Asked) -> Exception:
+    # What is missing of an extra is no bug, wherever it was wanted first.
+    if not isinstance(error, ModuleNotFoundError):
+        return error
+    from hocket.installation import missing_package
+
+    words = " ".join(asked.words)
+    extras = EXTRAS.get(words) or EXTRAS.get(words.split(" ")[0], ())
+    return missing_package(error, f"hocket {words}".strip(), extras) or error
 
 
 def _suggest_once(error: Exception) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hocket.fl.core.devices import FifoScheduler
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.core.observers import Silent
+from hocket.installation import mend_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def device_scheduler(section: DevicesSection, num_rounds: int) -> Iterator[Devic
     try:
         from hocket.fl.venn.service.client import ServiceClient, ServiceScheduler
     except ImportError as error:
-        raise ConfigError(f'{error}; pip install "hocket[service]"') from error
+        raise ConfigError(f"{error}; {mend_of('service')}") from error
     client = ServiceClient(section.service, read_token(section.token_file or None))
     scheduler = ServiceScheduler(
         client,

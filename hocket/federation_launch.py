@@ -11,6 +11,7 @@ from hocket.fl.config import parse_config
 from hocket.fl.core.clock import WallClock
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.engines.local import InProcessEngine, ProcessEngine
+from hocket.installation import mend_of
 from hocket.runtime.cpu import usable_cores
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _needing(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ConfigError(f"name: {error}; install hocket[{extra}]") from error
+        raise ConfigError(f"name: {error}; {mend_of(extra)}") from error
 
 
 ENGINES: dict[str, Callable[[Federation], Engine]] = {

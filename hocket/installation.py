@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +34,14 @@ PARTS = {
 }
 """What each extra is for; the first is what is always installed."""
 
+_PACKAGES = {"Crypto": "pycryptodome", "sklearn": "scikit-learn"}
+"""Packages by what is imported, where the names differ."""
+
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+
+class MissingPackageError(ImportError):
+    """Packages are not installed that what was asked for takes; it says how to install them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Part:
     @property
     def mend(self) -> str:
         """The command that installs what it lacks."""
-        return f"pip install 'hocket[{self.extra}]'" if self.extra else "pip install hocket"
+        return mend_of(self.extra)
 
 
 def installed_version(package: str) -> str | None:
@@ -84,6 +92,49 @@ def find_parts(
         requirements = importlib.metadata.requires("hocket") or ()
     wanted = [Requirement(text) for text in requirements]
     return tuple(_part(extra, purpose, wanted, version_of) for extra, purpose in PARTS.items())
+
+
+def missing_package(
+    error: ModuleNotFoundError,
+    asked: str,
+    extras: Iterable[str] = (),
+    parts: Iterable[Part] | None = None,
+) -> MissingPackageError | None:
+    """Return what is to be said of a package that could not be imported.
+
+    Args:
+        error: What Python said of it.
+        asked: What was asked for, such as ``hocket federate``.
+        extras: Those that this is known to take.
+        parts: As ``find_parts`` returns them; those of this installation by default.
+
+    Returns:
+        None if it is no package of Hocket's, or one that is installed: then the error is a bug.
+    """
+    module = (error.name or "").partition(".")[0]
+    package = canonicalize_name(_PACKAGES.get(module, module))
+    lacking = [part for part in (find_parts() if parts is None else parts) if part.missing]
+    having = [
+        part for part in lacking if package in {canonicalize_name(name) for name in part.missing}
+    ]
+    if not having:
+        return None
+    # Those known at once, so that nobody installs one only to be told of the next.
+    wanted = [part for part in lacking if part.extra in extras]
+    if not any(part in wanted for part in having):
+        wanted = having[:1]
+    names = tuple(dict.fromkeys(name for part in wanted for name in part.missing))
+    extra = ",".join(part.extra for part in wanted)
+    return MissingPackageError(
+        f"{asked} takes {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not "
+        f"installed: {mend_of(extra)}",
+        name=error.name,
+    )
+
+
+def mend_of(extra: str) -> str:
+    """Return the command that installs an extra, or several with commas; without any, Hocket."""
+    return f"pip install 'hocket[{extra}]'" if extra else "pip install hocket"
 
 
 def _part(extra: str, purpose: str, wanted: Iterable[Requirement], version_of: Version) -> Part:

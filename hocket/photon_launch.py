@@ -15,6 +15,7 @@ from hocket.fl.core.clock import WallClock
 from hocket.fl.core.coordinator import decode_report
 from hocket.fl.core.errors import ConfigError, FederationError
 from hocket.fl.photon.config import LOOPBACK, METRICS, PhotonConfig
+from hocket.installation import mend_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -197,8 +198,7 @@ def check_packages(config: PhotonConfig) -> None:
     for name in ("cryptography", "Crypto", "opacus"):
         if find_spec(name) is None:
             raise ConfigError(
-                f"secret sums and noise take {name}, which is not installed: pip install "
-                "hocket[privacy]"
+                f"secret sums and noise take {name}, which is not installed: {mend_of('privacy')}"
             )
 
 
@@ -207,4 +207,4 @@ def _needing(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"{error}; install hocket[{extra}]") from error
+        raise ConfigError(f"{error}; {mend_of(extra)}") from error

@@ -52,7 +52,10 @@ def read_curve(folder: str | os.PathLike[str]) -> Curve:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"{path}: want the metrics of a run: {error}") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}; want the folder of a run, where `hocket photon train` "
+            "keeps its metrics"
+        ) from error
     return curve_of(Path(folder).name, [decode_report(line.encode()) for line in lines])
 
 

@@ -115,13 +115,13 @@ def compile_open(
 
     if model.suffix == MODULE_SUFFIX:
         return load(model).artifact
-    import onnx
+    from hocket.compiler.graph.load import load_model
 
     found = dict(sizes)
-    for each in onnx.load(model, load_external_data=False).graph.input:
-        name = each.type.tensor_type.shape.dim[:1]
-        if name and name[0].dim_param:
-            found.setdefault(name[0].dim_param, (1, batch_size))
+    for each in load_model(model, leaves_open=True).model.graph.inputs:
+        name = None if not each.shape else getattr(each.shape[0], "value", None)
+        if name:
+            found.setdefault(name, (1, batch_size))
     return compile(str(model), dims=found, progress=progress).artifact
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hocket.fl.core.errors import ConfigError
+from hocket.installation import mend_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +39,7 @@ def recorder_of(
         from hocket.fl.store.recording import Recorder
         from hocket.store_parts import open_round_store
     except ImportError as error:
-        raise ConfigError(f'[store]: {error}; pip install "hocket[store]"') from error
+        raise ConfigError(f"[store]: {error}; {mend_of('store')}") from error
     catalog = Path(section.catalog) if section.catalog else None
     with (
         open_round_store(section.address, catalog, must_exist=False) as store,

@@ -24,14 +24,34 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target, temporary, handle = _open_beside(path)
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException as error:
+        with errors_naming(path):
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        raise
+
+
+@contextlib.contextmanager
+def errors_naming(
+    path: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Let errors of the system name a file, where they name none.
+
+    Args:
+        path: As its user knows it.
+        beside: What is written meanwhile, and put in its place at the end; errors that name it, or
+            what is in it, name ``path``, too.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = error.filename
+        is_beside = beside is not None and str(found).startswith(str(beside))
+        if error.errno and (found is None or is_beside):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 

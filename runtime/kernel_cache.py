@@ -84,6 +84,7 @@ def load_kernels(
         cache_dir: As for ``cache_folder``.
 
     Raises:
+        KernelCacheError: The folder cannot be made, or has no room.
         PermissionError: As ``cache_folder``.
     """
     folder = cache_folder(cache_dir)
@@ -180,12 +181,26 @@ def _code_digest(files: list[Path]) -> bytes:
 
 
 def _write_if_different(path: Path, content: bytes) -> None:
-    """Make a file hold ``content``; no process ever sees a part of it."""
+    """Make a file hold ``content``; no process ever sees a part of it.
+
+    Raises:
+        KernelCacheError: There is no room, or it may not be written.
+    """
     try:
         if path.read_bytes() == content:
             return
     except FileNotFoundError:
         pass
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise KernelCacheError(
+            f"the kernel cache {path.parent} cannot be written: {error.strerror}; "
+            f"set {CACHE_VARIABLE} to a folder that has room"
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -27,6 +27,7 @@ from hocket.compiler.export.manifest import (
 from hocket.compiler.export.onnx_model import build_onnx_model
 from hocket.compiler.export.readme import BUILD_LINE, about_lines, readme_text
 from hocket.compiler.export.toolchain import check_toolchain, toolchain_version
+from hocket.runtime.files import errors_naming
 from hocket.runtime.signature import no_open_dim
 from hocket.runtime.steps import AttentionStep
 
@@ -80,10 +81,13 @@ def export_artifact(
     folder = Path(folder)
     _check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    start = f".{folder.name}."
+    with errors_naming(folder, beside=folder.parent / start):
+        made = Path(tempfile.mkdtemp(prefix=start, suffix=".tmp", dir=folder.parent))
     try:
-        made.chmod(0o755)
-        manifest = _write(artifact, steps, tensors, found, kind, dims or {}, made)
+        with errors_naming(folder, beside=made):
+            made.chmod(0o755)
+            manifest = _write(artifact, steps, tensors, found, kind, dims or {}, made)
         _put_in_place(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -72,5 +72,8 @@ def _run(*arguments: str) -> str:
     command = [sys.executable, "-m", "ziglang", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise CompileError(f"zig {arguments[0]} failed: {done.stderr.strip()}")
+        said = done.stderr.strip() or (
+            f"status {done.returncode}, and no reason given; is there room on the disk?"
+        )
+        raise CompileError(f"zig {arguments[0]} failed: {said}")
     return done.stdout

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hocket.runtime.files import errors_naming
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
@@ -60,5 +62,5 @@ class JsonLines(Silent):
 
     def finished(self, report: RoundReport) -> None:
         """Write the report."""
-        with self._path.open("a", encoding="utf-8") as file:
+        with errors_naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(report)) + "\n")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hocket.fl.core.errors import ConfigError, StoreError
+from hocket.runtime.files import atomic_file
+
+if TYPE_CHECKING:
+    import os
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DIGEST_BYTES = 32
@@ -132,17 +134,9 @@ class FolderStore:
         """Keep bytes; what the key held before is replaced, whole or not at all."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("xb") as file:
-                file.write(hashlib.sha256(content).digest())
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic_file(path) as file:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
 
     def get(self, key: Key) -> bytes:
         """Return the bytes, checked against their digest."""

@@ -118,7 +118,9 @@ def load_digits() -> LabelledImages:
     """
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
-        raise ConfigError("the digits are scikit-learn's; pip install scikit-learn")
+        raise ConfigError(
+            "the digits are scikit-learn's, which is not installed: pip install 'hocket[data]'"
+        )
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         # A line an image: its 64 pixels by rows, then the digit.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
 from concurrent.futures import FIRST_COMPLETED, wait
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +134,10 @@ class ProcessEngine:
         self._num_files += 1
         path = Path(self._folder.name) / f"{self._num_files}.safetensors"
         path.write_bytes(encode_arrays(parameters))
-        tasks_of: dict[Future[Any], ClientTask] = {
-            self._pool.schedule(_run_in_worker, args=[task, str(path)]): task for task in tasks
-        }
+        with _interrupts_held():
+            tasks_of: dict[Future[Any], ClientTask] = {
+                self._pool.schedule(_run_in_worker, args=[task, str(path)]): task for task in tasks
+            }
         started, waiting = self._clock.now(), set(tasks_of)
         try:
             while waiting:
@@ -157,6 +161,25 @@ class ProcessEngine:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
         self._folder.cleanup()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let threads, and processes that they start, have nothing to do with Ctrl-C.
+
+    A terminal sends it to all of them. The pool stops its workers itself; one that is still
+    importing would show where it was.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    # The first process to be spawned starts this, which lets interrupts through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_over(clock: Clock, started: float, timeout_seconds: float | None) -> bool:

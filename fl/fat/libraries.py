@@ -210,7 +210,7 @@ def _needing() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error}; install hocket[robustness]") from error
+        raise ConfigError(f"{error}; pip install 'hocket[robustness]'") from error
 
 
 @contextlib.contextmanager

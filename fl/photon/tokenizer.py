@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from hocket.fl.core.errors import ConfigError
+from hocket.runtime.files import atomic_file
 
 if TYPE_CHECKING:
     import os
@@ -53,7 +54,8 @@ class TextTokenizer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as the library's JSON."""
-        self._tokenizer.save(str(path))
+        with atomic_file(path) as file:
+            file.write(self._tokenizer.to_str(pretty=True).encode())
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> TextTokenizer:

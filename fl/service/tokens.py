@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import os
 import re
 import secrets
+import stat
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from hocket.fl.core.errors import ConfigError
 from hocket.fl.service.errors import ForbiddenError, RateError, UnauthorizedError
+from hocket.runtime.files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,14 +120,20 @@ def add_token(path: Path, token: Token) -> None:
 
     Raises:
         ConfigError: The file has one of this name.
+        OSError: It cannot be written; it is as it was.
     """
-    if path.exists() and token.name in load_tokens(path):
-        raise ConfigError(f"{path}: has a token {token.name!r} already")
-    path.touch(mode=0o600)
-    with path.open("a", encoding="utf-8") as file:
-        roles = ", ".join(f'"{role}"' for role in token.roles)
-        file.write(f"[{token.name}]\nroles = [{roles}]\n")
-        file.write(f'sha256 = "{token.sha256}"\nrate = {token.rate}\n\n')
+    before, mode = b"", 0o600
+    if path.exists():
+        if token.name in load_tokens(path):
+            raise ConfigError(f"{path}: has a token {token.name!r} already")
+        before, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    roles = ", ".join(f'"{role}"' for role in token.roles)
+    section = (
+        f'[{token.name}]\nroles = [{roles}]\nsha256 = "{token.sha256}"\nrate = {token.rate}\n\n'
+    )
+    with atomic_file(path) as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(before + section.encode())
 
 
 class Gate:

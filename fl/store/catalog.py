@@ -137,6 +137,8 @@ class Catalog:
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_BYTES >> 10}")
             with self._transaction():
                 self._prepare()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path}: cannot be opened to be written: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path}: is no catalog: {error}") from error
 
@@ -162,10 +164,14 @@ class Catalog:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
+                self._database.execute("COMMIT")
+            except BaseException as error:
+                # A full disk has rolled back already.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise StoreError(f"{self._origin}: cannot be written: {error}") from error
                 raise
-            self._database.execute("COMMIT")
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock, closing(self._database.execute(statement, values)) as cursor:

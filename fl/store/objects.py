@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import obstore
-from obstore.exceptions import GenericError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from hocket.fl.core.errors import ConfigError, StoreError
@@ -52,10 +52,17 @@ class Objects:
         """Keep bytes, whole or not at all, and return their digest.
 
         Bytes that are there already are not written again.
+
+        Raises:
+            StoreError: They cannot be written.
         """
         digest = hashlib.sha256(content).hexdigest()
         if not self.has(digest):
-            obstore.put(self.storage, _path(digest), content)
+            try:
+                obstore.put(self.storage, _path(digest), content)
+            except BaseError as error:
+                reason = str(error).partition("\n\nDebug source")[0]
+                raise StoreError(f"{self.origin}: cannot be written to: {reason}") from error
         return digest
 
     def has(self, digest: str) -> bool:

@@ -21,9 +21,9 @@ class Teller(Silent):
 
     def finished(self, report: RoundReport) -> None:
         """Say what came of it."""
-        self._console.print(told(report, self._num_rounds, self._before))
+        self._console.print(told(report, self._num_rounds, self._before), soft_wrap=True)
         for sentence in report.failures:
-            self._console.print(f"  {sentence}", style="dim")
+            self._console.print(f"  {sentence}", style="dim", soft_wrap=True)
         self._before = report
 
 

@@ -1,7 +1,5 @@
 """What services have in common on the command line: where they listen, and tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +48,7 @@ def token_command(
     - `hocket venn token gateway-1 --role device --tokens tokens.toml`
     - `hocket store token dashboard --role reader --tokens tokens.toml`
     """
-    with having_service():
-        from hocket.fl.service.tokens import DEFAULT_RATE, add_token, make_token
+    from hocket.fl.service.tokens import DEFAULT_RATE, add_token, make_token
 
     token, text = make_token(name, tuple(role), DEFAULT_RATE if rate is None else rate)
     add_token(tokens, token)
@@ -68,14 +65,3 @@ def pair_of(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | N
     if (certificate is None) != (key is None):
         raise typer.BadParameter("want --certificate and --key, or neither")
     return None if certificate is None or key is None else (certificate, key)
-
-
-@contextmanager
-def having_service() -> Iterator[None]:
-    """Say what to install where services' packages are not."""
-    from hocket.fl.core.errors import ConfigError
-
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(f'{error}; pip install "hocket[service]"') from error

@@ -10,7 +10,6 @@ from hocket.commands.service_options import (
     KeyOption,
     PortOption,
     TokensOption,
-    having_service,
     pair_of,
     token_command,
 )
@@ -55,10 +54,9 @@ def serve_command(
     - `hocket store serve`
     - `hocket store serve --host 0.0.0.0 --tokens tokens.toml --certificate cert.pem --key key.pem`
     """
-    with having_service():
-        from hocket.fl.service.tokens import load_tokens
-        from hocket.fl.store.service.app import Limits
-        from hocket.fl.store.service.server import serve
+    from hocket.fl.service.tokens import load_tokens
+    from hocket.fl.store.service.app import Limits
+    from hocket.fl.store.service.server import serve
     from hocket.store_parts import open_round_store
 
     pair = pair_of(certificate, key)

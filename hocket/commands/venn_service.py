@@ -13,7 +13,6 @@ from hocket.commands.service_options import (
     KeyOption,
     PortOption,
     TokensOption,
-    having_service,
     pair_of,
     token_command,
 )
@@ -72,10 +71,9 @@ def serve_command(
     - `hocket venn serve --database venn.db`
     - `hocket venn serve --database venn.db --host 0.0.0.0 --tokens tokens.toml`
     """
-    with having_service():
-        from hocket.fl.service.tokens import load_tokens
-        from hocket.fl.venn.service.server import serve
+    from hocket.fl.service.tokens import load_tokens
     from hocket.fl.venn.policies import choose_policies
+    from hocket.fl.venn.service.server import serve
 
     pair = pair_of(certificate, key)
     (chosen,) = choose_policies([policy])
@@ -133,9 +131,8 @@ def cancel_command(
 
 @contextmanager
 def _client_of(url: str, token_file: Path | None) -> Iterator["ServiceClient"]:
-    with having_service():
-        from hocket.fl.venn.service.client import ServiceClient
     from hocket.federation_devices import read_token
+    from hocket.fl.venn.service.client import ServiceClient
 
     client = ServiceClient(url, read_token(token_file), attempts=2)
     try:

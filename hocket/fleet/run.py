@@ -26,6 +26,7 @@ from hocket.fleet.jobs import Demand, TrainedJob
 from hocket.fleet.population import make_population
 from hocket.fleet.recording import RecordedCheckpoints, ask
 from hocket.fleet.report import MODULES, describe_fleet, module_name
+from hocket.installation import mend_of
 from hocket.runtime.artifact import save_artifact
 from hocket.runtime.cpu import usable_cores
 from hocket.runtime.files import atomic_file
@@ -344,7 +345,7 @@ def _make_engine(section: EngineSection, clients: FleetClients) -> Engine:
             return RayEngine(clients, workers, WallClock())
         from hocket.fl.engines.flower.simulation import FlowerSimulation
     except ModuleNotFoundError as error:
-        raise ConfigError(f"engine: {error}; install hocket[{section.name}]") from error
+        raise ConfigError(f"engine: {error}; {mend_of(section.name)}") from error
     return FlowerSimulation(clients, workers, WallClock(), num_nodes=workers)
 
 

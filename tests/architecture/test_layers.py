@@ -127,6 +127,7 @@ TABLE = (
             "hocket.compiler.errors",
             "hocket.compiler.export",
             ARTIFACT,
+            "hocket.runtime.files",
             "hocket.runtime.signature",
             "hocket.runtime.steps",
         ),
@@ -138,7 +139,11 @@ TABLE = (
         ("hocket.compiler", "hocket.hwmodels", ARTIFACT, "hocket.runtime.errors"),
         ("numpy", "onnx", "onnx_ir"),
     ),
-    Row("hocket.fl.core", ("hocket.hwmodels.machine",), ("numpy", "safetensors")),
+    Row(
+        "hocket.fl.core",
+        ("hocket.hwmodels.machine", "hocket.runtime.files"),
+        ("numpy", "safetensors"),
+    ),
     Row("hocket.fl.core.sections", ("hocket.fl.core",), ("pydantic",)),
     Row("hocket.fl", ("hocket.fl.core",), ("numpy",)),
     Row(
@@ -184,7 +189,11 @@ TABLE = (
     Row("hocket.fl.venn", ("hocket.fl.core",), ("numpy", "numba")),
     Row("hocket.fl.venn.exact", ("hocket.fl.core", "hocket.fl.venn"), ("numpy", "ortools")),
     # What services share is no wing of its own: the two that are served may know it.
-    Row("hocket.fl.service", ("hocket.fl.core",), ("pydantic", "starlette", "uvicorn")),
+    Row(
+        "hocket.fl.service",
+        ("hocket.fl.core", "hocket.runtime.files"),
+        ("pydantic", "starlette", "uvicorn"),
+    ),
     Row(
         "hocket.fl.venn.service",
         ("hocket.fl.core", "hocket.fl.service", "hocket.fl.venn"),
@@ -197,7 +206,11 @@ TABLE = (
     ),
     # A decoder is written in torch, to be exported: what trains it is a backend.
     Row("hocket.fl.photon.gpt", ("hocket.fl.core", "hocket.fl.photon"), ("torch",)),
-    Row("hocket.fl.photon.tokenizer", ("hocket.fl.core",), ("tokenizers",)),
+    Row(
+        "hocket.fl.photon.tokenizer",
+        ("hocket.fl.core", "hocket.runtime.files"),
+        ("tokenizers",),
+    ),
     # Masks and noise that nobody can draw again, and a kept accountant for what they hide.
     Row(
         "hocket.fl.photon.secure_sum",
@@ -244,7 +257,6 @@ TABLE = (
     Row("hocket.photon_parts", EVERYTHING, ("torch",)),
     Row("hocket.plotting", EVERYTHING, ("matplotlib",)),
     Row("hocket.installation", EVERYTHING, ("packaging",)),
-    Row("hocket.prophet_plan", EVERYTHING, ("onnx",)),
     *(
         Row(f"hocket.report.{name}", EVERYTHING, ("matplotlib", "numpy"))
         for name in ("drawings", "fleet_drawings", "svg")

@@ -165,6 +165,17 @@ def test_sizes_are_read_with_their_units() -> None:
     assert parse_bytes("17B") == parse_bytes(17) == 17
 
 
+def test_a_file_that_is_no_model_is_refused(config: Path) -> None:
+    assert "not an ONNX model" in refusal_of("plan", config, "--memory", "1MB")
+
+
+def test_a_folder_without_a_run_is_not_drawn(tmp_path: Path) -> None:
+    said = runner.invoke(cli.app, ["photon", "plot", str(tmp_path)])
+    assert said.exit_code == 2
+    message = "metrics.jsonl: No such file or directory; want the folder of a run"
+    assert message in " ".join(said.stderr.split())
+
+
 def test_a_budget_that_attacks_on_the_input_do_not_fit_into_is_refused(tmp_path: Path) -> None:
     """A wide layer's optimizer and one image in the convolution before it are more than either."""
     layers = [nn.Conv2d(1, 96, 3, padding=1), nn.ReLU(), nn.MaxPool2d(8), nn.Flatten()]

@@ -182,7 +182,7 @@ def _environment(home: Path) -> dict[str, str]:
 def _script(name: str) -> str:
     path = Path(sysconfig.get_path("scripts")) / name
     if not path.is_file():
-        raise ConfigError(f"there is no {path}; install hocket[flower]")
+        raise ConfigError(f"there is no {path}; pip install 'hocket[flower]'")
     return str(path)
 
 

@@ -65,7 +65,7 @@ class FlowerSimulation:
             raise ConfigError(f"num_workers must be 1 or more, got {num_workers}")
         # Flower would end this process.
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError("Flower simulates with Ray; install hocket[flower]")
+            raise ConfigError("Flower simulates with Ray; pip install 'hocket[flower]'")
         num_nodes = num_nodes or len(make_client.device_ids())
         self._grids: Queue[Grid] = Queue()
         self._is_closed = threading.Event()

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from hocket.fl.data import sources
-from hocket.installation import PARTS, Part, data_advice, find_parts, torch_advice
+from hocket.installation import (
+    PARTS,
+    Part,
+    data_advice,
+    find_parts,
+    missing_package,
+    torch_advice,
+)
 
 REQUIREMENTS = (
     "numpy<3,>=2.0",
@@ -47,6 +54,31 @@ def test_what_is_wanted_anyway_is_lacked_by_no_extra() -> None:
     found = parts_with(numpy=None, torch=None)
     assert found[""].missing == ("numpy",)
     assert found["fl"].missing == ("torch",)
+
+
+def explained(module: str, extras: tuple[str, ...], **others: str | None) -> str:
+    """Return what is said where a module cannot be imported; empty if nothing is."""
+    error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+    return str(missing_package(error, "this", extras, parts_with(**others).values()) or "")
+
+
+def test_a_missing_package_is_told_with_all_others_of_what_was_asked() -> None:
+    said = explained("torch.nn", ("fl",), torch=None, pebble=None)
+    assert said == "this takes torch, pebble, which are not installed: pip install 'hocket[fl]'"
+    said = explained("pebble", ("fl", "ray"), pebble=None)
+    assert said == "this takes pebble, ray, which are not installed: pip install 'hocket[fl,ray]'"
+
+
+def test_a_missing_package_of_another_extra_is_told_with_that_one() -> None:
+    said = explained("ray.util", ("fl",), torch=None)
+    assert said == "this takes ray, which is not installed: pip install 'hocket[ray]'"
+    said = explained("ml_dtypes", ("fl",), **{"ml-dtypes": None})
+    assert said == "this takes ml-dtypes, which is not installed: pip install hocket"
+
+
+def test_a_module_that_no_extra_brings_is_not_explained() -> None:
+    assert explained("nobodys", ("fl",)) == ""
+    assert explained("torch.nothing", ("fl",)) == ""  # it is installed
 
 
 def test_this_installation_has_all_extras_of_the_tests() -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from hocket.commands import terminal
+from hocket.commands.photon_rounds import Teller
 from hocket.commands.terminal import (
     answer_console,
     format_bytes,
@@ -19,6 +20,7 @@ from hocket.commands.terminal import (
     print_json,
     progress_bar,
 )
+from hocket.fl.core.types import RoundReport
 
 ODD = "x[/foo] [red]y[/red] [bold] :smile: \\[z] [link=a]b"
 
@@ -95,3 +97,16 @@ def test_steps_of_a_bar_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -
     with progress_bar(ODD) as bar:
         bar.show(ODD, 1, 2)
     assert file.getvalue().count(ODD) >= 2
+
+
+def test_a_round_of_photon_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    metrics = {"loss": 2.0, "server_perplexity": 8.0, "tokens": 100.0}
+    failure = "a sentence that is longer than the terminal is wide, as some of them are"
+    report = RoundReport(1, 2, 1, 1, True, metrics, metrics, "", 1.0, (failure,))
+    Teller(4).finished(report)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("round 1/4")
+    assert second.strip() == failure

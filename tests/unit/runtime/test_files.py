@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hocket.runtime.files import atomic_file, check_writable
+from hocket.runtime.files import atomic_file, check_writable, errors_naming
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -82,3 +82,14 @@ def test_what_could_be_written_is_left_as_it_is(tmp_path: Path) -> None:
         check_writable(tmp_path / "none" / "a")
     with pytest.raises(IsADirectoryError):
         check_writable(tmp_path)
+
+
+def test_errors_name_what_their_user_knows(tmp_path: Path) -> None:
+    wanted, beside = tmp_path / "wanted", tmp_path / ".wanted.1.tmp"
+    for filename in (None, str(beside), str(beside / "part")):
+        with pytest.raises(OSError, match="no room") as caught, errors_naming(wanted, beside):
+            raise OSError(28, "no room", filename)
+        assert caught.value.filename == str(wanted)
+    with pytest.raises(FileNotFoundError) as missing, errors_naming(wanted, beside):
+        (tmp_path / "another").read_bytes()
+    assert missing.value.filename == str(tmp_path / "another")

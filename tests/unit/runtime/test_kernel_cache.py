@@ -11,8 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.full_disk import room_for
 
 from hocket.runtime import kernel_cache
+from hocket.runtime.errors import KernelCacheError
 from hocket.runtime.kernel_cache import CACHE_VARIABLE, cache_folder, load_kernels
 from hocket.runtime.kernels.source import KernelSource
 
@@ -171,3 +173,11 @@ def test_folder_comes_from_argument_then_environment(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "environment"))
     assert cache_folder() == tmp_path / "environment" / "kernels"
     assert cache_folder(tmp_path / "argument") == tmp_path / "argument" / "kernels"
+
+
+def test_a_cache_without_room_is_named_with_the_mend(
+    load_anew: Callable[[], Any], tmp_path: Path
+) -> None:
+    with room_for(16), pytest.raises(KernelCacheError, match="set HOCKET_CACHE_DIR to a folder"):
+        load_anew()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

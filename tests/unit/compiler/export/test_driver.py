@@ -128,6 +128,19 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not any(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_told_of_the_folder_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*arguments: Any) -> None:
+        raise OSError(28, "no room", str(arguments[-1] / "README.md"))
+
+    monkeypatch.setattr(driver, "_write", write)
+    with pytest.raises(OSError, match="no room") as caught:
+        export_artifact(tiny_artifact(), tmp_path / "export", triple=X86)
+    assert caught.value.filename == str(tmp_path / "export")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
