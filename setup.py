@@ -124,6 +124,7 @@ setup(
         "hocket.hwmodels": ["targets/*.toml"],
     },
     install_requires=[
+        "llvmlite>=0.50,<1",
         "ml_dtypes>=0.5,<1",
         "numba>=0.68,<1",
         "numpy>=2.0,<3",
