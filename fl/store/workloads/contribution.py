@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -84,17 +85,24 @@ def shapley(products: NDArray[np.float64], weights: NDArray[np.float64]) -> NDAr
         products: ``[k, k]``, of the updates with each other.
         weights: ``[k]``, of the mean.
     """
-    count = len(weights)
-    members = (np.arange(1 << count)[:, None] >> np.arange(count)) & 1
-    worth = _worth(members.astype(np.float64), products, weights)
-    sizes = members.sum(axis=1)
-    share = np.array([1.0 / (count * math.comb(count - 1, size)) for size in range(count)])
-    values = np.empty(count)
-    for place in range(count):
-        without = np.flatnonzero(members[:, place] == 0)
-        gained = worth[without | (1 << place)] - worth[without]
-        values[place] = float((share[sizes[without]] * gained).sum())
-    return values
+    members, shares = _coalitions(len(weights))
+    found: NDArray[np.float64] = _worth(members, products, weights) @ shares
+    return found
+
+
+@functools.lru_cache(4)
+def _coalitions(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return all coalitions of so many, ones and zeros, and what their worths are to each value.
+
+    Both ``[2^k, k]``: a value is the mean, over orders of arrival, of what its update adds to those
+    that came before. A coalition that it is in counts for it, one that it is not in against it.
+    """
+    members = ((np.arange(1 << count)[:, None] >> np.arange(count)) & 1).astype(np.float64)
+    weight_of = np.array([1.0 / (count * math.comb(count - 1, size)) for size in range(count)])
+    sizes = members.sum(axis=1, keepdims=True).astype(np.int64)
+    with_it = weight_of[np.clip(sizes - 1, 0, None)]
+    without_it = weight_of[np.clip(sizes, None, count - 1)]
+    return members, np.where(members > 0, with_it, -without_it)
 
 
 def estimate_shapley(
@@ -127,7 +135,7 @@ def _worth(
     shares = members * weights
     everyone = products @ weights
     along = shares @ everyone
-    squares = np.einsum("ck,kl,cl->c", shares, products, shares, optimize=True)
+    squares = ((shares @ products) * shares).sum(axis=1)
     lengths = np.sqrt(np.clip(squares, 0.0, None) * max(float(weights @ everyone), 0.0))
     found: NDArray[np.float64] = np.zeros(len(members))
     np.divide(along, lengths, out=found, where=lengths > 0)
