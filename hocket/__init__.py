@@ -1,17 +1,19 @@
-"""Hocket: a dual-stream attention compiler for edge devices.
+"""Hocket: a dual-stream attention compiler for edge devices, and federations that run on it.
 
-Nothing is loaded until a name is asked for:
+Nothing is loaded until a name is asked for.
 
-    import hocket
+```python
+import hocket
 
-    module = hocket.compile("model.onnx", target="host", dims={"batch": 1, "seq": 128})
-    module.save("model.hkt")
-    outputs = hocket.InferenceSession("model.hkt").run(None, feeds)
+module = hocket.compile("model.onnx", target="host", dims={"batch": 1, "seq": 128})
+module.save("model.hkt")
+outputs = hocket.InferenceSession("model.hkt").run(None, feeds)
 
-    result = hocket.simulate((12, 512, 64), target="mas-edge")  # no model: heads, rows, columns
-    print(result.explanation)
+result = hocket.simulate((12, 512, 64), target="mas-edge")  # no model: heads, rows, columns
+print(result.explanation)
 
-    result = hocket.federate("federation.toml")  # trains across devices: docs/federated.md
+result = hocket.federate("federation.toml")  # trains across devices: docs/federated.md
+```
 """
 
 from __future__ import annotations
