@@ -140,7 +140,7 @@ class Models:
         """
         work = WORKLOADS[workload]
         if isinstance(work, MakingWorkload):
-            return work.compute_into(facts, contents, memory)
+            return work.compute(facts, contents, memory)
         if not isinstance(work, ModelWorkload) or not self._make_model or not work.compute_with:
             return work.compute(facts, contents)
         digest = facts[MODULE]

@@ -336,7 +336,6 @@ WORKLOADS = (
         "a model for a device: the mean of updates like its own",
         prepare_personal,
         personal,
-        personal,
     ),
     MakingWorkload(
         "robust-mean",
@@ -344,14 +343,12 @@ WORKLOADS = (
         "a round's model by medians or trimmed means",
         prepare_robust,
         robust,
-        robust,
     ),
     MakingWorkload(
         "unlearning",
         Access.DEVICE,
         "the newest model, replayed without a device",
         prepare_unlearning,
-        unlearn,
         unlearn,
     ),
 )

@@ -134,13 +134,16 @@ class ComputeInto(Protocol):
     """Makes a model where who asks wants it to be."""
 
     def __call__(
-        self, facts: Mapping[str, Any], contents: Sequence[tuple[Key, memoryview]], memory: Memory
+        self,
+        facts: Mapping[str, Any],
+        contents: Sequence[tuple[Key, memoryview]],
+        memory: Memory = ...,
     ) -> Answer:
         """Return the answer, whose content is in the memory.
 
         Args:
             facts, contents: As for ``Compute``.
-            memory: Gives as many bytes as it is asked for, once.
+            memory: Gives as many bytes as it is asked for, once; new ones by default.
         """
         ...
 
@@ -165,13 +168,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class MakingWorkload(Workload):
-    """Work that makes a model.
+    """Work that makes a model, where who asks wants it to be."""
 
-    Attributes:
-        compute_into: As ``compute``, in memory of one's own.
-    """
-
-    compute_into: ComputeInto
+    compute: ComputeInto
 
 
 def fresh_memory(num_bytes: int) -> memoryview:
